@@ -1,0 +1,1 @@
+//! The NVMe host driver: probe, controllers, namespaces, queue pairs, transports.

@@ -1,0 +1,1 @@
+//! The load engine: workload, workers, recorder, plan, run.

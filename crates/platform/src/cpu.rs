@@ -1,0 +1,61 @@
+//! Cores: which there are, and keeping a thread on one.
+
+use std::io;
+
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+/// The cores this process may run on, ascending.
+///
+/// # Errors
+/// What the system answered to the affinity query.
+pub fn allowed() -> io::Result<Vec<usize>> {
+    let set = sched_getaffinity(None)?;
+    Ok((0..CpuSet::MAX_CPU).filter(|&core| set.is_set(core)).collect())
+}
+
+/// Keeps the calling thread on `core` from now on.
+///
+/// # Errors
+/// `InvalidInput` for a core that is not online or not allowed to this process.
+pub fn pin(core: usize) -> io::Result<()> {
+    if core >= CpuSet::MAX_CPU {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    pin_to(&[core])
+}
+
+/// Lets the calling thread run on any of `cores` (a housekeeping thread born on a pinned one inherits its single core).
+///
+/// # Errors
+/// As [`pin`].
+pub fn pin_to(cores: &[usize]) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    for &core in cores.iter().filter(|&&core| core < CpuSet::MAX_CPU) {
+        set.set(core);
+    }
+    Ok(sched_setaffinity(None, &set)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pinned_thread_sees_only_its_core() {
+        let cores = allowed().unwrap();
+        std::thread::spawn(move || {
+            pin(cores[0]).unwrap();
+            assert_eq!(allowed().unwrap(), [cores[0]]);
+            pin_to(&cores).unwrap();
+            assert_eq!(allowed().unwrap(), cores);
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn a_core_that_is_not_there_is_an_error() {
+        assert!(pin(CpuSet::MAX_CPU - 1).is_err());
+        assert!(pin(usize::MAX).is_err());
+    }
+}

@@ -1,0 +1,11 @@
+//! This machine: cores, clock, memory and the system calls that no safe crate offers.
+//!
+//! All of the project's `unsafe` lives here (and, later, in the RDMA bindings): what this crate exports is safe to use
+//! however it is called, so every other crate forbids `unsafe`.
+
+pub mod clock;
+pub mod cpu;
+pub mod memory;
+pub mod socket;
+
+pub use memory::{Arena, Range, Region};

@@ -1,0 +1,1 @@
+//! An NVM subsystem in memory or on a file: the target.

@@ -1,0 +1,1 @@
+//! The NVMe/TCP link that host and target share.

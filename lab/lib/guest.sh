@@ -1,0 +1,88 @@
+# shellcheck shell=sh
+# What every scenario uses inside the guest: one line a check, and the reason where it failed.
+# A scenario begins with `. /lab/guest.sh` and ends with `finish`. $SCENARIO is its name.
+
+HOST_ID=11111111-2222-3333-4444-555555555555
+HOST_NQN=nqn.2014-08.org.nvmexpress:uuid:$HOST_ID
+LOG=/tmp/log
+: >/tmp/failures
+
+ok() { echo "ok $SCENARIO.$1"; }
+skip() { echo "skip $SCENARIO.$1: $2"; }
+# The last command and what it printed follow the line, indented.
+fail() {
+  echo "FAIL $SCENARIO.$1: $2"
+  echo "$1" >>/tmp/failures
+  tail -n 25 $LOG 2>/dev/null | sed 's/^/    | /'
+}
+
+# Runs a command for at most SECONDS, its output (and itself) into $LOG; the status is left in $status:
+# 137 when the time ran out. (SIGKILL, because doorbell ends in good order on SIGTERM.)
+run() { # SECONDS COMMAND…
+  limit=$1; shift
+  echo "+ $*" >$LOG
+  timeout -s KILL "$limit" "$@" >>$LOG 2>&1 </dev/null
+  status=$?
+  [ $status != 137 ] || echo "killed by the lab after $limit s" >>$LOG
+  return $status
+}
+
+# Passes when the command (which may be a function) succeeds.
+check() { # NAME COMMAND…
+  name=$1; shift
+  if "$@"; then ok "$name"; else fail "$name" "status $?: $*"; fi
+}
+
+# Passes when the command ends by itself, with a status other than 0, and says something that matches PATTERN.
+check_refused() { # NAME SECONDS PATTERN COMMAND…
+  name=$1 seconds=$2 pattern=$3; shift 3
+  run "$seconds" "$@"
+  if [ $status = 0 ]; then fail "$name" "succeeded: $*"
+  elif [ $status = 137 ]; then fail "$name" "still running after $seconds s: $*"
+  elif [ $status -ge 128 ] || grep -q 'panicked at' $LOG; then fail "$name" "crashed, status $status: $*"
+  elif ! grep -qiE "$pattern" $LOG; then fail "$name" "status $status but nothing said about /$pattern/: $*"
+  else ok "$name"; fi
+}
+
+# Waits until the command succeeds; output thrown away.
+wait_for() { # SECONDS COMMAND…
+  tries=$(($1 * 5)); shift
+  while [ $tries -gt 0 ]; do
+    "$@" >/dev/null 2>&1 && return 0
+    sleep 0.2; tries=$((tries - 1))
+  done
+  echo "waited in vain for: $*" >>$LOG
+  return 1
+}
+
+ended() { ! kill -0 "$1" 2>/dev/null; }
+listening() { ss -Hltn "sport = :$1" | grep -q .; }
+
+# Files of random bytes in several sizes (small ones, odd ones, large ones) and their checksums in SUMS.
+make_tree() { # FOLDER MEBIBYTES
+  mkdir -p "$1/a/b/c" "$1/empty"
+  i=0
+  while [ $i -lt 40 ]; do
+    dd if=/dev/urandom of="$1/a/b/c/small$i" bs=$((i * 997 + 1)) count=1 2>/dev/null
+    i=$((i + 1))
+  done
+  i=0
+  while [ $i -lt "$2" ]; do
+    dd if=/dev/urandom of="$1/a/large$i" bs=1M count=4 2>/dev/null
+    i=$((i + 4))
+  done
+  (cd "$1" && find . -type f -exec sha256sum {} + >/tmp/SUMS)
+}
+
+# The same checksums below FOLDER, read from the device and not from the page cache.
+same_tree() { # FOLDER
+  echo "+ sha256sum -c in $1" >$LOG
+  sync
+  echo 3 >/proc/sys/vm/drop_caches
+  (cd "$1" && sha256sum -c /tmp/SUMS >/tmp/sha 2>&1)
+  status=$?
+  grep -v ': OK$' /tmp/sha >>$LOG
+  return $status
+}
+
+finish() { [ ! -s /tmp/failures ]; exit; }

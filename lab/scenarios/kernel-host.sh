@@ -1,0 +1,278 @@
+# shellcheck shell=sh
+#: modules configfs nvme-tcp ext4 brd tcp_diag
+#: programs nvme ss mkfs.ext4 e2fsck blkdiscard fstrim
+#: seconds 900
+# The kernel's NVMe/TCP host against `doorbell target` in the same guest: administration, a file system on
+# it, connections broken and targets killed in the middle of writes. Nothing may be lost or torn.
+. /lab/guest.sh
+
+NQN=nqn.2024-01.lab:doorbell
+TARGET=
+
+# Starts `doorbell target` with the options and waits until it listens.
+start() {
+  doorbell target "$@" --listen 127.0.0.1:4420 --nqn $NQN >>/tmp/target 2>&1 &
+  TARGET=$!
+  if ! wait_for 20 listening 4420; then cat /tmp/target >>$LOG; return 1; fi
+}
+# Ends it in good order.
+stop() {
+  kill $TARGET
+  wait_for 20 ended $TARGET || { kill -9 $TARGET; return 1; }
+  wait $TARGET
+}
+
+connect() { # OPTION…
+  run 60 nvme connect -t tcp -a 127.0.0.1 -s 4420 -n $NQN --hostnqn=$HOST_NQN --hostid=$HOST_ID --reconnect-delay=1 "$@" || return
+  wait_for 20 find_device || return
+  [ "$(state)" = live ]
+}
+disconnect() { run 60 nvme disconnect -n $NQN; }
+
+# Sets CTRL (nvme0, counting up from connection to connection) and DEV (/dev/nvme0n1).
+find_device() {
+  CTRL='' DEV=''
+  for c in /sys/class/nvme/nvme*; do
+    [ "$(cat $c/subsysnqn 2>/dev/null)" != $NQN ] || CTRL=${c##*/}
+  done
+  [ -n "$CTRL" ] || return 1
+  for d in /sys/block/nvme*n1; do
+    case $(readlink -f $d/device 2>/dev/null) in
+      */$CTRL | */nvme-subsys*) DEV=/dev/${d##*/} ;;
+    esac
+  done
+  [ -b "$DEV" ]
+}
+state() { cat /sys/class/nvme/$CTRL/state; }
+live() { [ "$(state)" = live ]; }
+queues() { cat /sys/class/nvme/$CTRL/queue_count; }
+
+# Writes SIZE random bytes at each of several offsets with blocks of that size, and reads them back.
+blocks() { # BLOCK-SIZE
+  n=0
+  : >$LOG
+  while [ $n -lt 5 ]; do
+    head -c $((${1%k} * 1024 * 4)) /dev/urandom >/tmp/w
+    dd if=/tmp/w of=$DEV bs=$1 seek=$((n * 7)) oflag=direct conv=notrunc 2>>$LOG || return 1
+    dd if=$DEV of=/tmp/r bs=$1 skip=$((n * 7)) count=4 iflag=direct 2>>$LOG || return 1
+    cmp /tmp/w /tmp/r >>$LOG 2>&1 || return 1
+    n=$((n + 1))
+  done
+}
+
+make_tree /tmp/tree 48
+
+# --- administration
+
+check target.starts start --ram 256M
+run 30 nvme discover -t tcp -a 127.0.0.1 -s 4420 --hostnqn=$HOST_NQN --hostid=$HOST_ID
+check discover.lists grep -q "subnqn: *$NQN" $LOG
+check connect connect
+check list run 30 nvme list
+check list.device grep -q "$DEV " $LOG
+check list-subsys run 30 nvme list-subsys
+check id-ctrl run 30 nvme id-ctrl /dev/$CTRL
+check id-ctrl.subnqn grep -q "^subnqn *: $NQN" $LOG
+check id-ctrl.serial grep -qE '^sn +: [^ ]' $LOG
+check id-ctrl.model grep -qE '^mn +: [^ ]' $LOG
+check id-ctrl.firmware grep -qE '^fr +: [^ ]' $LOG
+check id-ctrl.namespaces grep -qE '^nn +: [1-9]' $LOG
+check id-ctrl.keep-alive grep -qE '^kas +: [1-9]' $LOG
+check id-ctrl.capsule grep -qE '^ioccsz +: [1-9]' $LOG
+check id-ns run 30 nvme id-ns $DEV
+check id-ns.size sh -c "[ \$((\$(cat /sys/block/${DEV#/dev/}/size) * 512)) = $((256 << 20)) ]"
+check id-ns.format grep -q '(in use)' $LOG
+check list-ns run 30 nvme list-ns /dev/$CTRL
+check list-ns.first grep -q '0x1' $LOG
+check ns-descs run 30 nvme ns-descs $DEV
+check ns-descs.identifier grep -qE 'uuid|nguid|eui64' $LOG
+check smart-log run 30 nvme smart-log /dev/$CTRL
+check smart-log.healthy grep -qE '^critical_warning +: 0$' $LOG
+check error-log run 30 nvme error-log /dev/$CTRL
+check fw-log run 30 nvme fw-log /dev/$CTRL
+check effects-log run 30 nvme effects-log /dev/$CTRL
+check changed-ns-list-log run 30 nvme changed-ns-list-log /dev/$CTRL
+check feature.queues run 30 nvme get-feature /dev/$CTRL -f 7
+check feature.events run 30 nvme get-feature /dev/$CTRL -f 0xb
+check feature.keep-alive run 30 nvme get-feature /dev/$CTRL -f 0xf
+check feature.write-cache run 30 nvme get-feature /dev/$CTRL -f 6
+check show-regs run 30 nvme show-regs /dev/$CTRL
+check_refused feature.unknown 30 'invalid' nvme get-feature /dev/$CTRL -f 0x7f
+check_refused log.unknown 30 'invalid' nvme get-log /dev/$CTRL -i 0x7f -l 512
+run 30 nvme smart-log /dev/$CTRL -o json
+check smart-log.again [ $status = 0 ]
+
+# --- blocks, and the commands a file system sends
+
+for size in 1k 4k 16k 64k 1024k; do check blocks.$size blocks $size; done
+check flush run 30 nvme flush $DEV
+zeroes() { # COMMAND…: what the command was given to clear reads as zeroes
+  dd if=/dev/urandom of=$DEV bs=1M count=4 oflag=direct 2>/dev/null
+  run 60 "$@" || return
+  dd if=$DEV bs=1M count=4 iflag=direct 2>>$LOG | cmp -n 4194304 - /dev/zero >>$LOG 2>&1
+}
+check write-zeroes zeroes blkdiscard -z -o 0 -l 4194304 $DEV
+check discard run 60 blkdiscard -o 0 -l 16777216 $DEV
+check discard.all run 60 blkdiscard $DEV
+check after-discard blocks 4k
+head -c 4096 /dev/urandom >/tmp/block
+dd if=/tmp/block of=$DEV bs=4096 oflag=direct 2>/dev/null
+lba=$(cat /sys/block/${DEV#/dev/}/queue/logical_block_size)
+check compare run 30 nvme compare $DEV -s 0 -c $((4096 / lba - 1)) -z 4096 -d /tmp/block
+printf X | dd of=/tmp/block conv=notrunc 2>/dev/null
+check_refused compare.different 30 'compare' nvme compare $DEV -s 0 -c $((4096 / lba - 1)) -z 4096 -d /tmp/block
+check_refused beyond-end 30 'range|capacity|invalid' nvme read $DEV -s $(((256 << 20) / lba)) -c 0 -z $lba -d /dev/null
+
+# --- queues
+
+for options in '--nr-io-queues=1' '--nr-io-queues=2 --nr-write-queues=2' '--queue-size=16' '--queue-size=1024' \
+  '--hdr-digest' '--data-digest' '--hdr-digest --data-digest'; do
+  name=connect$(echo "$options" | tr -d ' ')
+  disconnect
+  check "$name" connect $options && check "$name.blocks" blocks 64k
+done
+disconnect
+connect --nr-io-queues=2 --nr-write-queues=2
+check queues.count [ "$(queues)" = 5 ]
+
+# --- a file system
+
+mkdir -p /mnt/fs
+make_fs() { run 120 mkfs.ext4 -q -F $DEV && run 30 mount $DEV /mnt/fs; }
+unmount() { run 120 umount /mnt/fs; }
+clean() { run 120 e2fsck -fn $DEV; }
+copy() { run 300 cp -r /tmp/tree /mnt/fs/$1; }
+
+check fs.make make_fs
+check fs.copy copy one
+check fs.sums same_tree /mnt/fs/one
+check fs.unmount unmount
+check fs.clean clean
+
+# Connects anew with digests, finds the same files, and writes more.
+disconnect
+check fs-digest.connect connect --hdr-digest --data-digest
+check fs-digest.mount run 30 mount $DEV /mnt/fs
+check fs-digest.sums same_tree /mnt/fs/one
+check fs-digest.copy copy two
+check fs-digest.sums-of-copy same_tree /mnt/fs/two
+run 60 rm -r /mnt/fs/two
+check fs-digest.trim run 120 fstrim /mnt/fs
+check fs-digest.unmount unmount
+check fs-digest.clean clean
+
+# --- connections broken in the middle of writes
+
+# Copies the tree over and over, in the background, until told to stop.
+writer() {
+  rm -f /tmp/stop /tmp/writer-failed
+  (
+    n=0
+    while [ ! -e /tmp/stop ]; do
+      cp -r /tmp/tree /mnt/fs/w && sync || { touch /tmp/writer-failed; break; }
+      rm -rf /mnt/fs/last
+      mv /mnt/fs/w /mnt/fs/last
+      n=$((n + 1)); echo $n >/tmp/rounds
+    done
+  ) >>/tmp/writer 2>&1 &
+  WRITER=$!
+  wait_for 20 busy
+}
+busy() { [ "$(awk '{print $9}' /sys/block/${DEV#/dev/}/stat)" -gt 0 ]; }
+
+# Breaks something while commands are outstanding; the host must come back, the writer must not notice.
+broken() { # NAME TIMES COMMAND…
+  name=$1 times=$2; shift 2
+  writer
+  while [ $times -gt 0 ]; do
+    wait_for 20 busy
+    echo "+ $*" >$LOG
+    "$@" >>$LOG 2>&1 || { fail "$name.break" "status $?: $*"; break; }
+    sleep 1
+    wait_for 60 live || { dmesg | tail -n 20 >>$LOG; fail "$name.back" "the host is $(state) 60 s after: $*"; break; }
+    times=$((times - 1))
+  done
+  touch /tmp/stop
+  wait_for 120 ended $WRITER || fail "$name.writer" "still writing after 120 s"
+  if [ -e /tmp/writer-failed ]; then cat /tmp/writer >>$LOG; fail "$name.writer" "a write failed"; else ok "$name.writer"; fi
+  [ -d /mnt/fs/last ] || copy last
+  check "$name.sums" same_tree /mnt/fs/last
+}
+reset() { echo 1 >/sys/class/nvme/$CTRL/reset_controller; }
+kill_sockets() { ss -K dst 127.0.0.1 dport = :4420; }
+cut_link() { ip link set lo down; sleep "$1"; ip link set lo up; }
+
+for digest in '' '--hdr-digest --data-digest'; do
+  part=broken; [ -z "$digest" ] || part=broken-digest
+  disconnect
+  check $part.connect connect --keep-alive-tmo=5 $digest
+  check $part.mount run 30 mount $DEV /mnt/fs
+  broken $part.reset 3 reset
+  broken $part.sockets 3 kill_sockets
+  [ -n "$digest" ] || broken $part.link 1 cut_link 12
+  check $part.old-files same_tree /mnt/fs/one
+  check $part.unmount unmount
+  check $part.clean clean
+done
+disconnect
+check target.stops stop
+
+# --- who may connect
+
+check hosts.start start --ram 64M --hosts $HOST_NQN
+check hosts.allowed connect
+disconnect
+check_refused hosts.refused 60 'failed|denied|could not|error' nvme connect -t tcp -a 127.0.0.1 -s 4420 -n $NQN \
+  --hostnqn=nqn.2014-08.org.nvmexpress:uuid:22222222-2222-3333-4444-555555555555 --hostid=22222222-2222-3333-4444-555555555555
+check_refused wrong-nqn 60 'failed|could not|error' nvme connect -t tcp -a 127.0.0.1 -s 4420 -n $NQN-not --hostnqn=$HOST_NQN --hostid=$HOST_ID
+check hosts.stop stop
+
+# --- a file behind the namespace: what was flushed outlives the target
+
+modprobe brd rd_nr=1 rd_size=327680
+mkdir -p /data
+run 60 mkfs.ext4 -q -F /dev/ram0 && run 30 mount /dev/ram0 /data
+truncate -s 160M /data/disk
+check file.start start --file /data/disk
+check file.connect connect
+check file.size sh -c "[ \$((\$(cat /sys/block/${DEV#/dev/}/size) * 512)) = $((160 << 20)) ]"
+check file.blocks blocks 16k
+check file.make make_fs
+check file.copy copy one
+check file.sums same_tree /mnt/fs/one
+check file.unmount unmount
+disconnect
+check file.stop stop
+check file.on-disk e2fsck -fn /data/disk
+check file.again start --file /data/disk
+check file.again.connect connect
+check file.again.mount run 30 mount $DEV /mnt/fs
+check file.again.sums same_tree /mnt/fs/one
+
+# The target is killed and started again while the host is connected and writing.
+kill_target() {
+  kill -9 $TARGET
+  wait $TARGET
+  wait_for 20 gone
+  start --file /data/disk
+}
+gone() { ! listening 4420; }
+broken file.killed 2 kill_target
+check file.killed.old-files same_tree /mnt/fs/one
+check file.unmount unmount
+check file.clean clean
+disconnect
+check file.end stop
+
+check file-4096.start start --file /data/disk,block=4096
+check file-4096.connect connect
+check file-4096.block-size [ "$(cat /sys/block/${DEV#/dev/}/queue/logical_block_size)" = 4096 ]
+check file-4096.blocks blocks 64k
+disconnect
+check file-4096.stop stop
+
+cp /tmp/target $LOG
+check target.no-panic sh -c '! grep "panicked at" /tmp/target'
+dmesg >$LOG
+check kernel-log.quiet sh -c "! dmesg | grep -E 'BUG:|WARNING:|Oops|general protection|hung task|I/O error|EXT4-fs error'"
+finish

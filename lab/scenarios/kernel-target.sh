@@ -1,0 +1,226 @@
+# shellcheck shell=sh
+#: modules configfs nvmet nvmet-tcp nvme-tcp tcp_diag
+#: programs nvme ss
+#: seconds 900
+# Doorbell as the host, against the kernel's NVMe/TCP target in the same guest. Counts of I/Os rather than
+# seconds end the runs: the processors are emulated. What doorbell claims is compared with what the kernel's
+# block devices counted and hold.
+. /lab/guest.sh
+. /lab/nvmet.sh
+
+A=nqn.2024-01.lab:a B=nqn.2024-01.lab:b CLOSED=nqn.2024-01.lab:closed
+modprobe null_blk nr_devices=0
+D512=$(null_device n512 192 512)
+null_device n4k 192 4096 >/dev/null
+null_device other 64 512 >/dev/null
+truncate -s 64M /tmp/file
+
+subsystem $A LAB-A-0001
+namespace $A 1 /dev/n512
+namespace $A 2 /dev/n4k
+namespace $A 7 /tmp/file
+subsystem $B LAB-B-0002
+namespace $B 1 /dev/other
+subsystem $CLOSED LAB-C-0003
+echo 0 >$NVMET/subsystems/$CLOSED/attr_allow_any_host
+namespace $CLOSED 1 /dev/other
+mkdir $NVMET/hosts/$HOST_NQN
+ln -s $NVMET/hosts/$HOST_NQN $NVMET/subsystems/$CLOSED/allowed_hosts/$HOST_NQN
+
+port 1 ipv4 127.0.0.1 4420
+port 2 ipv4 127.0.0.1 4421 param_inline_data_size=0
+port 3 ipv6 ::1 4422
+port 4 ipv4 127.0.0.1 4423
+for subsystem in $A $B; do publish 1 $subsystem; done
+publish 2 $A
+publish 3 $B
+publish 4 $CLOSED
+
+at() { echo "trtype:tcp adrfam:IPv4 traddr:127.0.0.1 trsvcid:$1"; }
+ALL="$(at 4420) subnqn:$A"
+ONE="$ALL ns:1" TWO="$ALL ns:2" OTHER="$(at 4420) subnqn:$B"
+
+# Passes when perf ends well and its table has a Total with more than 0 IOPS.
+perf() { # NAME PERF-OPTION…
+  name=$1; shift
+  run 90 doorbell perf "$@"
+  if [ $status != 0 ]; then fail "$name" "status $status: doorbell perf $*"
+  elif ! total; then fail "$name" "no Total with IOPS above 0: doorbell perf $*"
+  else ok "$name"; return; fi
+  return 1
+}
+total() { awk '$1 == "Total" && $2 == ":" && $3 > 0 && NF == 7 {found = 1} END {exit !found}' $LOG; }
+
+# The same on one device, which must have counted exactly COUNT x SIZE bytes.
+perf_exact() { # NAME DEVICE COUNT SIZE PERF-OPTION…
+  exact=$1 device=$2 count=$3 size=$4; shift 4
+  before=$(($(bytes_read "$device") + $(bytes_written "$device")))
+  perf "$exact" -d "$count" -o "$size" -t 60 "$@" || return
+  moved=$(($(bytes_read "$device") + $(bytes_written "$device") - before))
+  if [ $moved = $((count * size)) ]; then ok "$exact.counted"
+  else fail "$exact.counted" "the kernel counted $moved bytes on $device, not $count x $size"; fi
+}
+
+# --- discover and identify
+
+check discover run 20 doorbell discover -r "$(at 4420)"
+for subsystem in $A $B; do check discover.lists-${subsystem##*:} grep -q $subsystem $LOG; done
+check discover.json run 20 doorbell discover --json -r "$(at 4420)"
+check discover.json.lists grep -q "\"$A\"" $LOG
+check identify run 20 doorbell identify -r "$ALL"
+check identify.serial grep -q LAB-A-0001 $LOG
+check identify.model grep -q Linux $LOG
+check identify.json run 20 doorbell identify --json -r "$ALL"
+check identify.json.serial grep -q '"LAB-A-0001' $LOG
+
+# --- patterns and digests
+
+for digest in none -H -I -HI; do
+  [ $digest = none ] && option='' || option=$digest
+  for pattern in read write randread randwrite 'rw -M 50' 'randrw -M 70'; do
+    # shellcheck disable=SC2086
+    perf_exact "$(echo "pattern.$pattern.$digest" | tr -d ' ')" n512 400 4096 -r "$ONE" -q 32 -w $pattern $option -c 0x1
+  done
+done
+
+# --- sizes: in-capsule up to 16 KiB on this port, R2T above
+
+for size in 512 1024 8192 16384 16896 65536 131072 524288 1048576; do
+  count=200; [ $size -lt 131072 ] || count=40
+  for pattern in randread randwrite; do
+    perf_exact size.$pattern.$size n512 $count $size -r "$ONE" -q 16 -w $pattern -c 0x1
+    [ $size != 512 ] && [ $size != 65536 ] && [ $size != 1048576 ] ||
+      perf_exact size.$pattern.$size.-HI n512 $count $size -r "$ONE" -q 16 -w $pattern -HI -c 0x1
+  done
+done
+for size in 4096 65536; do
+  perf_exact no-in-capsule.$size n512 200 $size -r "$(at 4421) subnqn:$A ns:1" -q 16 -w randwrite -c 0x1
+  perf_exact block-4096.$size n4k 200 $size -r "$TWO" -q 16 -w randrw -M 50 -HI -c 0x1
+done
+
+# --- depths; the kernel grants queues of 128 entries, which hold 127 commands
+
+for depth in 1 2 8 64 127 128 512; do
+  perf_exact depth.$depth n512 1024 4096 -r "$ONE" -q $depth -w randread -c 0x1
+done
+
+# --- shapes
+
+perf_exact qpairs n512 600 4096 -r "$ONE" -q 64 -w randrw -M 50 -P 4 -c 0x1
+perf_exact qpairs-unused n512 400 4096 -r "$ONE" -q 16 -w randread -U 2 -c 0x1
+perf_exact units n512 100 65536 -r "$ONE" -q 16 -w randrw -M 50 -O 4096 -c 0x1
+perf_exact units-odd n512 100 65536 -r "$ONE" -q 16 -w randwrite -O 1020 -HI -c 0x1
+perf_exact fua n512 200 4096 -r "$ONE" -q 16 -w randwrite --fua -c 0x1
+perf_exact zipf n512 400 4096 -r "$ONE" -q 16 -w randread -F 1.1 -c 0x1
+perf_exact batch n512 400 4096 -r "$ONE" -q 32 -w randread -C 4 -c 0x1
+perf_exact queue-size n512 400 4096 -r "$ONE" -q 32 -w randread --io-queue-size 16 -c 0x1
+perf cores -r "$ONE" -q 16 -o 4096 -w randread -d 400 -t 60 -c 0x3
+check cores.rows [ "$(grep -c 'from core' $LOG)" = 2 ]
+perf every-core -r "$ALL" -q 8 -o 4096 -w randrw -M 50 -d 200 -t 60 -c 0x3 --use-every-core
+check every-core.rows [ "$(grep -c 'from core' $LOG)" = 6 ]
+perf namespaces -r "$ALL" -q 8 -o 4096 -w randread -d 200 -t 60 -c 0x1
+for nsid in 1 2 7; do check namespaces.$nsid grep -q "NSID $nsid from core" $LOG; done
+perf too-large-block -r "$ALL" -q 8 -o 512 -w randread -d 200 -t 60 -c 0x1
+check too-large-block.left-out [ "$(grep -c 'from core' $LOG)" = 1 ]
+perf two-targets -r "$ONE" -r "$OTHER" -q 16 -o 4096 -w randread -d 200 -t 60 -c 0x1
+check two-targets.rows [ "$(grep -c 'from core' $LOG)" = 2 ]
+perf discovered -r "$(at 4420)" -q 8 -o 4096 -w randread -d 100 -t 60 -c 0x1
+check discovered.rows [ "$(grep -c 'from core' $LOG)" = 4 ]
+perf ipv6 -r "trtype:tcp adrfam:IPv6 traddr:::1 trsvcid:4422 subnqn:$B" -q 8 -o 4096 -w randread -d 100 -t 60 -c 0x1
+perf host-name -r "trtype:tcp adrfam:IPv4 traddr:localhost trsvcid:4420 subnqn:$B" -q 8 -o 4096 -w randread -d 100 -t 60 -c 0x1
+perf source-address -r "$OTHER hostaddr:127.0.0.2" -q 8 -o 4096 -w randread -d 100 -t 60 -c 0x1
+perf latency -r "$ONE" -q 16 -o 4096 -w randread -d 400 -t 60 -LL -c 0x1
+check latency.summary grep -q '99.99900%' $LOG
+check latency.histogram grep -q 'Range in us' $LOG
+perf statistics -r "$ONE" -q 16 -o 4096 -w randread -d 400 -t 60 --transport-stats -c 0x1
+check statistics.completions grep -qE 'nvme_completions: +400$' $LOG
+perf seconds -r "$ONE" -q 16 -o 4096 -w randread -t 2 -a 1 -c 0x1
+perf keep-alive -r "$ONE" -q 4 -o 4096 -w randread -t 7 -k 3000 -c 0x1
+perf allowed -r "$(at 4423) subnqn:$CLOSED hostnqn:$HOST_NQN" -q 8 -o 4096 -w randread -d 100 -t 60 -c 0x1
+
+# --- what is written is what the kernel finds
+
+dd if=/dev/urandom of=/tmp/random bs=1M count=32 2>/dev/null
+# Every unit of SIZE bytes of the first COUNT holds one value from 1 to 8, all of them occur, and what follows is as before.
+# od prints a row only where it differs from the one before.
+written() { # COUNT SIZE
+  echo "+ what $D512 holds after $1 writes of $2 bytes" >$LOG
+  dd if="$D512" of=/tmp/seen bs=1M count=32 iflag=direct 2>>$LOG
+  head -c $(($1 * $2)) /tmp/seen | od -Ad -tx1 -w16 | awk -v size="$2" '
+    $1 == "*" || NF == 1 {next}
+    { for (i = 3; i <= NF; i++) if ($i != $2) {print "mixed bytes at " $0; bad = 1; exit}
+      if ($1 % size) {print "a change inside a unit at " $0; bad = 1; exit}
+      if ($2 !~ /^0[1-8]$/) {print "a foreign byte at " $0; bad = 1; exit}
+      values[$2] }
+    END { for (v in values) n++; if (!bad && n != 8) {print n " values"; bad = 1}; exit bad }' >>$LOG || return 1
+  tail -c +$(($1 * $2 + 1)) /tmp/random >/tmp/rest
+  tail -c +$(($1 * $2 + 1)) /tmp/seen | cmp - /tmp/rest >>$LOG 2>&1
+}
+for shape in '512 1000 -' '4096 1000 -' '4096 1000 -HI' '20480 400 -HI' '65536 128 -' '1048576 16 -HI'; do
+  # shellcheck disable=SC2086
+  set -- $shape
+  [ "$3" = - ] && option='' || option=$3
+  dd if=/tmp/random of="$D512" bs=1M oflag=direct 2>/dev/null
+  # shellcheck disable=SC2086
+  perf data.$1.$3 -r "$ONE" -q 8 -o $1 -w write -d $2 -t 60 $option -c 0x1 && check data.$1.$3.found written $2 $1
+done
+dd if=/tmp/random of="$D512" bs=1M oflag=direct 2>/dev/null
+perf data.read -r "$ONE" -q 8 -o 4096 -w read -d 2000 -t 60 -HI -c 0x1 && check data.read.untouched written 0 4096
+
+# --- trouble
+
+QUICK='-q 8 -o 4096 -w randread -d 100 -t 30 -c 0x1'
+# shellcheck disable=SC2086
+{
+  check_refused wrong-nqn 30 nqn.2024-01.lab:nowhere doorbell perf -r "$(at 4420) subnqn:nqn.2024-01.lab:nowhere" $QUICK
+  check_refused closed-port 30 'refused' doorbell perf -r "$(at 4499) subnqn:$A" $QUICK
+  check_refused closed-port.discovery 30 'refused' doorbell perf -r "$(at 4499)" $QUICK
+  check_refused one-of-two 30 'refused' doorbell perf -r "$ONE" -r "$(at 4499) subnqn:$A" $QUICK
+  check_refused absent-namespace 30 '\b3\b' doorbell perf -r "$ALL ns:3" $QUICK
+  check_refused host-not-allowed 30 'host' doorbell perf -r "$(at 4423) subnqn:$CLOSED" $QUICK
+  check_refused identify.wrong-nqn 30 nqn.2024-01.lab:nowhere doorbell identify -r "$(at 4420) subnqn:nqn.2024-01.lab:nowhere"
+  check_refused discover.closed-port 30 'refused' doorbell discover -r "$(at 4499)"
+  nc -l -p 4490 </dev/zero >/dev/null & peer=$!
+  wait_for 10 listening 4490
+  check_refused peer-of-zeroes 40 '4490|PDU|TCP' doorbell perf -r "$(at 4490) subnqn:$A" $QUICK
+  kill $peer 2>/dev/null
+  sleep 300 | nc -l -p 4491 >/dev/null & peer=$!
+  wait_for 10 listening 4491
+  check_refused silent-peer 60 '4491|timed out|time' doorbell perf -r "$(at 4491) subnqn:$A" $QUICK
+  kill $peer 2>/dev/null
+}
+
+# Starts a long run, does something to the target, and looks how the run ends: by itself, in time.
+interrupted() { # NAME ZERO|NON-ZERO|ANY COMMAND…
+  name=$1 want=$2; shift 2
+  echo "+ doorbell perf during: $*" >$LOG
+  doorbell perf -r "$ONE" -q 32 -o 4096 -w randrw -M 50 -t 120 -c 0x1 >>$LOG 2>&1 & pid=$!
+  wait_for 20 grep -q 'Launching workers' $LOG
+  sleep 2
+  if ended $pid; then fail "$name" "ended before: $*"; wait $pid; return; fi
+  "$@"
+  if ! wait_for 30 ended $pid; then
+    fail "$name" "still running 30 s after: $*"
+    kill -9 $pid; wait $pid
+    return
+  fi
+  wait $pid; status=$?
+  if [ $status -ge 128 ] || grep -q 'panicked at' $LOG; then fail "$name" "crashed, status $status"
+  elif [ $want = NON-ZERO ] && [ $status = 0 ]; then fail "$name" "status 0 after: $*"
+  elif ! total; then fail "$name" "no results so far after: $*"
+  else ok "$name"; fi
+}
+interrupted withdrawn NON-ZERO withdraw 1 $A
+publish 1 $A
+perf withdrawn.again -r "$ONE" -q 8 -o 4096 -w randread -d 100 -t 60 -c 0x1
+disable() { echo 0 >$NVMET/subsystems/$A/namespaces/1/enable; }
+interrupted namespace-removed NON-ZERO disable
+echo 1 >$NVMET/subsystems/$A/namespaces/1/enable
+sockets_killed() { ss -K dst 127.0.0.1 dport = :4420 >/dev/null; }
+interrupted sockets-killed NON-ZERO sockets_killed
+interrupt() { kill -INT $pid; }
+interrupted ctrl-c ANY interrupt
+perf after-trouble -r "$ONE" -q 8 -o 4096 -w randread -d 100 -t 60 -c 0x1
+
+check kernel-log.quiet sh -c "! dmesg | grep -E 'BUG:|WARNING:|Oops|general protection|hung task'"
+finish
