@@ -17,10 +17,12 @@ fail() {
 }
 
 # Runs a command for at most SECONDS, its output (and itself) into $LOG; the status is left in $status:
-# 137 when the time ran out. (SIGKILL, because doorbell ends in good order on SIGTERM.)
+# 137 when the time ran out. (SIGKILL, because doorbell ends in good order on SIGTERM. The whole path, because
+# busybox takes its own applet of a name before a program of that name.)
 run() { # SECONDS COMMAND…
   limit=$1; shift
   echo "+ $*" >$LOG
+  if [ -x "/bin/$1" ]; then command=/bin/$1; shift; set -- "$command" "$@"; fi
   timeout -s KILL "$limit" "$@" >>$LOG 2>&1 </dev/null
   status=$?
   [ $status != 137 ] || echo "killed by the lab after $limit s" >>$LOG
@@ -30,7 +32,12 @@ run() { # SECONDS COMMAND…
 # Passes when the command (which may be a function) succeeds.
 check() { # NAME COMMAND…
   name=$1; shift
-  if "$@"; then ok "$name"; else fail "$name" "status $?: $*"; fi
+  if "$@"; then ok "$name"; else fail "$name" "status $?: $*"; return 1; fi
+}
+
+# The same for what the rest of the scenario stands on: ends the scenario when it fails.
+need() { # NAME COMMAND…
+  check "$@" || { echo "the rest of $SCENARIO was not run"; finish; }
 }
 
 # Passes when the command ends by itself, with a status other than 0, and says something that matches PATTERN.

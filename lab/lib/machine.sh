@@ -12,7 +12,7 @@ CACHE=${DOORBELL_LAB_CACHE:-$LAB/cache}
 readonly CANNOT=3
 
 # Modules put into the initramfs, with what they depend on; a scenario says which of them to load.
-MODULES="virtio_pci virtio_console virtio_net virtio_blk null_blk brd loop ext4 crc32c_generic crc32_generic libcrc32c
+MODULES="virtio_pci virtio_console virtio_net virtio_blk null_blk brd loop ext4 crc32c_generic crc32c_intel crc32_generic libcrc32c
   configfs nvme nvme-core nvme-fabrics nvme-tcp nvmet nvmet-tcp inet_diag tcp_diag
   nvme-auth nvme-keyring tls nvme-rdma nvmet-rdma rdma_rxe rdma_ucm vfio-pci vfio_iommu_type1 veth dummy"
 
@@ -145,7 +145,7 @@ get_busybox() {
   [ -x "$BUSYBOX" ] || broken "busybox-static holds no busybox"
 }
 
-guest_folders() { mkdir -p "$1"/{bin,sbin,etc,proc,sys,dev,tmp,run,root,mnt,lib,lib64,usr/lib,lab}; }
+guest_folders() { mkdir -p "$1"/{bin,sbin,etc,proc,sys,dev,tmp,run,root,mnt,lib,lib64,usr/bin,usr/sbin,usr/lib,lab}; }
 
 pack() { # FOLDER: a cpio archive on standard output
   (cd "$1" && find . -mindepth 1 -print0 | LC_ALL=C sort -z | cpio -0 -o -H newc -R 0:0 --quiet)

@@ -89,8 +89,9 @@ for size in 512 1024 8192 16384 16896 65536 131072 524288 1048576; do
   count=200; [ $size -lt 131072 ] || count=40
   for pattern in randread randwrite; do
     perf_exact size.$pattern.$size n512 $count $size -r "$ONE" -q 16 -w $pattern -c 0x1
-    [ $size != 512 ] && [ $size != 65536 ] && [ $size != 1048576 ] ||
-      perf_exact size.$pattern.$size.-HI n512 $count $size -r "$ONE" -q 16 -w $pattern -HI -c 0x1
+    case $size in
+      512 | 65536 | 1048576) perf_exact size.$pattern.$size.-HI n512 $count $size -r "$ONE" -q 16 -w $pattern -HI -c 0x1 ;;
+    esac
   done
 done
 for size in 4096 65536; do

@@ -1,1 +1,6 @@
+//! `doorbell`: measures NVMe storage.
+
+#[allow(dead_code)]
+mod perf;
+
 fn main() {}

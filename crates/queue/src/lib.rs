@@ -1,1 +1,222 @@
-//! The contract of an I/O queue, and the in-memory null queue that proves it.
+//! The contract of an I/O queue: one shape for a TCP connection, a ring pair of a PCIe device, an RDMA queue pair or an io_uring.
+//!
+//! The load engine drives every kind with one loop: `submit` takes commands, `commit` tells the peer, `reap` returns what is done.
+//! A *slot* is one command of a queue, numbered from 0; its memory is prepared once and used for every command in it. Built-in
+//! transports are compiled into the loop; others come as `Box<dyn IoQueue>`, a call a batch. [`null::NullQueue`] completes in
+//! memory: it proves the contract and measures the loop itself.
+
+pub mod cid;
+pub mod null;
+
+use std::{os::fd::RawFd, sync::Arc};
+
+use doorbell_platform::{Arena, Range};
+use doorbell_spec::{command::Command, status::Status};
+
+/// One command of a queue, `0..slots`.
+pub type Slot = u16;
+
+/// Most completions one [`IoQueue::reap`] returns: few enough to stay in the nearest cache until they are recorded.
+pub const REAP_BATCH: usize = 32;
+
+/// One I/O command for a prepared slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Op {
+    /// The idle slot that carries it.
+    pub slot: Slot,
+    /// Opcode of the NVM command set.
+    pub opcode: u8,
+    /// Namespace.
+    pub nsid: u32,
+    /// First logical block.
+    pub slba: u64,
+    /// Logical blocks, 1-based.
+    pub blocks: u32,
+    /// Upper half of command dword 12: FUA, limited retry, PRINFO.
+    pub control: u16,
+}
+
+impl Op {
+    /// The command as it goes on the wire, without identifier and data pointer (the queue's part).
+    #[inline]
+    pub fn command(&self) -> Command {
+        let mut command = doorbell_spec::command::read(self.nsid, self.slba, self.blocks, self.control);
+        command.opc = self.opcode;
+        command
+    }
+}
+
+/// A command that is over: its status is known and its memory is the caller's again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Done {
+    /// The slot, idle from now on.
+    pub slot: Slot,
+    /// How it ended; [`Status::is_success`] or not.
+    pub status: Status,
+    /// Command-specific dwords 0 and 1 of the completion.
+    pub result: u64,
+}
+
+/// Whether everything that was committed has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// The peer can see all submitted commands.
+    Complete,
+    /// Some still wait for room on the way: commit again.
+    Pending,
+}
+
+/// The queue is lost: what happened, for people. Outstanding slots still come out of `reap`, aborted, after [`IoQueue::stop`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Down(pub String);
+
+/// What memory must be for a queue, and what a command may carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Needs {
+    /// Commands that can be outstanding at once.
+    pub slots: u16,
+    /// Alignment of each data range in bytes, a power of two.
+    pub alignment: u32,
+    /// Most ranges in one command.
+    pub segments: u16,
+    /// Most data bytes in one command.
+    pub bytes: u32,
+}
+
+/// Whether memory is safe to reuse after [`IoQueue::stop`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drain {
+    /// Commands are outstanding.
+    Busy,
+    /// Nothing is outstanding, all memory is back.
+    Clean,
+    /// That many commands are over whose memory the peer may still touch: it must be leaked.
+    Quarantined(u32),
+}
+
+/// How to wait for completions without polling.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Completions are there already: reap.
+    Ready,
+    /// Wait until this descriptor is readable (and writable too, when `writable`).
+    Fd {
+        /// The descriptor; it stays the queue's.
+        fd: RawFd,
+        /// Unsent commands wait for room.
+        writable: bool,
+    },
+}
+
+/// What a queue counted since it was made; the labels are those of `--transport-stats`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Calls of `reap`.
+    pub polls: u64,
+    /// Of these, calls that found nothing.
+    pub idle_polls: u64,
+    /// Receives that brought bytes (sockets only).
+    pub socket_completions: u64,
+    /// Commands completed.
+    pub completions: u64,
+    /// Commands submitted.
+    pub submitted: u64,
+    /// Commands not taken for lack of a slot or of room.
+    pub queued: u64,
+}
+
+/// An error of a call that prepares a queue, for people.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct PrepareError(pub String);
+
+/// An I/O queue. It moves to its worker's thread before the first `attach` and stays there; no call blocks, and none allocates
+/// or locks after `prepare`.
+pub trait IoQueue: Send {
+    /// What memory must be like; constant.
+    fn needs(&self) -> Needs;
+
+    /// Makes an arena known to the transport, once, before the first `prepare`.
+    ///
+    /// # Errors
+    /// When the transport cannot use the memory.
+    fn attach(&mut self, arena: &Arc<Arena>) -> Result<(), PrepareError>;
+
+    /// Says which ranges of the arena the commands in an idle slot use from now on.
+    ///
+    /// # Errors
+    /// When `data` breaks what [`IoQueue::needs`] states, or the slot does not exist or is busy.
+    fn prepare(&mut self, slot: Slot, data: &[Range]) -> Result<(), PrepareError>;
+
+    /// Takes the longest prefix of `ops` there is room for and returns its length. The peer sees nothing yet.
+    fn submit(&mut self, ops: &[Op]) -> usize;
+
+    /// Takes any command for a prepared slot (admin, flush, passthrough), its identifier and data pointer to be set by the queue.
+    /// Returns whether there was room.
+    fn submit_raw(&mut self, slot: Slot, command: &Command) -> bool;
+
+    /// Shows the peer what was submitted, as one batch.
+    ///
+    /// # Errors
+    /// When the queue is lost.
+    fn commit(&mut self) -> Result<Progress, Down>;
+
+    /// Fills `done` with what is over and returns how many. All that arrived before a loss comes out before `Down`.
+    ///
+    /// # Errors
+    /// When the queue is lost and nothing that arrived is left.
+    fn reap(&mut self, done: &mut [Done]) -> Result<usize, Down>;
+
+    /// Ends the queue: no submits after this, and each outstanding slot is reaped once with status
+    /// "command aborted due to SQ deletion".
+    fn stop(&mut self);
+
+    /// Whether memory is back after `stop`.
+    fn drained(&self) -> Drain;
+
+    /// Prepares to sleep until something is to be reaped.
+    ///
+    /// # Errors
+    /// When the queue is lost.
+    fn arm(&mut self) -> Result<Wait, Down>;
+
+    /// What was counted.
+    fn counters(&self) -> Counters;
+}
+
+impl<Q: IoQueue + ?Sized> IoQueue for Box<Q> {
+    fn needs(&self) -> Needs {
+        (**self).needs()
+    }
+    fn attach(&mut self, arena: &Arc<Arena>) -> Result<(), PrepareError> {
+        (**self).attach(arena)
+    }
+    fn prepare(&mut self, slot: Slot, data: &[Range]) -> Result<(), PrepareError> {
+        (**self).prepare(slot, data)
+    }
+    fn submit(&mut self, ops: &[Op]) -> usize {
+        (**self).submit(ops)
+    }
+    fn submit_raw(&mut self, slot: Slot, command: &Command) -> bool {
+        (**self).submit_raw(slot, command)
+    }
+    fn commit(&mut self) -> Result<Progress, Down> {
+        (**self).commit()
+    }
+    fn reap(&mut self, done: &mut [Done]) -> Result<usize, Down> {
+        (**self).reap(done)
+    }
+    fn stop(&mut self) {
+        (**self).stop();
+    }
+    fn drained(&self) -> Drain {
+        (**self).drained()
+    }
+    fn arm(&mut self) -> Result<Wait, Down> {
+        (**self).arm()
+    }
+    fn counters(&self) -> Counters {
+        (**self).counters()
+    }
+}

@@ -1,1 +1,158 @@
-//! The result model of a run and its histogram.
+//! The result of a run, as plain data: what the load engine measured and every report shows.
+//!
+//! Latencies are kept in clock ticks, with the rate of the clock beside them, so that nothing is rounded before it is shown.
+
+mod histogram;
+
+pub use histogram::{Bucket, LatencyHistogram};
+
+use std::collections::BTreeMap;
+
+/// Everything one run measured.
+#[derive(Clone, Debug, Default)]
+pub struct RunResult {
+    /// Bytes of one I/O (`-o`).
+    pub io_size: u32,
+    /// The seed that repeats the run's sequence of I/Os.
+    pub seed: u64,
+    /// Clock ticks a second.
+    pub ticks_per_second: f64,
+    /// One a (core, namespace) pair, workers ascending, in the order of association.
+    pub contexts: Vec<ContextResult>,
+    /// Why the run ended.
+    pub end: EndReason,
+    /// What went wrong besides failed I/Os, for people: lost queues, stuck drains, audit findings.
+    pub problems: Vec<String>,
+}
+
+/// Why a run ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EndReason {
+    /// The time was over.
+    #[default]
+    Time,
+    /// The number of I/Os was reached.
+    Count,
+    /// A signal asked for it.
+    Signal,
+    /// The target was lost.
+    Lost,
+}
+
+/// What one worker measured on one namespace.
+#[derive(Clone, Debug, Default)]
+pub struct ContextResult {
+    /// The namespace's name as tables show it.
+    pub name: String,
+    /// The worker's core.
+    pub core: usize,
+    /// Length of the measured window in ticks: after warm-up, before the drain.
+    pub window_ticks: u64,
+    /// Reads that were submitted and completed in the window, without error.
+    pub reads: u64,
+    /// The same for writes.
+    pub writes: u64,
+    /// Their latencies.
+    pub latency: LatencyStats,
+    /// Failed I/Os of the whole run by status.
+    pub errors: BTreeMap<String, u64>,
+    /// Where every I/O that was submitted went.
+    pub account: Account,
+    /// The two sides of the in-flight check.
+    pub audit: Audit,
+    /// Ticks spent in polls that found completions, and in polls that did not.
+    pub busy_ticks: u64,
+    /// Ticks of polls that found nothing.
+    pub idle_ticks: u64,
+    /// The transport's counters, when asked for.
+    pub transport: Option<TransportCounters>,
+}
+
+impl ContextResult {
+    /// Successful I/Os of the window.
+    pub fn completed(&self) -> u64 {
+        self.reads + self.writes
+    }
+
+    /// Failed I/Os of the whole run.
+    pub fn failed(&self) -> u64 {
+        self.errors.values().sum()
+    }
+}
+
+/// Where the I/Os of a context went: `submitted` equals the sum of the others when none was lost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Account {
+    /// All that were submitted, from the first of the warm-up on.
+    pub submitted: u64,
+    /// Completed in the window, having been submitted in it.
+    pub measured: u64,
+    /// Submitted before the window.
+    pub warm_up: u64,
+    /// Completed after the window.
+    pub drained: u64,
+    /// Ended with an error status.
+    pub failed: u64,
+    /// Given up: their queue was lost or the drain's deadline passed.
+    pub abandoned: u64,
+}
+
+impl Account {
+    /// I/Os that are in no column: 0 unless the tool lost or invented some.
+    pub fn missing(&self) -> i64 {
+        self.submitted as i64 - (self.measured + self.warm_up + self.drained + self.failed + self.abandoned) as i64
+    }
+}
+
+/// Both sides of Little's law for the window, in I/O-ticks: what was in flight, summed over time, and how long each I/O was there.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Audit {
+    /// Integral of the number in flight over the window, kept at each change.
+    pub in_flight_integral: u128,
+    /// Residence within the window of every I/O, those included that were in flight at its edges.
+    pub residence: u128,
+}
+
+impl Audit {
+    /// The relative difference of the two sides; 0 for an idle context.
+    pub fn difference(&self) -> f64 {
+        let (a, b) = (self.in_flight_integral as f64, self.residence as f64);
+        if a.max(b) == 0.0 { 0.0 } else { (a - b).abs() / a.max(b) }
+    }
+}
+
+/// Latencies of a context in ticks.
+#[derive(Clone, Debug, Default)]
+pub struct LatencyStats {
+    /// How many.
+    pub count: u64,
+    /// Their sum.
+    pub sum: u128,
+    /// The smallest; 0 when there is none.
+    pub min: u64,
+    /// The largest.
+    pub max: u64,
+    /// Their distribution.
+    pub histogram: LatencyHistogram,
+}
+
+impl LatencyStats {
+    /// Takes one latency in.
+    #[inline]
+    pub fn record(&mut self, ticks: u64) {
+        self.min = if self.count == 0 { ticks } else { self.min.min(ticks) };
+        self.max = self.max.max(ticks);
+        self.sum += u128::from(ticks);
+        self.count += 1;
+        self.histogram.record(ticks);
+    }
+}
+
+/// Transport statistics of a context, named as `--transport-stats` prints them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TransportCounters {
+    /// `TCP`, `PCIE`, `RDMA` or the name of a custom transport.
+    pub transport: String,
+    /// Label and value in the order they are printed.
+    pub counters: Vec<(&'static str, u64)>,
+}

@@ -126,12 +126,7 @@ impl ConnectData {
     pub const HOSTNQN_OFFSET: u16 = 512;
 
     /// The data of a Connect. Fails on names that do not fit their fields.
-    pub fn new(
-        hostid: [u8; 16],
-        cntlid: u16,
-        subnqn: &str,
-        hostnqn: &str,
-    ) -> Result<Self, NqnError> {
+    pub fn new(hostid: [u8; 16], cntlid: u16, subnqn: &str, hostnqn: &str) -> Result<Self, NqnError> {
         Ok(Self {
             hostid,
             cntlid: U16::new(cntlid),
@@ -171,10 +166,7 @@ impl ConnectResponse {
     /// Reads the completion of a successful Connect.
     pub fn parse(completion: &Completion) -> Self {
         let dw0 = completion.dw0.get();
-        Self {
-            cntlid: dw0 as u16,
-            authreq: (dw0 >> 16) as u16,
-        }
+        Self { cntlid: dw0 as u16, authreq: (dw0 >> 16) as u16 }
     }
 
     /// Dword 0 of the completion.
@@ -196,10 +188,7 @@ impl InvalidParameter {
     /// Reads the completion of a Connect with that status.
     pub fn parse(completion: &Completion) -> Self {
         let dw0 = completion.dw0.get();
-        Self {
-            ipo: dw0 as u16,
-            in_data: dw0 & 0x0001_0000 != 0,
-        }
+        Self { ipo: dw0 as u16, in_data: dw0 & 0x0001_0000 != 0 }
     }
 
     /// Dword 0 of the completion.
@@ -258,11 +247,7 @@ impl PropertyRequest {
             Some(8) => command.cdw13.get(),
             _ => 0,
         };
-        Self {
-            offset: command.cdw11.get(),
-            size,
-            value: u64::from(command.cdw12.get()) | u64::from(high) << 32,
-        }
+        Self { offset: command.cdw11.get(), size, value: u64::from(command.cdw12.get()) | u64::from(high) << 32 }
     }
 }
 
@@ -280,4 +265,77 @@ fn new(fctype: Fctype) -> Command {
     let mut command = Command::new(OPCODE, u32::from(fctype.0));
     command.flags = FLAGS_SGL;
     command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::string::String;
+
+    #[test]
+    fn commands_are_laid_out_by_bytes() {
+        let command = connect(0x0102, 0x0304, 0x05, 0x0607_0809);
+        let bytes = command.as_bytes();
+        assert_eq!(bytes[..8], [0x7f, 0x40, 0, 0, 1, 0, 0, 0]);
+        assert_eq!(bytes[40..52], [0, 0, 2, 1, 4, 3, 5, 0, 9, 8, 7, 6]);
+        let command = property_set(0x14, true, 0x0807_0605_0403_0201);
+        let bytes = command.as_bytes();
+        assert_eq!(bytes[4], 0);
+        assert_eq!(bytes[40..56], [1, 0, 0, 0, 0x14, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(property_get(0, true).as_bytes()[4], 4);
+        assert_eq!(disconnect().as_bytes()[4], 8);
+    }
+
+    #[test]
+    fn invalid_parameter_says_where() {
+        let (status, dw0) = connect_invalid(ConnectData::HOSTNQN_OFFSET, true);
+        assert_eq!(dw0, 0x0001_0200);
+        assert!(status.dnr && status.is(CONNECT_INVALID_PARAMETERS));
+        let completion = Completion::new(1, 0, status, dw0.into());
+        let parsed = InvalidParameter::parse(&completion);
+        assert_eq!(parsed, InvalidParameter { ipo: 512, in_data: true });
+    }
+
+    #[test]
+    fn names_that_do_not_fit() {
+        let long = "x".repeat(224);
+        assert!(matches!(ConnectData::new([0; 16], 0, &long, "a"), Err(NqnError::TooLong(224))));
+        assert!(matches!(ConnectData::new([0; 16], 0, "a", ""), Err(NqnError::Empty)));
+    }
+
+    proptest! {
+        #[test]
+        fn connect_round_trip(qid: u16, sqsize: u16, cattr: u8, kato: u32, cntlid: u16, authreq: u16, sub: String, host: String) {
+            let request = ConnectRequest { recfmt: 0, qid, sqsize, cattr, kato };
+            prop_assert_eq!(ConnectRequest::parse(&connect(qid, sqsize, cattr, kato)), request);
+            let response = ConnectResponse { cntlid, authreq };
+            let completion = Completion::new(0, 0, Status::SUCCESS, response.dw0().into());
+            prop_assert_eq!(ConnectResponse::parse(&completion), response);
+            if let Ok(data) = ConnectData::new([7; 16], cntlid, &sub, &host) {
+                let data = ConnectData::read_from_bytes(data.as_bytes()).unwrap();
+                prop_assert_eq!(data.subnqn(), Ok(&sub[..]));
+                prop_assert_eq!(data.hostnqn(), Ok(&host[..]));
+                prop_assert_eq!(data.cntlid.get(), cntlid);
+            }
+        }
+
+        #[test]
+        fn property_round_trip(offset: u32, eight: bool, value: u64) {
+            let request = PropertyRequest::parse(&property_set(offset, eight, value));
+            let value = if eight { value } else { value & 0xffff_ffff };
+            prop_assert_eq!(request, PropertyRequest { offset, size: Some(if eight { 8 } else { 4 }), value });
+            prop_assert_eq!(PropertyRequest::parse(&property_get(offset, eight)).offset, offset);
+        }
+
+        #[test]
+        fn any_bytes_parse(bytes: [[u8; 32]; 2]) {
+            let command: Command = zerocopy::transmute!(bytes);
+            let request = PropertyRequest::parse(&command);
+            prop_assert_eq!(request.size.is_some(), command.cdw10.get() & 7 < 2);
+            prop_assert_eq!(u32::from(ConnectRequest::parse(&command).recfmt), command.cdw10.get() & 0xffff);
+            prop_assert_eq!(disconnect_recfmt(&command), command.cdw10.get() as u16);
+            prop_assert_eq!(fctype(&command).0, bytes[0][4]);
+        }
+    }
 }

@@ -65,11 +65,7 @@ impl core::error::Error for NqnError {}
 pub fn validate(nqn: &str) -> Result<(), NqnError> {
     check_text(nqn)?;
     if let Some(uuid) = nqn.strip_prefix(UUID_PREFIX) {
-        return if is_uuid(uuid.as_bytes()) {
-            Ok(())
-        } else {
-            Err(NqnError::BadUuid)
-        };
+        return if is_uuid(uuid.as_bytes()) { Ok(()) } else { Err(NqnError::BadUuid) };
     }
     let rest = nqn.strip_prefix("nqn.").ok_or(NqnError::NoPrefix)?;
     let domain_and_name = after_date(rest).ok_or(NqnError::BadDate)?;
@@ -128,9 +124,7 @@ fn after_date(text: &str) -> Option<&str> {
     let (date, rest) = text.split_once('.')?;
     let (year, month) = date.split_once('-')?;
     let digits = |text: &str, len| text.len() == len && text.bytes().all(|b| b.is_ascii_digit());
-    let month_exists = month
-        .parse::<u8>()
-        .is_ok_and(|month| (1..=12).contains(&month));
+    let month_exists = month.parse::<u8>().is_ok_and(|month| (1..=12).contains(&month));
     (digits(year, 4) && digits(month, 2) && month_exists).then_some(rest)
 }
 
@@ -206,10 +200,7 @@ mod tests {
 
     #[test]
     fn errors_say_what_is_wanted() {
-        assert_eq!(
-            NqnError::TooLong(300).to_string(),
-            "it has 300 bytes, and a name has at most 223"
-        );
+        assert_eq!(NqnError::TooLong(300).to_string(), "it has 300 bytes, and a name has at most 223");
     }
 
     proptest! {

@@ -333,3 +333,73 @@ pub struct Crto {
     /// Ready independent of media timeout, in 500 ms.
     pub crimt: u16,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::string::ToString;
+
+    #[test]
+    fn fields_stand_where_the_specification_puts_them() {
+        let cap = Cap::from_bits(0x1234_5678_9abc_def0);
+        assert_eq!(cap.mqes(), 0xdef0);
+        assert!(!cap.cqr());
+        assert_eq!(cap.ams(), 2);
+        assert_eq!(cap.to(), 0x9a);
+        assert_eq!(cap.dstrd(), 8);
+        assert!(cap.nssrs());
+        assert_eq!(cap.css(), 0xb3);
+        assert_eq!(cap.mpsmin(), 4);
+        assert_eq!(cap.mpsmax(), 3);
+        assert_eq!(cap.crms(), 2);
+        // Each field at its lowest bit.
+        let table = [
+            (Cc::new().with_en(true).into_bits(), 1),
+            (Cc::new().with_css(1).into_bits(), 1 << 4),
+            (Cc::new().with_mps(1).into_bits(), 1 << 7),
+            (Cc::new().with_ams(1).into_bits(), 1 << 11),
+            (Cc::new().with_shn(1).into_bits(), 1 << 14),
+            (Cc::new().with_iosqes(6).with_iocqes(4).into_bits(), 0x46 << 16),
+            (Cc::new().with_crime(true).into_bits(), 1 << 24),
+            (Csts::new().with_rdy(true).with_cfs(true).into_bits(), 3),
+            (Csts::new().with_shst(2).into_bits(), 2 << 2),
+            (Csts::new().with_nssro(true).with_pp(true).with_st(true).into_bits(), 0x70),
+            (Aqa::new().with_asqs(31).with_acqs(63).into_bits(), 0x003f_001f),
+            (Cmbloc::new().with_bir(2).with_ofst(1).into_bits(), 0x1002),
+            (Cmbsz::new().with_wds(true).with_szu(1).with_sz(1).into_bits(), 0x1110),
+            (Crto::new().with_crwmt(1).with_crimt(2).into_bits(), 0x0002_0001),
+        ];
+        for (at, (bits, wanted)) in table.into_iter().enumerate() {
+            assert_eq!(bits, wanted, "row {at}");
+        }
+        assert_eq!(Cmbmsc::new().with_cmse(true).with_cba(1).into_bits(), 0x1002);
+    }
+
+    #[test]
+    fn versions_order_and_print() {
+        assert_eq!(Vs::version(1, 4, 0).to_string(), "1.4");
+        assert_eq!(Vs::version(1, 2, 1).to_string(), "1.2.1");
+        assert!(Vs::version(1, 3, 9) < Vs::version(2, 0, 0));
+        assert_eq!(Vs::version(2, 1, 0).into_bits(), 0x0002_0100);
+    }
+
+    #[test]
+    fn doorbells_by_stride() {
+        assert_eq!(sq_tail_doorbell(0, 0), 0x1000);
+        assert_eq!(cq_head_doorbell(0, 0), 0x1004);
+        assert_eq!(sq_tail_doorbell(1, 4), 0x1000 + 2 * 64);
+        assert_eq!(cq_head_doorbell(u16::MAX, 15), 0x1000 + (131_071 << 17));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bits_round_trip(bits: u64) {
+            prop_assert_eq!(Cap::from_bits(bits).into_bits(), bits);
+            prop_assert_eq!(Cmbmsc::from_bits(bits).into_bits(), bits);
+            let bits = bits as u32;
+            prop_assert_eq!(Cc::from_bits(bits).into_bits(), bits);
+            prop_assert_eq!(Csts::from_bits(bits).into_bits(), bits);
+        }
+    }
+}

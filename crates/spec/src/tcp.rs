@@ -68,23 +68,14 @@ impl PduType {
 
     /// Whether the PDU may carry data after its header.
     pub const fn carries_data(self) -> bool {
-        matches!(
-            self,
-            Self::CAPSULE_CMD
-                | Self::H2C_DATA
-                | Self::C2H_DATA
-                | Self::H2C_TERM_REQ
-                | Self::C2H_TERM_REQ
-        )
+        matches!(self, Self::CAPSULE_CMD | Self::H2C_DATA | Self::C2H_DATA | Self::H2C_TERM_REQ | Self::C2H_TERM_REQ)
     }
 
     /// Whether a host sends it; else a controller does. None for an unknown type.
     pub const fn from_host(self) -> Option<bool> {
         match self {
             Self::ICREQ | Self::H2C_TERM_REQ | Self::CAPSULE_CMD | Self::H2C_DATA => Some(true),
-            Self::ICRESP | Self::C2H_TERM_REQ | Self::CAPSULE_RESP | Self::C2H_DATA | Self::R2T => {
-                Some(false)
-            }
+            Self::ICRESP | Self::C2H_TERM_REQ | Self::CAPSULE_RESP | Self::C2H_DATA | Self::R2T => Some(false),
             _ => None,
         }
     }
@@ -138,19 +129,7 @@ impl Fes {
 
 /// The first 8 bytes of every PDU (TCP 3.6.1).
 #[repr(C)]
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    Default,
-    PartialEq,
-    Eq,
-    FromBytes,
-    IntoBytes,
-    KnownLayout,
-    Immutable,
-    Unaligned,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 pub struct CommonHeader {
     /// PDU type.
     pub pdu_type: PduType,
@@ -170,13 +149,7 @@ impl CommonHeader {
     /// A header of the type's own HLEN; `plen` is the whole length of the PDU.
     #[inline]
     pub fn new(pdu_type: PduType, flags: u8, pdo: u8, plen: u32) -> Self {
-        Self {
-            pdu_type,
-            flags,
-            hlen: pdu_type.hlen().unwrap_or(0),
-            pdo,
-            plen: U32::new(plen),
-        }
+        Self { pdu_type, flags, hlen: pdu_type.hlen().unwrap_or(0), pdo, plen: U32::new(plen) }
     }
 }
 
@@ -250,9 +223,7 @@ impl IcResp {
 
 /// Command capsule (TCP 3.6.2.6), 72 bytes, before digest, padding and in-capsule data.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 pub struct CapsuleCmd {
     /// Common header.
     pub common: CommonHeader,
@@ -264,9 +235,7 @@ layout!(CapsuleCmd, 72, common @ 0, command @ 8);
 
 /// Response capsule (TCP 3.6.2.7), 24 bytes, before digest.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 pub struct CapsuleResp {
     /// Common header.
     pub common: CommonHeader,
@@ -278,9 +247,7 @@ layout!(CapsuleResp, 24, common @ 0, completion @ 8);
 
 /// Header of H2CData (TCP 3.6.2.8) and C2HData (TCP 3.6.2.9), 24 bytes.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 pub struct DataHeader {
     /// Common header.
     pub common: CommonHeader,
@@ -300,9 +267,7 @@ layout!(DataHeader, 24, common @ 0, cccid @ 8, ttag @ 10, datao @ 12, datal @ 16
 
 /// Ready to Transfer (TCP 3.6.2.10), 24 bytes, before digest.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 pub struct R2t {
     /// Common header.
     pub common: CommonHeader,
@@ -323,9 +288,7 @@ layout!(R2t, 24, common @ 0, cccid @ 8, ttag @ 10, r2to @ 12, r2tl @ 16, reserve
 /// Termination request of either side (TCP 3.6.2.4, 3.6.2.5), 24 bytes, before the copy of
 /// the PDU header in error (at most [`TERM_DATA_MAX`] bytes).
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 pub struct TermReq {
     /// Common header.
     pub common: CommonHeader,
@@ -365,4 +328,68 @@ impl TermReq {
 pub const fn pda_alignment(pda: u8) -> usize {
     let pda = if pda > PDA_MAX { PDA_MAX } else { pda };
     (pda as usize + 1) * 4
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn headers_are_laid_out_by_bytes() {
+        let icreq = IcReq::new(3, digest::HDGST | digest::DDGST, 15);
+        assert_eq!(icreq.as_bytes()[..16], [0, 0, 128, 0, 128, 0, 0, 0, 0, 0, 3, 3, 15, 0, 0, 0]);
+        let icresp = IcResp::new(0, digest::HDGST, 0x2_0000);
+        assert_eq!(icresp.as_bytes()[..16], [1, 0, 128, 0, 128, 0, 0, 0, 0, 0, 0, 1, 0, 0, 2, 0]);
+        let term = TermReq::new(PduType::C2H_TERM_REQ, Fes::INVALID_PDU_HEADER_FIELD, 0x0102, 72);
+        assert_eq!(term.as_bytes()[..14], [3, 0, 24, 0, 96, 0, 0, 0, 1, 0, 2, 1, 0, 0]);
+    }
+
+    #[test]
+    fn types_know_their_headers() {
+        for &pdu_type in PduType::ALL {
+            let hlen = pdu_type.hlen().unwrap();
+            assert!(usize::from(hlen) <= HEADER_MAX, "{pdu_type}");
+            assert!(pdu_type.from_host().is_some(), "{pdu_type}");
+            assert_eq!(CommonHeader::new(pdu_type, 0, 0, 0).hlen, hlen);
+        }
+        assert_eq!(PduType(8).hlen(), None);
+        assert_eq!(PduType(8).from_host(), None);
+        assert_eq!(PduType::R2T.flags(), flags::HDGST);
+        assert!(!PduType::R2T.carries_data());
+    }
+
+    #[test]
+    fn code_five_depends_on_the_sender() {
+        assert_eq!(Fes(5).name(), "Data Transfer Limit Exceeded");
+        assert_eq!(Fes(5).host_name(), "R2T Limit Exceeded");
+        assert_eq!(Fes(2).host_name(), "PDU Sequence Error");
+        assert_eq!(Fes(7).host_name(), "Unknown");
+    }
+
+    #[test]
+    fn alignment_is_bounded() {
+        assert_eq!(pda_alignment(0), 4);
+        assert_eq!(pda_alignment(31), 128);
+        assert_eq!(pda_alignment(255), 128);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_headers(bytes: [[u8; 32]; 4]) {
+            let bytes = bytes.as_bytes();
+            let (icreq, _) = IcReq::read_from_prefix(bytes).unwrap();
+            prop_assert_eq!(icreq.as_bytes(), bytes);
+            let (data, _) = DataHeader::read_from_prefix(bytes).unwrap();
+            prop_assert_eq!(data.datao.get().to_le_bytes(), bytes[12..16]);
+            let (r2t, _) = R2t::read_from_prefix(bytes).unwrap();
+            prop_assert_eq!((r2t.r2to.get(), r2t.r2tl.get()), (data.datao.get(), data.datal.get()));
+            let (capsule, _) = CapsuleCmd::read_from_prefix(bytes).unwrap();
+            prop_assert_eq!(capsule.command.as_bytes(), &bytes[8..72]);
+            let (term, _) = TermReq::read_from_prefix(bytes).unwrap();
+            prop_assert_eq!(term.fes().0.to_le_bytes(), bytes[8..10]);
+            let header = data.common;
+            let _ = (header.pdu_type.hlen(), header.pdu_type.flags(), header.pdu_type.name());
+        }
+    }
 }

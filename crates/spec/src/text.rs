@@ -64,11 +64,7 @@ fn padded<const N: usize>(text: &str, pad: u8) -> [u8; N] {
 }
 
 fn printable(byte: u8) -> char {
-    if byte.is_ascii_graphic() || byte == b' ' {
-        char::from(byte)
-    } else {
-        '?'
-    }
+    if byte.is_ascii_graphic() || byte == b' ' { char::from(byte) } else { '?' }
 }
 
 #[cfg(test)]

@@ -71,22 +71,15 @@ pub struct LogRequest {
 
 /// Get Log Page (Base 5.1.12).
 pub fn get_log_page(request: &LogRequest) -> Command {
-    let numd = (request.bytes / 4)
-        .saturating_sub(1)
-        .min(u64::from(u32::MAX)) as u32;
+    let numd = (request.bytes / 4).saturating_sub(1).min(u64::from(u32::MAX)) as u32;
     let mut command = Command::new(AdminOpcode::GET_LOG_PAGE.0, request.nsid);
-    let specific = u16::from(request.lid.0)
-        | u16::from(request.lsp & 0x7f) << 8
-        | u16::from(request.rae) << 15;
+    let specific = u16::from(request.lid.0) | u16::from(request.lsp & 0x7f) << 8 | u16::from(request.rae) << 15;
     command.cdw10 = halves(specific, numd as u16);
     command.cdw11 = halves((numd >> 16) as u16, request.lsi);
     command.cdw12 = U32::new(request.offset as u32);
     command.cdw13 = U32::new((request.offset >> 32) as u32);
-    command.cdw14 = U32::new(
-        u32::from(request.uuid_index & 0x7f)
-            | u32::from(request.ot) << 23
-            | u32::from(request.csi.0) << 24,
-    );
+    command.cdw14 =
+        U32::new(u32::from(request.uuid_index & 0x7f) | u32::from(request.ot) << 23 | u32::from(request.csi.0) << 24);
     command
 }
 
@@ -174,10 +167,7 @@ pub struct AbortRequest {
 impl AbortRequest {
     /// Reads an Abort command.
     pub fn parse(command: &Command) -> Self {
-        Self {
-            sqid: low(command.cdw10),
-            cid: high(command.cdw10),
-        }
+        Self { sqid: low(command.cdw10), cid: high(command.cdw10) }
     }
 }
 

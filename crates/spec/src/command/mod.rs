@@ -8,13 +8,11 @@ mod opcode;
 mod sgl;
 
 pub use admin::{
-    AbortRequest, IdentifyRequest, LogRequest, QueueRequest, abort, async_event_request,
-    create_io_cq, create_io_sq, delete_io_cq, delete_io_sq, get_features, get_log_page, identify,
-    keep_alive, set_features,
+    AbortRequest, IdentifyRequest, LogRequest, QueueRequest, abort, async_event_request, create_io_cq, create_io_sq,
+    delete_io_cq, delete_io_sq, get_features, get_log_page, identify, keep_alive, set_features,
 };
 pub use nvm::{
-    DsmRange, compare, control, dataset_management, dsm, flush, read, verify, write,
-    write_uncorrectable, write_zeroes,
+    DsmRange, compare, control, dataset_management, dsm, flush, read, verify, write, write_uncorrectable, write_zeroes,
 };
 pub use opcode::{AdminOpcode, Direction, NvmOpcode, data_direction};
 pub use sgl::{Dptr, SglDescriptor, SglKind};
@@ -42,19 +40,7 @@ pub const NSID_ALL: u32 = 0xffff_ffff;
 
 /// A submission queue entry (Base 4.1.1, "Common Command Format"), 64 bytes.
 #[repr(C)]
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    Default,
-    PartialEq,
-    Eq,
-    FromBytes,
-    IntoBytes,
-    KnownLayout,
-    Immutable,
-    Unaligned,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 pub struct Command {
     /// Opcode: an [`AdminOpcode`] or an [`NvmOpcode`], as the queue says.
     pub opc: u8,
@@ -93,11 +79,7 @@ impl Command {
     /// A command with an opcode and a namespace, everything else zero.
     #[inline]
     pub fn new(opc: u8, nsid: u32) -> Self {
-        Self {
-            opc,
-            nsid: U32::new(nsid),
-            ..Self::default()
-        }
+        Self { opc, nsid: U32::new(nsid), ..Self::default() }
     }
 
     /// Points the command at its data by an SGL descriptor and sets PSDT to say so.
@@ -135,11 +117,7 @@ impl Command {
     /// 6), else from the opcode.
     #[inline]
     pub fn direction(&self) -> Direction {
-        if self.is_fabrics() {
-            data_direction(fabrics::fctype(self).0)
-        } else {
-            data_direction(self.opc)
-        }
+        if self.is_fabrics() { data_direction(fabrics::fctype(self).0) } else { data_direction(self.opc) }
     }
 }
 

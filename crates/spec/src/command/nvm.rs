@@ -5,7 +5,7 @@ use super::{Command, NvmOpcode, high, low};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// Bits of the upper half of command dword 12 (NVM 3.2 and 3.3): the `control` argument of
+/// Bits of the upper half of command dword 12 (NVM 3.3): the `control` argument of
 /// the builders.
 pub mod control {
     /// Limited retry.
@@ -26,7 +26,7 @@ pub mod control {
     pub const STC: u16 = 0x0100;
 }
 
-/// Bits of command dword 11 of Dataset Management (NVM 3.2.3).
+/// Bits of command dword 11 of Dataset Management (NVM 3.3.3).
 pub mod dsm {
     /// Integral dataset for read.
     pub const IDR: u32 = 1;
@@ -36,38 +36,38 @@ pub mod dsm {
     pub const AD: u32 = 4;
 }
 
-/// Read (NVM 3.2.4). `blocks` counts logical blocks, 1 to 65536 (others are brought into that
+/// Read (NVM 3.3.4). `blocks` counts logical blocks, 1 to 65536 (others are brought into that
 /// range); `control` is the upper half of dword 12, see [`control`].
 #[inline]
 pub fn read(nsid: u32, slba: u64, blocks: u32, control: u16) -> Command {
     lba_command(NvmOpcode::READ, nsid, slba, blocks, control)
 }
 
-/// Write (NVM 3.2.6). Arguments as for [`read`].
+/// Write (NVM 3.3.6). Arguments as for [`read`].
 #[inline]
 pub fn write(nsid: u32, slba: u64, blocks: u32, control: u16) -> Command {
     lba_command(NvmOpcode::WRITE, nsid, slba, blocks, control)
 }
 
-/// Compare (NVM 3.2.1). Arguments as for [`read`].
+/// Compare (NVM 3.3.1). Arguments as for [`read`].
 #[inline]
 pub fn compare(nsid: u32, slba: u64, blocks: u32, control: u16) -> Command {
     lba_command(NvmOpcode::COMPARE, nsid, slba, blocks, control)
 }
 
-/// Write Zeroes (NVM 3.2.8). Arguments as for [`read`]; no data.
+/// Write Zeroes (NVM 3.3.8). Arguments as for [`read`]; no data.
 #[inline]
 pub fn write_zeroes(nsid: u32, slba: u64, blocks: u32, control: u16) -> Command {
     lba_command(NvmOpcode::WRITE_ZEROES, nsid, slba, blocks, control)
 }
 
-/// Verify (NVM 3.2.5). Arguments as for [`read`]; no data.
+/// Verify (NVM 3.3.5). Arguments as for [`read`]; no data.
 #[inline]
 pub fn verify(nsid: u32, slba: u64, blocks: u32, control: u16) -> Command {
     lba_command(NvmOpcode::VERIFY, nsid, slba, blocks, control)
 }
 
-/// Write Uncorrectable (NVM 3.2.7). Arguments as for [`read`]; no data.
+/// Write Uncorrectable (NVM 3.3.7). Arguments as for [`read`]; no data.
 #[inline]
 pub fn write_uncorrectable(nsid: u32, slba: u64, blocks: u32) -> Command {
     lba_command(NvmOpcode::WRITE_UNCORRECTABLE, nsid, slba, blocks, 0)
@@ -80,7 +80,7 @@ pub fn flush(nsid: u32) -> Command {
     Command::new(NvmOpcode::FLUSH.0, nsid)
 }
 
-/// Dataset Management (NVM 3.2.3) with `ranges` entries of [`DsmRange`] as data, 1 to 256
+/// Dataset Management (NVM 3.3.3) with `ranges` entries of [`DsmRange`] as data, 1 to 256
 /// (others are brought into that range); `attributes` as in [`dsm`].
 pub fn dataset_management(nsid: u32, ranges: u16, attributes: u32) -> Command {
     let mut command = Command::new(NvmOpcode::DATASET_MANAGEMENT.0, nsid);
@@ -141,21 +141,9 @@ impl Command {
     }
 }
 
-/// One range of a Dataset Management command (NVM 3.2.3), 16 bytes.
+/// One range of a Dataset Management command (NVM 3.3.3), 16 bytes.
 #[repr(C)]
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    Default,
-    PartialEq,
-    Eq,
-    FromBytes,
-    IntoBytes,
-    KnownLayout,
-    Immutable,
-    Unaligned,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 pub struct DsmRange {
     /// Context attributes; hints.
     pub cattr: U32,
@@ -170,11 +158,7 @@ layout!(DsmRange, 16, cattr @ 0, nlb @ 4, slba @ 8);
 impl DsmRange {
     /// A range of `blocks` logical blocks from `slba`.
     pub fn new(slba: u64, blocks: u32) -> Self {
-        Self {
-            cattr: U32::new(0),
-            nlb: U32::new(blocks),
-            slba: U64::new(slba),
-        }
+        Self { cattr: U32::new(0), nlb: U32::new(blocks), slba: U64::new(slba) }
     }
 }
 

@@ -7,19 +7,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, transmut
 /// The 16 bytes of a command's data pointer; PSDT says whether they are PRP entries or an SGL
 /// descriptor.
 #[repr(transparent)]
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    Default,
-    PartialEq,
-    Eq,
-    FromBytes,
-    IntoBytes,
-    KnownLayout,
-    Immutable,
-    Unaligned,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 pub struct Dptr(pub [u8; 16]);
 
 layout!(Dptr, 16);
@@ -64,19 +52,7 @@ impl From<Dptr> for SglDescriptor {
 
 /// An SGL descriptor (Base 4.3.2), 16 bytes.
 #[repr(C)]
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    Default,
-    PartialEq,
-    Eq,
-    FromBytes,
-    IntoBytes,
-    KnownLayout,
-    Immutable,
-    Unaligned,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 pub struct SglDescriptor {
     /// Bus address, or an offset when the subtype says so.
     pub address: U64,
@@ -193,11 +169,7 @@ impl SglDescriptor {
     #[inline]
     pub fn keyed(address: u64, length: u32, key: u32, invalidate: bool) -> Self {
         let [k0, k1, k2, k3] = key.to_le_bytes();
-        let id = if invalidate {
-            Self::KEYED_INVALIDATE
-        } else {
-            Self::KEYED
-        };
+        let id = if invalidate { Self::KEYED_INVALIDATE } else { Self::KEYED };
         Self {
             address: U64::new(address),
             length: U32::new((length & 0x00ff_ffff) | u32::from(k0) << 24),
@@ -219,10 +191,7 @@ impl SglDescriptor {
         let length = self.length.get();
         match self.id {
             Self::DATA_BLOCK => SglKind::DataBlock { address, length },
-            Self::IN_CAPSULE => SglKind::InCapsule {
-                offset: address,
-                length,
-            },
+            Self::IN_CAPSULE => SglKind::InCapsule { offset: address, length },
             Self::BIT_BUCKET => SglKind::BitBucket { length },
             Self::SEGMENT => SglKind::Segment { address, length },
             Self::LAST_SEGMENT => SglKind::LastSegment { address, length },
@@ -241,11 +210,6 @@ impl SglDescriptor {
     }
 
     fn with(id: u8, address: u64, length: u32) -> Self {
-        Self {
-            address: U64::new(address),
-            length: U32::new(length),
-            reserved: [0; 3],
-            id,
-        }
+        Self { address: U64::new(address), length: U32::new(length), reserved: [0; 3], id }
     }
 }

@@ -1,5 +1,20 @@
 //! Identify data structures (Base 5.1.13, NVM 4.1.5): what a controller says of itself and
-//! of its namespaces. Hosts read them, targets fill them.
+//! of its namespaces. Hosts read them, targets fill them. All but the descriptor list are
+//! 4096-byte structures that any bytes are valid for; a target starts from
+//! [`new_zeroed`](zerocopy::FromZeros::new_zeroed).
+
+mod command_set;
+mod controller;
+mod list;
+mod namespace;
+
+pub use command_set::{IndependentNamespace, IoCommandSets, NvmController, NvmNamespace};
+pub use controller::{Cntrltype, Controller, PowerState, cmic, ctratt, fna, lpa, oacs, oncs, sgls, vwc};
+pub use list::{Descriptor, DescriptorList, Descriptors, NamespaceList, Nidt, descriptors};
+pub use namespace::{LbaFormat, Namespace, dps, flbas, mc, nmic, nsfeat};
+
+/// Bytes that Identify returns, whatever the structure.
+pub const SIZE: usize = 4096;
 
 open_code! {
     /// Controller or Namespace Structure: which data Identify returns (Base 5.1.13.1).
@@ -45,3 +60,6 @@ open_code! {
         COMPUTATIONAL_PROGRAMS = 0x04, "Computational Programs Command Set";
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,16 @@
-//! Log pages (Base 5.1.12): what Get Log Page returns.
+//! Log pages (Base 5.1.12): what Get Log Page returns. Hosts read them, targets fill them.
+
+mod ana;
+mod discovery;
+mod effects;
+mod error;
+mod health;
+
+pub use ana::{AnaGroup, AnaGroupDescriptor, AnaGroups, AnaHeader, AnaState, ana_groups};
+pub use discovery::{Adrfam, DiscoveryEntry, DiscoveryHeader, Subtype, Trtype, eflags, sectype, treq};
+pub use effects::{ChangedNamespaces, CommandEffects, SupportedLogPages, effect};
+pub use error::{ErrorEntry, FirmwareSlots};
+pub use health::{Smart, critical_warning};
 
 open_code! {
     /// Log page identifier (Base 5.1.12.1).
@@ -45,3 +57,6 @@ open_code! {
         CHANGED_ZONES = 0xbf, "Changed Zone List";
     }
 }
+
+#[cfg(test)]
+mod tests;

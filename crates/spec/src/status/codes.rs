@@ -86,7 +86,8 @@ status_codes! {
 
 status_codes! {
     /// Command specific status (Base 4.2.3.2, NVM 3.1.1, and the zoned command set's), as
-    /// Admin and I/O commands use it. For Fabrics commands see [`fabrics`](super::fabrics).
+    /// Admin and I/O commands use it. For Fabrics commands see [`fabrics`](super::fabrics);
+    /// codes 90h and 91h, which any command may get over Fabrics, are named by both meanings.
     command_specific(SCT_COMMAND_SPECIFIC) {
         COMPLETION_QUEUE_INVALID = 0x00, "Completion Queue Invalid";
         INVALID_QUEUE_IDENTIFIER = 0x01, "Invalid Queue Identifier";
@@ -157,6 +158,25 @@ status_codes! {
         OVERLAPPING_IO_RANGE = 0x87, "Overlapping I/O Range";
         NAMESPACE_NOT_REACHABLE = 0x88, "Namespace Not Reachable";
         INSUFFICIENT_RESOURCES = 0x89, "Insufficient Resources";
+        INSUFFICIENT_PROGRAM_RESOURCES = 0x8a, "Insufficient Program Resources";
+        INVALID_MEMORY_NAMESPACE = 0x8b, "Invalid Memory Namespace";
+        INVALID_MEMORY_RANGE_SET = 0x8c, "Invalid Memory Range Set";
+        INVALID_MEMORY_RANGE_SET_IDENTIFIER = 0x8d, "Invalid Memory Range Set Identifier";
+        INVALID_PROGRAM_DATA = 0x8e, "Invalid Program Data";
+        INVALID_PROGRAM_INDEX = 0x8f, "Invalid Program Index";
+        INVALID_PROGRAM_TYPE = 0x90, "Invalid Program Type or Discover Restart";
+        MAXIMUM_MEMORY_RANGES_EXCEEDED = 0x91, "Maximum Memory Ranges Exceeded or Authentication Required";
+        MAXIMUM_MEMORY_RANGE_SETS_EXCEEDED = 0x92, "Maximum Memory Range Sets Exceeded";
+        MAXIMUM_PROGRAMS_ACTIVATED = 0x93, "Maximum Programs Activated";
+        MAXIMUM_PROGRAM_BYTES_EXCEEDED = 0x94, "Maximum Program Bytes Exceeded";
+        MEMORY_RANGE_SET_IN_USE = 0x95, "Memory Range Set In Use";
+        NO_PROGRAM = 0x96, "No Program";
+        OVERLAPPING_MEMORY_RANGES = 0x97, "Overlapping Memory Ranges";
+        PROGRAM_NOT_ACTIVATED = 0x98, "Program Not Activated";
+        PROGRAM_IN_USE = 0x99, "Program In Use";
+        PROGRAM_INDEX_NOT_DOWNLOADABLE = 0x9a, "Program Index Not Downloadable";
+        PROGRAM_TOO_BIG = 0x9b, "Program Too Big";
+        SUCCESSFUL_MEDIA_VERIFICATION_READ = 0x9c, "Successful Media Verification Read";
         ZONED_BOUNDARY_ERROR = 0xb8, "Zoned Boundary Error";
         ZONE_IS_FULL = 0xb9, "Zone Is Full";
         ZONE_IS_READ_ONLY = 0xba, "Zone Is Read Only";
@@ -169,10 +189,12 @@ status_codes! {
 }
 
 status_codes! {
-    /// Command specific status of Fabrics commands (Base 4.2.3.2, "Fabrics Commands").
+    /// Command specific status over Fabrics (Base 4.2.3.2, "Fabrics Commands"). The first six
+    /// answer Connect and Disconnect, Discover Restart answers Get Log Page of a discovery
+    /// controller, and any command may get Authentication Required.
     fabrics(SCT_COMMAND_SPECIFIC) {
-        CONNECT_INCOMPATIBLE_FORMAT = 0x80, "Connect Incompatible Format";
-        CONNECT_CONTROLLER_BUSY = 0x81, "Connect Controller Busy";
+        CONNECT_INCOMPATIBLE_FORMAT = 0x80, "Incompatible Format";
+        CONNECT_CONTROLLER_BUSY = 0x81, "Controller Busy";
         CONNECT_INVALID_PARAMETERS = 0x82, "Connect Invalid Parameters";
         CONNECT_RESTART_DISCOVERY = 0x83, "Connect Restart Discovery";
         CONNECT_INVALID_HOST = 0x84, "Connect Invalid Host";

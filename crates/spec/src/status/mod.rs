@@ -43,13 +43,7 @@ impl Status {
     /// A status of a type and code, free to retry.
     #[inline]
     pub const fn new(sct: u8, sc: u8) -> Self {
-        Self {
-            sct,
-            sc,
-            crd: 0,
-            more: false,
-            dnr: false,
-        }
+        Self { sct, sc, crd: 0, more: false, dnr: false }
     }
 
     /// The same status with "do not retry" set.
@@ -191,19 +185,9 @@ mod tests {
     #[test]
     fn displays_name_codes_and_bits() {
         let status = generic::INVALID_FIELD.with_dnr();
-        assert_eq!(
-            status.to_string(),
-            "Invalid Field in Command (sct 0h, sc 02h, dnr)"
-        );
-        let busy = Status {
-            crd: 2,
-            more: true,
-            ..generic::NAMESPACE_NOT_READY
-        };
-        assert_eq!(
-            busy.to_string(),
-            "Namespace Not Ready (sct 0h, sc 82h, crd 2, more)"
-        );
+        assert_eq!(status.to_string(), "Invalid Field in Command (sct 0h, sc 02h, dnr)");
+        let busy = Status { crd: 2, more: true, ..generic::NAMESPACE_NOT_READY };
+        assert_eq!(busy.to_string(), "Namespace Not Ready (sct 0h, sc 82h, crd 2, more)");
         assert_eq!(Status::new(4, 9).to_string(), "Unknown (sct 4h, sc 09h)");
         assert_eq!(Status::new(0, 0xc1).name(), "Vendor Specific");
         assert_eq!(Status::new(7, 1).name(), "Vendor Specific");
@@ -212,10 +196,7 @@ mod tests {
     #[test]
     fn one_code_means_two_things() {
         let status = fabrics::CONNECT_INVALID_PARAMETERS;
-        assert_eq!(
-            format!("{}", status.fabrics()),
-            "Connect Invalid Parameters (sct 1h, sc 82h)"
-        );
+        assert_eq!(format!("{}", status.fabrics()), "Connect Invalid Parameters (sct 1h, sc 82h)");
         assert_eq!(status.name(), "Attempted Write to Read Only Range");
         assert_eq!(generic::INVALID_FIELD.fabrics_name(), "Invalid Field in Command");
     }

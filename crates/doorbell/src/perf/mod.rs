@@ -1,0 +1,3 @@
+//! `doorbell perf`: the load generator's command.
+
+pub mod options;

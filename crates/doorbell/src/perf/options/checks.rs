@@ -1,0 +1,146 @@
+//! The grammars of option values that are words: PCI addresses (reference 1.8), the metadata list (1.9),
+//! key files, tokens, kinds of sockets. Called by [`super::draft`]; an error says what is wrong with the
+//! text, not which option it was given to.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// The kinds of sockets that `-S`, `-Z` and `-z` know.
+pub const SOCK_IMPLS: [&str; 3] = ["posix", "ssl", "uring"];
+
+/// `domain:bus:dev.func` in hexadecimal, also with dots only, and without domain or function.
+pub fn pci_address(text: &str) -> Result<(), String> {
+    let separators: String = text.chars().filter(|c| matches!(c, ':' | '.')).collect();
+    let most: &[u32] = match separators.as_str() {
+        "::." | "..." => &[u32::MAX, 0xff, 0x1f, 7],
+        "::" => &[u32::MAX, 0xff, 0x1f],
+        ":." | ".." => &[0xff, 0x1f, 7],
+        ":" | "." => &[0xff, 0x1f],
+        _ => return Err("a PCI address looks like 0000:5e:00.0".into()),
+    };
+    for (part, &most) in text.split([':', '.']).zip(most) {
+        let hexadecimal = part.bytes().all(|b| b.is_ascii_hexdigit());
+        match u32::from_str_radix(part, 16) {
+            Ok(value) if hexadecimal && value <= most => (),
+            _ => return Err(format!("\"{part}\" is not a hexadecimal number up to {most:x}")),
+        }
+    }
+    Ok(())
+}
+
+/// `KEY=VALUE` pairs separated by comma, blank, tab or newline. Returns the keys that mean nothing.
+pub fn metadata(text: &str) -> Result<Vec<String>, String> {
+    let separator = [',', ' ', '\t', '\n'];
+    if text.is_empty() || text.ends_with(separator) {
+        return Err("a KEY=VALUE pair is expected at the end".into());
+    }
+    let mut unknown = Vec::new();
+    for pair in text.split(separator).filter(|pair| !pair.is_empty()) {
+        let (key, value) = match pair.split_once('=') {
+            Some((key, value)) if !value.is_empty() => (key, value),
+            _ => return Err(format!("\"{pair}\" is not KEY=VALUE")),
+        };
+        if key.len() > 31 || value.len() > 1023 {
+            return Err("a key has at most 31 characters, a value 1023".into());
+        }
+        let known = match key {
+            "PRACT" => matches!(value, "0" | "1"),
+            "PRCHK" => value.split('|').all(|f| matches!(f, "GUARD" | "REFTAG" | "APPTAG")),
+            _ => {
+                unknown.push(key.to_string());
+                true
+            }
+        };
+        if !known {
+            return Err(format!("{key} cannot be \"{value}\""));
+        }
+    }
+    Ok(unknown)
+}
+
+/// A file that holds a secret: absolute path, owned by the caller, closed to group and others.
+pub fn key_file(path: &Path) -> Result<(), String> {
+    if !path.is_absolute() {
+        return Err("the path must be absolute".into());
+    }
+    let file = std::fs::metadata(path).map_err(|e| e.to_string())?;
+    if file.mode() & 0o077 != 0 {
+        let mode = file.mode() & 0o777;
+        return Err(format!("mode {mode:o} opens it to others; chmod 600 closes it"));
+    }
+    // The owner of /proc/self is the effective user of this process.
+    let caller = std::fs::metadata("/proc/self").map_err(|e| e.to_string())?;
+    if file.uid() != caller.uid() {
+        let (owner, caller) = (file.uid(), caller.uid());
+        return Err(format!("it belongs to user {owner}, not to the caller {caller}"));
+    }
+    Ok(())
+}
+
+/// A UUID in its 8-4-4-4-12 form.
+pub fn uuid(text: &str) -> Result<(), String> {
+    let groups: Vec<&str> = text.split('-').collect();
+    let hexadecimal = groups.iter().all(|g| g.bytes().all(|b| b.is_ascii_hexdigit()));
+    match hexadecimal && groups.iter().map(|g| g.len()).eq([8, 4, 4, 4, 12]) {
+        true => Ok(()),
+        false => Err("a UUID looks like 00112233-4455-6677-8899-aabbccddeeff".into()),
+    }
+}
+
+/// One of [`SOCK_IMPLS`].
+pub fn sock_impl(text: &str) -> Result<(), String> {
+    match SOCK_IMPLS.contains(&text) {
+        true => Ok(()),
+        false => Err(format!("sockets are {}", SOCK_IMPLS.join(", "))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn pci_addresses() {
+        for good in ["0000:5e:00.0", "0000.5e.00.0", "0000:5e:00", "5e:00.0", "5e.00.0", "5e:1f", "ff.1f", "0:0"] {
+            assert_eq!(pci_address(good), Ok(()), "{good}");
+        }
+        for bad in ["", "5e", "100:0", "0:20", "0:0.8", "g:0", ":0", "0:0:0:0", "0.0:0", "+1:0", "0:0.0.0", "é:0"] {
+            assert!(pci_address(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn metadata_lists() {
+        for good in ["PRACT=1", "PRACT=0,PRCHK=GUARD|REFTAG", " PRACT=1 \tPRCHK=APPTAG"] {
+            assert_eq!(metadata(good), Ok(vec![]), "{good}");
+        }
+        assert_eq!(metadata("pract=1"), Ok(vec!["pract".to_string()]));
+        let long = format!("{}=1", "k".repeat(32));
+        for bad in ["", "PRACT", "PRACT=", "PRACT=1,", "PRACT=yes", "PRCHK=GARD", "PRCHK=GUARD|", &long] {
+            assert!(metadata(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn key_files() {
+        let path = std::env::temp_dir().join(format!("doorbell-key-{}", std::process::id()));
+        std::fs::write(&path, "secret").unwrap();
+        let mode = |m| std::fs::set_permissions(&path, PermissionsExt::from_mode(m)).unwrap();
+        mode(0o600);
+        assert_eq!(key_file(&path), Ok(()));
+        mode(0o640);
+        assert!(key_file(&path).unwrap_err().contains("mode 640"));
+        std::fs::remove_file(&path).unwrap();
+        assert!(key_file(&path).unwrap_err().contains("No such file"));
+        assert!(key_file(Path::new("key")).unwrap_err().contains("absolute"));
+    }
+
+    #[test]
+    fn uuids() {
+        assert_eq!(uuid("00112233-4455-6677-8899-aabbccddeeFF"), Ok(()));
+        for bad in ["", "00112233445566778899aabbccddeeff", "0011223g-4455-6677-8899-aabbccddeeff"] {
+            assert!(uuid(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! What the command line said, option by option, before the options are looked at together. Filled by
+//! [`super::parse`] in the order of the command line; a value that is wrong by itself ends here.
+//! [`super::resolve`] and [`super::later`] take it from there.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use tracing::Level;
+
+use super::numbers::{capacity, capacity32, number_of_ios, plain, wide};
+use super::table::{Entry, Id};
+use super::{NumberOfIos, UsageError, checks};
+
+/// Most `-r`, and most `-b`.
+const TRANSPORTS: usize = 256;
+const PCI_ADDRESSES: usize = 128;
+
+/// The options as given, each in its own grammar.
+pub struct Draft {
+    pub io_depth: Option<u32>,
+    pub io_size: Option<u32>,
+    pub pattern: Option<String>,
+    pub time_s: Option<u32>,
+    pub read_percent: Option<u32>,
+    pub transport_ids: Vec<String>,
+    pub core_mask: String,
+    pub warmup_s: u32,
+    pub number_ios: Option<NumberOfIos>,
+    pub io_unit: Option<u32>,
+    pub qpairs: u32,
+    pub unused_qpairs: u32,
+    pub io_queue_size: u32,
+    pub max_completions: u32,
+    pub alignment: u32,
+    pub zipf: Option<f64>,
+    pub use_every_core: bool,
+    pub fua: bool,
+    pub continue_on_error: Option<u32>,
+    pub pci_addresses: usize,
+    pub memory_mb: Option<u32>,
+    pub single_segment: bool,
+    pub interrupt: bool,
+    pub iova_mode: Option<String>,
+    pub no_huge: bool,
+    pub header_digest: bool,
+    pub data_digest: bool,
+    pub sock_impl: String,
+    /// Kinds of sockets with zero-copy send switched on.
+    pub zero_copy: Vec<String>,
+    pub zero_copy_threshold: u32,
+    pub zero_copy_threshold_for: Option<String>,
+    /// The first option that asks for TLS.
+    pub tls: Option<&'static Entry>,
+    pub disable_sq_flow_control: bool,
+    pub keep_alive_ms: u32,
+    /// How often `-L` was given.
+    pub latency: u32,
+    pub cpu_usage: bool,
+    pub transport_stats: bool,
+    pub log_level: Level,
+    pub seed: Option<u64>,
+    pub embedded: bool,
+    pub files: Vec<PathBuf>,
+    /// Every option in the order of the command line.
+    pub given: Vec<&'static Entry>,
+    /// What to tell the user though the run goes on.
+    pub notes: Vec<String>,
+}
+
+impl Default for Draft {
+    fn default() -> Self {
+        Self {
+            io_depth: None,
+            io_size: None,
+            pattern: None,
+            time_s: None,
+            read_percent: None,
+            transport_ids: Vec::new(),
+            core_mask: "0x1".into(),
+            warmup_s: 0,
+            number_ios: None,
+            io_unit: None,
+            qpairs: 1,
+            unused_qpairs: 0,
+            io_queue_size: 65535,
+            max_completions: 0,
+            alignment: 512,
+            zipf: None,
+            use_every_core: false,
+            fua: false,
+            continue_on_error: None,
+            pci_addresses: 0,
+            memory_mb: None,
+            single_segment: false,
+            interrupt: false,
+            iova_mode: None,
+            no_huge: false,
+            header_digest: false,
+            data_digest: false,
+            sock_impl: "posix".into(),
+            zero_copy: Vec::new(),
+            zero_copy_threshold: 0,
+            zero_copy_threshold_for: None,
+            tls: None,
+            disable_sq_flow_control: false,
+            keep_alive_ms: 10_000,
+            latency: 0,
+            cpu_usage: false,
+            transport_stats: false,
+            log_level: Level::ERROR,
+            seed: None,
+            embedded: false,
+            files: Vec::new(),
+            given: Vec::new(),
+            notes: Vec::new(),
+        }
+    }
+}
+
+impl Draft {
+    /// Takes one option. `-h` and `-v` have no place here and change nothing.
+    pub fn set(&mut self, entry: &'static Entry, value: Option<OsString>) -> Result<(), UsageError> {
+        let label = &entry.label();
+        let text = match value.unwrap_or_default().into_string() {
+            Ok(text) => text,
+            Err(raw) => return Err(format!("{label}: {raw:?} is not valid UTF-8").into()),
+        };
+        let wrong = |why: String| format!("{label}: \"{text}\" is not valid: {why}");
+        self.given.push(entry);
+        match entry.id {
+            Id::IoDepth => self.io_depth = Some(capacity32(label, &text)?),
+            Id::IoSize => self.io_size = Some(capacity32(label, &text)?),
+            Id::IoPattern => self.pattern = Some(text),
+            Id::Time => self.time_s = Some(plain(label, &text)?),
+            Id::RwMixRead => self.read_percent = Some(plain(label, &text)?),
+            Id::Transport => {
+                if self.transport_ids.len() == TRANSPORTS {
+                    let message = format!("{label}: at most {TRANSPORTS} transport IDs can be given");
+                    return Err(UsageError::with_usage(message));
+                }
+                self.transport_ids.push(text);
+            }
+            Id::CoreMask => self.core_mask = text,
+            Id::Help | Id::HelpFull => (),
+            Id::WarmupTime => self.warmup_s = plain(label, &text)?,
+            Id::NumberIos => self.number_ios = number_of_ios(label, &text)?,
+            Id::IoUnitSize => self.io_unit = Some(capacity32(label, &text)?),
+            Id::NumQpairs => self.qpairs = plain(label, &text)?,
+            Id::NumUnusedQpairs => self.unused_qpairs = plain(label, &text)?,
+            Id::IoQueueSize => self.io_queue_size = capacity32(label, &text)?,
+            Id::MaxCompletions => self.max_completions = plain(label, &text)?,
+            Id::BufferAlignment => {
+                self.alignment = capacity32(label, &text)?;
+                if !self.alignment.is_power_of_two() || self.alignment < 64 {
+                    let why = "a power of two of 64 or more is needed".into();
+                    return Err(UsageError::with_usage(wrong(why)));
+                }
+            }
+            Id::Zipf => self.zipf = theta(&text).map_err(wrong)?,
+            Id::UseEveryCore => self.use_every_core = true,
+            Id::Fua => self.fua = true,
+            Id::ContinueOnError => self.continue_on_error = Some(plain(label, &text)?),
+            Id::Metadata => {
+                let unknown = checks::metadata(&text);
+                for key in unknown.map_err(|why| UsageError::with_usage(wrong(why)))? {
+                    self.notes.push(format!("{label}: unknown key \"{key}\" is ignored"));
+                }
+            }
+            Id::AllowedPciAddr => {
+                checks::pci_address(&text).map_err(|why| UsageError::with_usage(wrong(why)))?;
+                self.pci_addresses += 1;
+                if self.pci_addresses > PCI_ADDRESSES {
+                    let message = format!("{label}: at most {PCI_ADDRESSES} addresses can be given");
+                    return Err(UsageError::with_usage(message));
+                }
+            }
+            Id::HugememSize => self.memory_mb = Some(megabytes(label, &text)?),
+            Id::MemSingleSeg => self.single_segment = true,
+            Id::ShmemGrpId => drop(plain(label, &text)?),
+            Id::DisableSqCmb | Id::NoShstNotification | Id::EnforceNuma | Id::EnableUring => (),
+            Id::EnableInterrupt => self.interrupt = true,
+            Id::IovaMode => self.iova_mode = Some(text),
+            Id::NoHuge => self.no_huge = true,
+            Id::VfioVfToken => checks::uuid(&text).map_err(wrong)?,
+            Id::Hdgst => self.header_digest = true,
+            Id::Ddgst => self.data_digest = true,
+            Id::SockImpl => {
+                checks::sock_impl(&text).map_err(wrong)?;
+                self.sock_impl = text;
+            }
+            Id::EnableZcopy | Id::DisableZcopy => match checks::sock_impl(&text) {
+                Err(why) => self.notes.push(wrong(why)),
+                Ok(()) => {
+                    self.zero_copy.retain(|name| *name != text);
+                    if entry.id == Id::EnableZcopy {
+                        self.zero_copy.push(text);
+                    }
+                }
+            },
+            Id::ZerocopyThreshold => self.zero_copy_threshold = capacity32(label, &text)?,
+            Id::ZerocopyThresholdSockImpl => {
+                checks::sock_impl(&text).map_err(wrong)?;
+                self.zero_copy_threshold_for = Some(text);
+            }
+            Id::DisableKtls | Id::EnableKtls => self.tls = self.tls.or(Some(entry)),
+            Id::TlsVersion => {
+                if !matches!(plain(label, &text)?, 0 | 11 | 12 | 13) {
+                    return Err(wrong("versions are 0, 11, 12 and 13".into()).into());
+                }
+                self.tls = self.tls.or(Some(entry));
+            }
+            Id::PskPath => {
+                checks::key_file(Path::new(&text)).map_err(wrong)?;
+                self.tls = self.tls.or(Some(entry));
+            }
+            Id::PskIdentity => (),
+            Id::DhchapKey | Id::DhchapCtrlrKey => {
+                checks::key_file(Path::new(&text)).map_err(wrong)?;
+            }
+            Id::DisableSqFlowControl => self.disable_sq_flow_control = true,
+            Id::TransportTos => {
+                if plain(label, &text)? > 255 {
+                    return Err(wrong("the largest value is 255".into()).into());
+                }
+            }
+            Id::RdmaSrqSize => drop(plain(label, &text)?),
+            Id::KeepAlive => self.keep_alive_ms = plain(label, &text)?,
+            Id::SwLatency => self.latency += 1,
+            Id::SsdLatency => (),
+            Id::CpuUsage => self.cpu_usage = true,
+            Id::TransportStats => self.transport_stats = true,
+            Id::LogLevel => self.log_level = level(&text).map_err(wrong)?,
+            Id::EnableVmd | Id::EnvContext | Id::LogFlag | Id::TpointGroupMask => {
+                return Err(refused(entry).into());
+            }
+            Id::Seed => self.seed = Some(wide(label, &text)?),
+            Id::Embedded => self.embedded = true,
+        }
+        Ok(())
+    }
+}
+
+/// Why an option that belongs to DPDK or SPDK alone is refused, and what to use instead.
+fn refused(entry: &Entry) -> String {
+    let why = match entry.id {
+        Id::EnableVmd => {
+            "VMD is driven by SPDK's own bus driver; turn VMD off in the firmware, so that the drives \
+             appear as PCIe devices"
+        }
+        Id::EnvContext => {
+            "it passes arguments to DPDK, which doorbell does not use; -c chooses cores, and memory needs \
+             no setting"
+        }
+        Id::LogFlag => "it names a component of SPDK; use --log-level debug",
+        _ => "it switches SPDK's trace points on; use --log-level debug, --transport-stats or perf record",
+    };
+    format!("{} is not part of doorbell: {why}", entry.label())
+}
+
+fn theta(text: &str) -> Result<Option<f64>, String> {
+    match text.trim_start().parse::<f64>() {
+        Ok(1.0) => Err("theta 1 has no finite exponent in this generator; take 0.99 or 1.01".into()),
+        Ok(theta) if theta.is_finite() && theta >= 0.0 => Ok((theta > 0.0).then_some(theta)),
+        Ok(_) => Err("theta must be finite and not negative".into()),
+        Err(_) => Err("a number like 0.9 is expected".into()),
+    }
+}
+
+fn megabytes(label: &str, text: &str) -> Result<u32, String> {
+    if text.ends_with(['k', 'K', 'm', 'M', 'g', 'G']) {
+        capacity(label, text)?;
+        return Err(format!("{label}: \"{text}\" would be that many megabytes; give the number of megabytes alone"));
+    }
+    plain(label, text)
+}
+
+fn level(text: &str) -> Result<Level, String> {
+    Ok(match text {
+        "error" => Level::ERROR,
+        "warning" => Level::WARN,
+        "notice" | "info" => Level::INFO,
+        "debug" => Level::DEBUG,
+        _ => return Err("levels are error, warning, notice, info, debug".into()),
+    })
+}

@@ -1,0 +1,121 @@
+//! Options and targets whose part is not built yet, or that have nothing to work on in this run. Called by
+//! [`super::resolve`] once everything else is in order. Nothing is dropped in silence: a use that would
+//! change the run is an error, one that would not is a note.
+
+use super::draft::Draft;
+use super::table::{Entry, Id};
+
+/// What becomes of an option.
+enum Fate {
+    Honoured,
+    NoEffect(&'static str),
+    NotBuilt { what: &'static str, needs: &'static str, instead: &'static str },
+}
+
+/// The notes of the options without effect, or the first use of something that is not built.
+pub fn check(draft: &Draft) -> Result<Vec<String>, String> {
+    targets(draft)?;
+    let mut notes = Vec::new();
+    for entry in &draft.given {
+        match fate(entry, draft) {
+            Fate::Honoured => (),
+            Fate::NoEffect(why) => {
+                let note = format!("{} has no effect: {why}", entry.label());
+                if !notes.contains(&note) {
+                    notes.push(note);
+                }
+            }
+            Fate::NotBuilt { what, needs, instead } => {
+                let label = entry.label();
+                return Err(format!("{label}: {what} is not built yet: it needs {needs}; {instead}"));
+            }
+        }
+    }
+    Ok(notes)
+}
+
+/// Only fabrics over TCP, transports of others, and the embedded target can be tested so far.
+fn targets(draft: &Draft) -> Result<(), String> {
+    if let Some(file) = draft.files.first() {
+        return Err(format!(
+            "{}: testing files and kernel block devices is not built yet: it needs libaio or io_uring; \
+             test an NVMe/TCP target with -r, or --embedded",
+            file.display()
+        ));
+    }
+    for text in &draft.transport_ids {
+        let needs = match trtype(text).as_str() {
+            "PCIE" => "the driver of local devices (VFIO)",
+            "RDMA" => "the RDMA link",
+            "VFIOUSER" => "the vfio-user link",
+            _ => continue,
+        };
+        let kind = trtype(text);
+        return Err(format!("-r \"{text}\": transport {kind} is not built yet: it needs {needs}; use trtype:TCP"));
+    }
+    if draft.transport_ids.is_empty() && !draft.embedded {
+        return Err("no -r (--transport): testing all local PCIe devices is not built yet: it needs the driver \
+             of local devices (VFIO); name an NVMe/TCP target with -r, or use --embedded"
+            .into());
+    }
+    Ok(())
+}
+
+/// The transport type of a transport ID in capital letters; what is wrong with the text is found later.
+fn trtype(text: &str) -> String {
+    text.split_ascii_whitespace()
+        .filter_map(|pair| pair.split_once([':', '=']))
+        .rfind(|(key, _)| key.eq_ignore_ascii_case("trtype"))
+        .map_or("PCIE".into(), |(_, value)| value.to_ascii_uppercase())
+}
+
+fn fate(entry: &Entry, draft: &Draft) -> Fate {
+    let tls = |what| Fate::NotBuilt { what, needs: "the TLS layer", instead: "leave it out to test without TLS" };
+    match entry.id {
+        Id::Metadata => Fate::NotBuilt {
+            what: "end-to-end protection",
+            needs: "I/O with metadata",
+            instead: "leave it out and test a namespace without protection information",
+        },
+        Id::AllowedPciAddr
+        | Id::HugememSize
+        | Id::MemSingleSeg
+        | Id::DisableSqCmb
+        | Id::NoShstNotification
+        | Id::IovaMode
+        | Id::VfioVfToken => Fate::NoEffect("no local PCIe device is tested"),
+        Id::NoHuge => Fate::NoEffect("ordinary memory is used anyway"),
+        Id::ShmemGrpId => Fate::NoEffect("only local PCIe devices can be shared with other processes"),
+        Id::EnforceNuma => Fate::NotBuilt {
+            what: "binding memory to a NUMA node",
+            needs: "memory placed by node",
+            instead: "leave it out, or run doorbell under numactl",
+        },
+        Id::EnableUring => Fate::NoEffect("no file is tested"),
+        Id::SockImpl if draft.sock_impl == "ssl" => tls("ssl"),
+        Id::SockImpl if draft.sock_impl == "uring" => {
+            Fate::NotBuilt { what: "uring", needs: "sockets on io_uring", instead: "use -S posix" }
+        }
+        Id::EnableZcopy if draft.zero_copy.contains(&draft.sock_impl) => Fate::NotBuilt {
+            what: "zero-copy send",
+            needs: "completions from the socket's error queue",
+            instead: "leave it out",
+        },
+        Id::EnableZcopy if !draft.zero_copy.is_empty() => Fate::NoEffect("sockets are of another kind (-S)"),
+        Id::ZerocopyThreshold | Id::ZerocopyThresholdSockImpl => Fate::NoEffect("zero-copy send is off"),
+        Id::DisableKtls | Id::EnableKtls | Id::TlsVersion | Id::PskPath => tls("TLS"),
+        Id::PskIdentity => Fate::NoEffect("the identity is derived from the key and the NQNs"),
+        Id::DhchapKey | Id::DhchapCtrlrKey => Fate::NotBuilt {
+            what: "authentication",
+            needs: "DH-HMAC-CHAP",
+            instead: "leave it out and test a subsystem that asks for none",
+        },
+        Id::TransportTos | Id::RdmaSrqSize => Fate::NoEffect("no RDMA target is tested"),
+        Id::SsdLatency => Fate::NotBuilt {
+            what: "latency tracking inside the device",
+            needs: "Intel's vendor log pages",
+            instead: "use -L or -LL",
+        },
+        _ => Fate::Honoured,
+    }
+}

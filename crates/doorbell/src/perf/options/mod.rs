@@ -1,0 +1,178 @@
+//! The command line of `doorbell perf`: that of `spdk_nvme_perf` (reference section 1) and our own
+//! options. [`parse`] is called by the subcommand with the arguments after its name, and gives a complete
+//! [`Options`], a help text, or a [`UsageError`].
+
+mod checks;
+mod draft;
+mod getopt;
+mod help;
+mod later;
+mod mask;
+mod numbers;
+mod resolve;
+mod table;
+
+use std::ffi::OsString;
+use std::fmt;
+
+use tracing::Level;
+
+use getopt::{Getopt, Item};
+use table::Id;
+
+/// A complete, checked command line.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Options {
+    /// `-q`: I/Os in flight for each pair of core and namespace; 1 or more.
+    pub io_depth: u32,
+    /// `-o`: bytes of an I/O; 1 or more.
+    pub io_size: u32,
+    /// `-O`: bytes of a piece of an I/O's buffer, a multiple of 4; `None`: one piece.
+    pub io_unit: Option<u32>,
+    /// `-w` and `-M`.
+    pub pattern: Pattern,
+    /// `-t`: seconds to measure; 1 or more.
+    pub time_s: u32,
+    /// `-a`: seconds to run before measuring.
+    pub warmup_s: u32,
+    /// `-d`: when a pair of core and namespace stops by itself; `None`: never.
+    pub number_ios: Option<NumberOfIos>,
+    /// `-c`: cores with a worker, ascending, each once, at least one. The machine may not have them.
+    pub cores: Vec<usize>,
+    /// `-r`: the texts as given, at most 256; empty only with [`Options::embedded`].
+    pub transport_ids: Vec<String>,
+    /// `--embedded`: test a RAM target in this process.
+    pub embedded: bool,
+    /// `-P`: queue pairs for each pair of core and namespace; 1 or more.
+    pub qpairs: u32,
+    /// `-U`: idle queue pairs for each pair of core and namespace.
+    pub unused_qpairs: u32,
+    /// `--io-queue-size`: entries to ask for, not yet limited by driver or controller.
+    pub io_queue_size: u32,
+    /// `-C`: most completions from a queue pair in one poll; 0: no limit.
+    pub max_completions: u32,
+    /// `-A`: alignment of I/O buffers in bytes, a power of two of 64 or more.
+    pub alignment: u32,
+    /// `-F`: theta of the zipf distribution, above 0 and not 1; `None`: uniform, or a sequential pattern.
+    pub zipf: Option<f64>,
+    /// `--use-every-core`: every core tests every namespace.
+    pub use_every_core: bool,
+    /// `--fua`.
+    pub fua: bool,
+    /// `-Q`: go on after I/O errors and print every N-th message, N of 1 or more.
+    pub continue_on_error: Option<u32>,
+    /// `-H`.
+    pub header_digest: bool,
+    /// `-I`.
+    pub data_digest: bool,
+    /// `--disable-sq-flow-control`.
+    pub disable_sq_flow_control: bool,
+    /// `-k`: keep alive timeout to ask for, in milliseconds; 0: none.
+    pub keep_alive_ms: u32,
+    /// `-E`: sleep until something completes.
+    pub interrupt: bool,
+    /// `-L`, `-LL`.
+    pub latency: LatencyOutput,
+    /// `-m`: busy share of the cores in the line of each second.
+    pub cpu_usage: bool,
+    /// `--transport-stats`.
+    pub transport_stats: bool,
+    /// `--log-level`; notice and info are both [`Level::INFO`].
+    pub log_level: Level,
+    /// `--seed`; `None`: draw one, and print it.
+    pub seed: Option<u64>,
+    /// Lines for standard error: what was given and has no effect.
+    pub notes: Vec<String>,
+}
+
+/// Which blocks, and in which direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pattern {
+    /// Random offsets, else sequential.
+    pub random: bool,
+    /// Share of reads, 0 to 100.
+    pub read_percent: u8,
+}
+
+/// The limit of `-d`, for each pair of core and namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NumberOfIos {
+    /// This many I/Os, at least the depth.
+    Count(u64),
+    /// This share of the I/Os that cover the namespace, 1 or more, may exceed 100.
+    Percent(u32),
+}
+
+/// How much is printed about latency.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LatencyOutput {
+    /// Average, minimum and maximum.
+    None,
+    /// Percentiles too.
+    Summary,
+    /// Percentiles and the histogram.
+    Histogram,
+}
+
+/// What a command line asks for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Parsed {
+    /// A run.
+    Run(Box<Options>),
+    /// This text on standard output, and exit status 0.
+    Help(String),
+}
+
+/// A command line that cannot be run; exit status 1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UsageError {
+    message: String,
+    usage: bool,
+}
+
+impl UsageError {
+    /// An error after which the full usage text is printed, as for a malformed `-r`.
+    pub fn with_usage(message: String) -> Self {
+        let usage = true;
+        Self { message, usage }
+    }
+}
+
+impl From<String> for UsageError {
+    /// An error without the usage text.
+    fn from(message: String) -> Self {
+        let usage = false;
+        Self { message, usage }
+    }
+}
+
+impl fmt::Display for UsageError {
+    /// The message, and the usage text where it belongs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        if self.usage {
+            write!(f, "\n\n{}", help::full().trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for UsageError {}
+
+/// Parses the arguments after `doorbell perf`. The first fault is reported: those of single options in the
+/// order of the command line, then those of reference 1.4 in its order.
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, UsageError> {
+    let mut draft = draft::Draft::default();
+    for item in Getopt::new(table::TABLE, args.into_iter()) {
+        match item.map_err(UsageError::with_usage)? {
+            Item::Option(entry, _) if entry.id == Id::Help => return Ok(Parsed::Help(help::short())),
+            Item::Option(entry, _) if entry.id == Id::HelpFull => return Ok(Parsed::Help(help::full())),
+            Item::Option(entry, value) => draft.set(entry, value)?,
+            Item::Positional(file) => draft.files.push(file.into()),
+        }
+    }
+    Ok(Parsed::Run(Box::new(resolve::resolve(draft)?)))
+}
+
+#[cfg(test)]
+mod tests;

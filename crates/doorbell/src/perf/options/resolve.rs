@@ -1,0 +1,149 @@
+//! The options looked at together: the refusals of reference 1.4 in their order, then our own, then the
+//! final [`Options`]. Called once by [`super::parse`].
+
+use super::draft::Draft;
+use super::{LatencyOutput, NumberOfIos, Options, Pattern, UsageError, later, mask};
+
+/// Checks and completes a command line. The first fault in the order of the code is the one reported.
+pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
+    let usage = |message: &str| UsageError::with_usage(message.into());
+    let embedded = draft.embedded;
+    let or_embedded = |given: Option<u32>, default: u32, message: &str| {
+        let value = given.or(embedded.then_some(default));
+        value.filter(|&v| v != 0).ok_or_else(|| usage(message))
+    };
+
+    if draft.qpairs == 0 {
+        return Err(usage("-P (--num-qpairs) must be 1 or more"));
+    }
+    let io_depth =
+        or_embedded(draft.io_depth, 128, "-q (--io-depth) is missing or 0: how many I/Os are to be in flight?")?;
+    let io_size = or_embedded(draft.io_size, 4096, "-o (--io-size) is missing or 0: how many bytes has an I/O?")?;
+    if let Some(unit) = draft.io_unit.filter(|unit| *unit == 0 || unit % 4 != 0) {
+        let message = format!("-O (--io-unit-size): {unit} is not a multiple of 4 above 0");
+        return Err(message.into());
+    }
+    let default = embedded.then_some("randread");
+    let Some(word) = draft.pattern.as_deref().or(default) else {
+        return Err(usage("-w (--io-pattern) is missing: one of read, write, randread, randwrite, rw, randrw"));
+    };
+    let time_s = or_embedded(draft.time_s, 5, "-t (--time) is missing or 0: how many seconds are to be measured?")?;
+    if draft.continue_on_error == Some(0) {
+        return Err(usage("-Q (--continue-on-error) must be 1 or more"));
+    }
+    if let Some(entry) = draft.tls.filter(|_| draft.sock_impl != "ssl") {
+        let message = format!("{} needs TLS sockets; add -S ssl (now -S {})", entry.label(), draft.sock_impl);
+        return Err(message.into());
+    }
+    let mut notes = Vec::new();
+    let pattern = pattern(word, draft.read_percent, &mut notes)?;
+    if draft.zero_copy_threshold > 0 && draft.zero_copy_threshold_for.is_none() {
+        return Err("--zerocopy-threshold needs --zerocopy-threshold-sock-impl".to_string().into());
+    }
+    if draft.number_ios.is_some() && draft.warmup_s > 0 {
+        let message = "-d (--number-ios) and -a (--warmup-time) exclude each other";
+        return Err(message.to_string().into());
+    }
+    if let Some(NumberOfIos::Count(count)) = draft.number_ios
+        && count < io_depth.into()
+    {
+        let message = format!("-d (--number-ios): {count} is less than -q (--io-depth) {io_depth}");
+        return Err(message.into());
+    }
+    if embedded && !draft.transport_ids.is_empty() {
+        let message = "--embedded tests its own target; leave -r (--transport) out, or --embedded";
+        return Err(message.to_string().into());
+    }
+    environment(&draft)?;
+    let cores = mask::cores(&draft.core_mask)?;
+    notes.extend(later::check(&draft)?);
+
+    if draft.zipf.is_some() && !pattern.random {
+        notes.push(format!("-F (--zipf) has no effect: -w {word} is sequential"));
+    }
+    notes.splice(0..0, draft.notes);
+    Ok(Options {
+        io_depth,
+        io_size,
+        io_unit: draft.io_unit,
+        pattern,
+        time_s,
+        warmup_s: draft.warmup_s,
+        number_ios: draft.number_ios,
+        cores,
+        transport_ids: draft.transport_ids,
+        embedded,
+        qpairs: draft.qpairs,
+        unused_qpairs: draft.unused_qpairs,
+        io_queue_size: draft.io_queue_size,
+        max_completions: draft.max_completions,
+        alignment: draft.alignment,
+        zipf: draft.zipf.filter(|_| pattern.random),
+        use_every_core: draft.use_every_core,
+        fua: draft.fua,
+        continue_on_error: draft.continue_on_error,
+        header_digest: draft.header_digest,
+        data_digest: draft.data_digest,
+        disable_sq_flow_control: draft.disable_sq_flow_control,
+        keep_alive_ms: draft.keep_alive_ms,
+        interrupt: draft.interrupt,
+        latency: match draft.latency {
+            0 => LatencyOutput::None,
+            1 => LatencyOutput::Summary,
+            _ => LatencyOutput::Histogram,
+        },
+        cpu_usage: draft.cpu_usage,
+        transport_stats: draft.transport_stats,
+        log_level: draft.log_level,
+        seed: draft.seed,
+        notes,
+    })
+}
+
+fn pattern(word: &str, mix: Option<u32>, notes: &mut Vec<String>) -> Result<Pattern, String> {
+    let (random, direction) = match word.strip_prefix("rand") {
+        Some(direction) => (true, direction),
+        None => (false, word),
+    };
+    let fixed = match direction {
+        "read" => 100,
+        "write" => 0,
+        "rw" => {
+            let mix = mix.ok_or_else(|| format!("-w {word} needs -M (--rwmixread)"))?;
+            return match u8::try_from(mix) {
+                Ok(read_percent @ 0..=100) => Ok(Pattern { random, read_percent }),
+                _ => Err(format!("-M (--rwmixread): {mix} is not a percentage from 0 to 100")),
+            };
+        }
+        _ => {
+            return Err(format!(
+                "-w (--io-pattern): \"{word}\" is not one of read, write, randread, randwrite, rw, randrw"
+            ));
+        }
+    };
+    if mix.is_some() {
+        notes.push(format!("-M (--rwmixread) has no effect: -w {word} is not a mix"));
+    }
+    Ok(Pattern { random, read_percent: fixed })
+}
+
+/// What the original finds wrong when its environment starts.
+fn environment(draft: &Draft) -> Result<(), String> {
+    let mode = draft.iova_mode.as_deref().unwrap_or("va");
+    if !matches!(mode, "va" | "pa") {
+        return Err(format!("--iova-mode: \"{mode}\" is not va or pa"));
+    }
+    if !draft.no_huge {
+        return Ok(());
+    }
+    if mode == "pa" {
+        return Err("--no-huge excludes --iova-mode pa: ordinary memory moves".into());
+    }
+    if draft.memory_mb.unwrap_or(0) == 0 {
+        return Err("--no-huge needs -s (--hugemem-size)".into());
+    }
+    if draft.single_segment {
+        return Err("--no-huge excludes -g (--mem-single-seg)".into());
+    }
+    Ok(())
+}

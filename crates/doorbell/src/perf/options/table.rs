@@ -1,0 +1,257 @@
+//! The table of `doorbell perf`'s options: names, value, group, state and help text. Read by
+//! [`super::getopt`] to parse and by [`super::help`] to print; the meaning of a value is in
+//! [`super::draft`].
+
+/// The groups in which help shows the options.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Group {
+    /// What every run needs.
+    Essential,
+    /// How the load looks.
+    Load,
+    /// Local devices and memory.
+    Pcie,
+    /// TCP, TLS, authentication.
+    Tcp,
+    /// RDMA.
+    Rdma,
+    /// All fabrics.
+    Fabrics,
+    /// Logs and statistics.
+    Logging,
+    /// Options that only doorbell has.
+    Own,
+}
+
+impl Group {
+    /// All groups in the order of the help text.
+    pub const ALL: [Self; 8] =
+        [Self::Essential, Self::Load, Self::Pcie, Self::Tcp, Self::Rdma, Self::Fabrics, Self::Logging, Self::Own];
+
+    /// The heading in the help text.
+    pub fn heading(self) -> &'static str {
+        match self {
+            Self::Essential => "Essential",
+            Self::Load => "Load shape",
+            Self::Pcie => "PCIe and environment",
+            Self::Tcp => "TCP, TLS and authentication",
+            Self::Rdma => "RDMA",
+            Self::Fabrics => "Fabrics common",
+            Self::Logging => "Logging and statistics",
+            Self::Own => "Doorbell's own",
+        }
+    }
+}
+
+/// Whether an option can be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Works.
+    Built,
+    /// Checked, then refused where it would change something: its part is not built yet.
+    Later,
+    /// Recognised and refused for good.
+    Refused,
+}
+
+/// One option.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Which option it is.
+    pub id: Id,
+    /// The letter, if it has one.
+    pub short: Option<char>,
+    /// The long name, without dashes.
+    pub long: &'static str,
+    /// What help calls the value; `None` for a flag.
+    pub value: Option<&'static str>,
+    /// Where help shows it.
+    pub group: Group,
+    /// Whether it can be used.
+    pub state: State,
+    /// The help text, one paragraph.
+    pub help: &'static str,
+}
+
+impl Entry {
+    /// How messages call the option: `-q (--io-depth)`, `--fua`.
+    pub fn label(&self) -> String {
+        match self.short {
+            Some(letter) => format!("-{letter} (--{})", self.long),
+            None => format!("--{}", self.long),
+        }
+    }
+}
+
+macro_rules! maybe {
+    (-) => {
+        None
+    };
+    ($value:literal) => {
+        Some($value)
+    };
+}
+
+macro_rules! table {
+    ($($group:ident { $($id:ident $short:tt $long:literal $value:tt $state:ident $help:literal)* })*) => {
+        /// The name of an option in the code; the text is its help.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Id { $($(#[doc = $help] $id,)*)* }
+
+        /// Every option, in the order of the help text.
+        pub const TABLE: &[Entry] = &[$($(Entry {
+            id: Id::$id,
+            short: maybe!($short),
+            long: $long,
+            value: maybe!($value),
+            group: Group::$group,
+            state: State::$state,
+            help: $help,
+        },)*)*];
+    };
+}
+
+table! {
+Essential {
+    IoDepth 'q' "io-depth" "N" Built
+        "I/Os to keep in flight for each pair of core and namespace, shared by its queue pairs (-P)."
+    IoSize 'o' "io-size" "BYTES" Built
+        "Size of an I/O; a multiple of the block size of the namespace."
+    IoPattern 'w' "io-pattern" "WORD" Built
+        "read, write, randread, randwrite, rw or randrw."
+    Time 't' "time" "SECONDS" Built
+        "How long to measure."
+    RwMixRead 'M' "rwmixread" "PERCENT" Built
+        "Share of reads for rw and randrw: 0 to 100."
+    Transport 'r' "transport" "ID" Built
+        "What to test, as 'key:value key:value ...' with trtype, adrfam, traddr, trsvcid, subnqn, ns, hostnqn, hostaddr, priority. Repeatable, at most 256. Without subnqn, every subsystem that discovery lists."
+    CoreMask 'c' "core-mask" "MASK" Built
+        "Cores to run on, one worker each: hexadecimal mask (0x5) or list ([0,2-4]). Default 0x1."
+    Help 'h' "help" - Built
+        "The essential options, and examples."
+    HelpFull 'v' "help-full" - Built
+        "All options."
+}
+Load {
+    WarmupTime 'a' "warmup-time" "SECONDS" Built
+        "Run this long before measuring. Not together with -d."
+    NumberIos 'd' "number-ios" "N|N%" Built
+        "Stop each pair of core and namespace after N I/Os, at least -q of them, or after N% of the namespace's size in I/Os. 0: no limit (default). Not together with -a."
+    IoUnitSize 'O' "io-unit-size" "BYTES" Built
+        "Present the buffer of an I/O as a list of pieces of this size, a multiple of 4. Default: one piece."
+    NumQpairs 'P' "num-qpairs" "N" Built
+        "I/O queue pairs for each pair of core and namespace; -q is spread over them. Default 1."
+    NumUnusedQpairs 'U' "num-unused-qpairs" "N" Built
+        "Queue pairs to connect for each pair of core and namespace and leave idle. Default 0."
+    IoQueueSize - "io-queue-size" "N" Built
+        "Entries of an I/O queue to ask for; the controller's limit and 32768 are the most. Default 65535."
+    MaxCompletions 'C' "max-completion-per-poll" "N" Built
+        "Most completions to take from a queue pair in one poll. Default 0: no limit."
+    BufferAlignment 'A' "buffer-alignment" "BYTES" Built
+        "Alignment of I/O buffers: a power of two, at least 64. Default 512."
+    Zipf 'F' "zipf" "THETA" Built
+        "Zipf-distributed offsets for the random patterns; any theta above 0 but 1. Default 0: uniform."
+    UseEveryCore - "use-every-core" - Built
+        "Every core tests every namespace."
+    Fua - "fua" - Built
+        "Set Force Unit Access on reads and writes."
+    ContinueOnError 'Q' "continue-on-error" "N" Built
+        "Keep going after I/O errors; print each kind of message only every N-th time."
+    Metadata 'e' "metadata" "KEY=VALUE,..." Later
+        "Protection information: PRACT=0|1, PRCHK=GUARD|REFTAG|APPTAG."
+}
+Pcie {
+    AllowedPciAddr 'b' "allowed-pci-addr" "ADDRESS" Later
+        "Use only this PCI device. Repeatable, at most 128."
+    HugememSize 's' "hugemem-size" "MB" Later
+        "Memory to reserve, in megabytes."
+    MemSingleSeg 'g' "mem-single-seg" - Later
+        "All hugepage memory in one file."
+    ShmemGrpId 'i' "shmem-grp-id" "N" Later
+        "Share local controllers with other processes of this group."
+    EnableVmd 'V' "enable-vmd" - Refused
+        "Intel VMD devices."
+    DisableSqCmb 'D' "disable-sq-cmb" - Later
+        "No submission queues in the controller's memory buffer."
+    EnableInterrupt 'E' "enable-interrupt" - Built
+        "Wait for completions instead of polling for them; over TCP, sleep on the sockets."
+    NoShstNotification 'N' "no-shst-notification" - Later
+        "Leave a PCIe controller by clearing CC.EN, without a shutdown notification."
+    IovaMode - "iova-mode" "va|pa" Later
+        "Addresses that devices use: virtual or physical."
+    NoHuge - "no-huge" - Later
+        "Ordinary memory instead of hugepages; needs -s, excludes -g."
+    EnforceNuma - "enforce-numa" - Later
+        "Fail rather than take memory from another NUMA node."
+    VfioVfToken - "vfio-vf-token" "UUID" Later
+        "Token for virtual functions under vfio-pci."
+    EnvContext - "env-context" "TEXT" Refused
+        "Arguments for DPDK."
+    EnableUring 'R' "enable-uring" - Later
+        "io_uring instead of libaio for files and kernel block devices."
+}
+Tcp {
+    Hdgst 'H' "enable-tcp-hdgst" - Built
+        "Ask for header digests (CRC-32C)."
+    Ddgst 'I' "enable-tcp-ddgst" - Built
+        "Ask for data digests (CRC-32C)."
+    SockImpl 'S' "default-sock-impl" "NAME" Later
+        "Kind of sockets: posix (default); ssl and uring are not built yet."
+    EnableZcopy 'Z' "enable-zcopy" "NAME" Later
+        "Zero-copy send for this kind of sockets. Repeatable."
+    DisableZcopy 'z' "disable-zcopy" "NAME" Built
+        "No zero-copy send for this kind of sockets (the default). Repeatable."
+    ZerocopyThreshold - "zerocopy-threshold" "BYTES" Later
+        "Send smaller writes without zero-copy; needs --zerocopy-threshold-sock-impl."
+    ZerocopyThresholdSockImpl - "zerocopy-threshold-sock-impl" "NAME" Later
+        "The kind of sockets the threshold is for."
+    DisableKtls - "disable-ktls" - Later
+        "No kernel TLS."
+    EnableKtls - "enable-ktls" - Later
+        "Kernel TLS."
+    TlsVersion - "tls-version" "N" Later
+        "0 (automatic), 11, 12 or 13; 13 whenever a PSK is given."
+    PskPath - "psk-path" "PATH" Later
+        "File with the TLS PSK in NVMe interchange form; absolute path, readable by its owner alone."
+    PskIdentity - "psk-identity" "TEXT" Later
+        "Has no effect: the identity is derived from the key and the NQNs."
+    DhchapKey - "dhchap-key" "PATH" Later
+        "File with the host's secret for DH-HMAC-CHAP."
+    DhchapCtrlrKey - "dhchap-ctrlr-key" "PATH" Later
+        "File with the controller's secret: authenticate both ways."
+    DisableSqFlowControl - "disable-sq-flow-control" - Built
+        "Ask in Connect to disable submission queue flow control."
+}
+Rdma {
+    TransportTos - "transport-tos" "N" Later
+        "Type of service, 0 to 255. Default 0."
+    RdmaSrqSize - "rdma-srq-size" "N" Later
+        "Entries of a shared receive queue. Default 0: none."
+}
+Fabrics {
+    KeepAlive 'k' "keepalive" "MS" Built
+        "Keep alive timeout to ask for. Default 10000; 0: no keep alive."
+}
+Logging {
+    SwLatency 'L' "enable-sw-latency-tracking" - Built
+        "Latency percentiles; twice (-LL): the histogram too."
+    SsdLatency 'l' "enable-ssd-latency-tracking" - Later
+        "Intel's latency statistics inside the device."
+    CpuUsage 'm' "cpu-usage" - Built
+        "Show how busy the cores are, in the line of each second."
+    TransportStats - "transport-stats" - Built
+        "Show the transport's counters at the end."
+    LogFlag 'T' "logflag" "NAME" Refused
+        "Log flag of an SPDK component."
+    LogLevel - "log-level" "LEVEL" Built
+        "error (default), warning, notice, info or debug."
+    TpointGroupMask 'y' "tpoint-group-mask" "TEXT" Refused
+        "SPDK trace points."
+}
+Own {
+    Seed - "seed" "N" Built
+        "Start of the random sequences; the same seed repeats the same I/Os. Default: drawn and printed."
+    Embedded - "embedded" - Built
+        "Start a RAM target inside this process and test it. -q, -o, -w and -t then default to 128, 4096, randread and 5."
+}
+}

@@ -1,0 +1,179 @@
+//! Tests of the whole command line: one for each row of reference 1.3 (`rows`), the refusals of 1.4 in
+//! their order (`order`), and that nothing makes the parser panic.
+
+mod order;
+mod rows;
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+
+use proptest::prelude::*;
+
+use super::table::TABLE;
+use super::*;
+
+/// A command line that runs: sequential reads on one NVMe/TCP target.
+const BASE: [&str; 10] = ["-q", "32", "-o", "4k", "-w", "read", "-t", "5", "-r", "trtype:TCP"];
+
+fn parse_words(words: &[&str]) -> Result<Parsed, UsageError> {
+    parse(words.iter().map(OsString::from))
+}
+
+/// The options of [`BASE`] and `more`.
+fn run(more: &[&str]) -> Result<Options, UsageError> {
+    match parse_words(&[&BASE, more].concat())? {
+        Parsed::Run(options) => Ok(*options),
+        Parsed::Help(text) => panic!("help instead of a run: {text}"),
+    }
+}
+
+#[test]
+fn a_line_of_the_reference() {
+    let words = "-r trtype:tcp\u{20}-q 256 -o 4096 -w randrw -M 70 -t 10 -LL -c 0x3 -HI -P 4 --use-every-core";
+    let words: Vec<&str> = words.split(' ').collect();
+    let Ok(Parsed::Run(options)) = parse_words(&words) else {
+        panic!("not a run");
+    };
+    assert_eq!(options.io_depth, 256);
+    assert_eq!(options.pattern, Pattern { random: true, read_percent: 70 });
+    assert_eq!(options.latency, LatencyOutput::Histogram);
+    assert_eq!(options.cores, [0, 1]);
+    assert!(options.header_digest && options.data_digest && options.use_every_core);
+    assert_eq!(options.qpairs, 4);
+    assert_eq!(options.notes, [""; 0]);
+}
+
+#[test]
+fn all_patterns() {
+    for (word, random, read_percent) in [
+        ("read", false, 100),
+        ("write", false, 0),
+        ("rw", false, 30),
+        ("randread", true, 100),
+        ("randwrite", true, 0),
+        ("randrw", true, 30),
+    ] {
+        let options = run(&["-w", word, "-M", "30"]).unwrap();
+        assert_eq!(options.pattern, Pattern { random, read_percent }, "{word}");
+        assert_eq!(options.notes.is_empty(), word.ends_with("rw"), "{word}");
+    }
+    for word in ["", "rand", "Read", "randrandread", "reads"] {
+        let error = run(&["-w", word]).unwrap_err().to_string();
+        assert!(error.contains(&format!("\"{word}\" is not one of")), "{error}");
+    }
+    assert_eq!(run(&["-w", "rw", "-M", "0"]).unwrap().pattern.read_percent, 0);
+    assert_eq!(run(&["-w", "rw", "-M", "100"]).unwrap().pattern.read_percent, 100);
+}
+
+#[test]
+fn the_last_of_several_wins_and_lists_accumulate() {
+    let options = run(&["-q", "1", "-q", "2", "-r", "trtype:tcp ns:2", "-L", "-L"]).unwrap();
+    assert_eq!(options.io_depth, 2);
+    assert_eq!(options.transport_ids, ["trtype:TCP", "trtype:tcp ns:2"]);
+    assert_eq!(options.latency, LatencyOutput::Histogram);
+}
+
+#[test]
+fn at_most_256_targets_and_128_pci_addresses() {
+    assert_eq!(run(&["-r=trtype:TCP"; 255]).unwrap_err().to_string().lines().count(), 1);
+    assert_eq!(run(&["-rtrtype:TCP"; 255]).unwrap().transport_ids.len(), 256);
+    let error = run(&["-rtrtype:TCP"; 256]).unwrap_err().to_string();
+    assert!(error.starts_with("-r (--transport): at most 256") && error.contains("Usage:"), "{error}");
+    assert!(run(&["-b5e:00.0"; 128]).is_ok());
+    let error = run(&["-b5e:00.0"; 129]).unwrap_err().to_string();
+    assert!(error.starts_with("-b (--allowed-pci-addr): at most 128"), "{error}");
+}
+
+#[test]
+fn the_embedded_target_needs_no_further_option() {
+    let Ok(Parsed::Run(options)) = parse_words(&["--embedded"]) else {
+        panic!("not a run");
+    };
+    assert!(options.embedded);
+    assert_eq!((options.io_depth, options.io_size, options.time_s), (128, 4096, 5));
+    assert_eq!(options.pattern, Pattern { random: true, read_percent: 100 });
+    let zero = parse_words(&["--embedded", "-q", "0"]).unwrap_err().to_string();
+    assert!(zero.starts_with("-q (--io-depth) is missing or 0"), "{zero}");
+}
+
+#[test]
+fn targets_that_are_not_built_say_what_they_need() {
+    let base = ["-q", "32", "-o", "4k", "-w", "read", "-t", "5"];
+    for (more, expected) in [
+        (&["-r", "traddr:5e:00.0"][..], "transport PCIE is not built yet: it needs"),
+        (&["-N", "-r", "trtype=pcie traddr:5e:00.0"], "transport PCIE is not built yet: it needs"),
+        (&["-r", "TRTYPE:rdma"], "transport RDMA is not built yet: it needs"),
+        (&["-g", "-r", "trtype:VFIOUSER traddr:/tmp"], "transport VFIOUSER is not built yet"),
+        (&["-r", "trtype:TCP", "/dev/ram0"], "/dev/ram0: testing files"),
+        (&[], "testing all local PCIe devices is not built yet"),
+    ] {
+        let error = parse_words(&[&base, more].concat()).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+    let custom = ["-r", "trtype:mine"];
+    assert!(parse_words(&[&base[..], &custom].concat()).is_ok());
+}
+
+#[test]
+fn help_ends_parsing_where_it_stands() {
+    for words in [&["-h"][..], &["--help"], &["-h", "--bogus"], &["-q", "0", "-h"]] {
+        assert_eq!(parse_words(words), Ok(Parsed::Help(help::short())), "{words:?}");
+    }
+    for words in [&["-v"][..], &["--help-full"], &["--help-f"], &["-v", "x"]] {
+        assert_eq!(parse_words(words), Ok(Parsed::Help(help::full())), "{words:?}");
+    }
+    assert!(parse_words(&["--bogus", "-h"]).is_err());
+    assert!(parse_words(&["-q", "x", "-h"]).is_err());
+}
+
+#[test]
+fn a_value_that_is_not_text_is_named() {
+    let raw = OsString::from_vec(b"\xff8".to_vec());
+    let error = parse([OsString::from("-q"), raw]).unwrap_err().to_string();
+    assert_eq!(error, "-q (--io-depth): \"\\xFF8\" is not valid UTF-8");
+}
+
+fn argument() -> impl Strategy<Value = OsString> {
+    let option = (0..TABLE.len(), 0..4, any::<String>()).prop_map(|(at, form, value)| {
+        let entry = &TABLE[at];
+        let half = &entry.long[..entry.long.len() / 2];
+        OsString::from(match (form, entry.short) {
+            (0, Some(letter)) => format!("-{letter}{value}"),
+            (1, Some(letter)) => format!("-{letter}"),
+            (2, _) => format!("--{half}"),
+            (3, _) => format!("--{}={value}", entry.long),
+            _ => format!("--{}", entry.long),
+        })
+    });
+    let plausible = r"(0x)?[0-9a-f]{0,20}[kmgKMG%]?|\[[0-9,-]{0,12}\]?|rand(read|rw)?|posix|PRACT=[01]";
+    let words = BASE.to_vec();
+    prop_oneof![
+        option,
+        proptest::sample::select(words).prop_map(OsString::from),
+        plausible.prop_map(OsString::from),
+        any::<Vec<u8>>().prop_map(OsString::from_vec),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn no_command_line_panics(args in prop::collection::vec(argument(), 0..24)) {
+        match parse(args) {
+            Ok(Parsed::Run(options)) => {
+                prop_assert!(options.io_depth > 0 && options.io_size > 0 && options.time_s > 0);
+                prop_assert!(!options.cores.is_empty());
+                prop_assert!(options.embedded != !options.transport_ids.is_empty());
+            }
+            Ok(Parsed::Help(text)) => prop_assert!(text.starts_with("Usage:")),
+            Err(error) => prop_assert!(!error.to_string().is_empty()),
+        }
+    }
+
+    #[test]
+    fn no_value_of_an_option_panics(at in 0..TABLE.len(), value in any::<Vec<u8>>()) {
+        let mut option = format!("--{}=", TABLE[at].long).into_bytes();
+        option.extend(value);
+        let args = BASE.iter().map(OsString::from).chain([OsString::from_vec(option)]);
+        let _ = parse(args);
+    }
+}

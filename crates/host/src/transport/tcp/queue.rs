@@ -1,0 +1,463 @@
+//! A queue over one NVMe/TCP connection: commands leave as capsules in one gathered call a batch, data arrives straight in the
+//! commands' buffers.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use doorbell_platform::{Arena, Range, Region, memory::push_joined};
+use doorbell_queue::{
+    Counters, Done, Down, Drain, IoQueue, Needs, Op, PrepareError, Progress, Slot, Wait, cid::Cids,
+};
+use doorbell_spec::{
+    command::{Command, Direction, FLAGS_SGL, SglDescriptor, data_direction},
+    completion::Completion,
+    fabrics,
+    status::{self, Status},
+    tcp::{DataHeader, Fes, R2t, flags},
+};
+use doorbell_tcp::{DataPdu, Link, Lost, Pdu, Sink, Violation};
+
+/// Most ranges a command's data may be in: what one gathered call takes with a header beside them.
+const MOST_RANGES: u16 = 512;
+/// Most data of a Fabrics or admin command that travels in its capsule (TCP 3.3.2.2).
+pub(super) const FABRICS_CAPSULE_BYTES: u32 = 8192;
+/// Room for what comes behind the data being received: dozens of small completions a call.
+const STAGING: usize = 256 << 10;
+
+/// What the two ends agreed on for a connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Agreement {
+    /// Commands outstanding at once.
+    pub slots: u16,
+    /// Most data a command capsule may carry.
+    pub in_capsule_bytes: u32,
+    /// Most data of one H2CData PDU.
+    pub max_h2c_data: u32,
+    /// Whether a read must bring all its data to count as a success (I/O queues).
+    pub whole_reads: bool,
+}
+
+/// An NVMe/TCP queue whose connection is initialized; the Fabrics Connect command is its first.
+#[derive(Debug)]
+pub struct TcpQueue {
+    link: Link,
+    commands: Commands,
+    arena: Option<Arc<Arena>>,
+    staging: Box<[u8]>,
+    down: Option<Down>,
+    counters: Counters,
+}
+
+impl TcpQueue {
+    pub(super) fn new(link: Link, agreement: Agreement) -> Self {
+        Self {
+            link,
+            commands: Commands {
+                agreement,
+                cids: Cids::new(agreement.slots),
+                slots: (0..agreement.slots).map(|_| SlotState::default()).collect(),
+                done: VecDeque::with_capacity(agreement.slots.into()),
+                unsent: Vec::new(),
+                requests: VecDeque::new(),
+                stopped: false,
+            },
+            arena: None,
+            staging: vec![0; STAGING].into_boxed_slice(),
+            down: None,
+            counters: Counters::default(),
+        }
+    }
+
+    fn region(arena: &Option<Arc<Arena>>) -> Option<&Region> {
+        arena.as_deref().map(Arena::region)
+    }
+
+    fn lost(&mut self, lost: &Lost) {
+        self.down = Some(Down(lost.to_string()));
+    }
+
+    fn take(&mut self, slot: Slot, command: Command) -> bool {
+        let room = !self.commands.stopped && self.down.is_none() && self.commands.cids.is_idle(slot);
+        if room {
+            self.commands.issue(slot, command, &mut self.link, Self::region(&self.arena));
+            self.counters.submitted += 1;
+        } else {
+            self.counters.queued += 1;
+        }
+        room
+    }
+
+    /// One receive, and the answers it calls for.
+    fn poll(&mut self) {
+        let region = Self::region(&self.arena);
+        match self.link.receive(region, &mut self.staging, &mut self.commands) {
+            Ok(0) => return,
+            Ok(_) => self.counters.socket_completions += 1,
+            Err(lost) => self.lost(&lost),
+        }
+        if self.commands.answer_requests(&mut self.link, region) && self.down.is_none() {
+            self.flush();
+        }
+        self.commands.settle(self.link.sender.sent());
+    }
+
+    fn flush(&mut self) -> bool {
+        match self.link.flush(Self::region(&self.arena)) {
+            Ok(all) => {
+                self.commands.settle(self.link.sender.sent());
+                all
+            }
+            Err(lost) => {
+                // What the peer said before it went, a termination request first of all, tells more than the failed send.
+                while self.down.is_none() {
+                    match self.link.receive(Self::region(&self.arena), &mut self.staging, &mut self.commands) {
+                        Ok(0) => break,
+                        Ok(_) => {}
+                        Err(said) => self.lost(&said),
+                    }
+                }
+                if self.down.is_none() {
+                    self.lost(&lost);
+                }
+                true
+            }
+        }
+    }
+}
+
+impl IoQueue for TcpQueue {
+    fn needs(&self) -> Needs {
+        Needs { slots: self.commands.agreement.slots, alignment: 1, segments: MOST_RANGES, bytes: u32::MAX }
+    }
+
+    fn attach(&mut self, arena: &Arc<Arena>) -> Result<(), PrepareError> {
+        if self.commands.cids.outstanding() > 0 {
+            return Err(PrepareError("the memory of a queue cannot change while commands are outstanding".into()));
+        }
+        for slot in &mut self.commands.slots {
+            slot.ranges.clear();
+        }
+        self.arena = Some(arena.clone());
+        Ok(())
+    }
+
+    fn prepare(&mut self, slot: Slot, data: &[Range]) -> Result<(), PrepareError> {
+        let size = Self::region(&self.arena).map_or(0, |region| region.len() as u64);
+        let fail = |why: String| Err(PrepareError(format!("slot {slot}: {why}")));
+        if !self.commands.cids.is_idle(slot) {
+            return fail("it is busy or does not exist".into());
+        }
+        if data.len() > MOST_RANGES.into() {
+            return fail(format!("{} ranges, {MOST_RANGES} at most", data.len()));
+        }
+        if let Some(range) = data.iter().find(|range| range.offset.saturating_add(range.len.into()) > size) {
+            return fail(format!("{} bytes at {} are not in the arena of {size}", range.len, range.offset));
+        }
+        let Some(len) = data.iter().try_fold(0u32, |sum, range| sum.checked_add(range.len)) else {
+            return fail("more than 4 GiB of data".into());
+        };
+        let state = &mut self.commands.slots[usize::from(slot)];
+        state.ranges.clear();
+        data.iter().for_each(|&range| push_joined(&mut state.ranges, range));
+        state.len = len;
+        Ok(())
+    }
+
+    #[inline]
+    fn submit(&mut self, ops: &[Op]) -> usize {
+        ops.iter().take_while(|op| self.take(op.slot, op.command())).count()
+    }
+
+    fn submit_raw(&mut self, slot: Slot, command: &Command) -> bool {
+        self.take(slot, *command)
+    }
+
+    fn commit(&mut self) -> Result<Progress, Down> {
+        if let Some(down) = &self.down {
+            return Err(down.clone());
+        }
+        Ok(if self.link.sender.is_empty() || self.flush() { Progress::Complete } else { Progress::Pending })
+    }
+
+    fn reap(&mut self, done: &mut [Done]) -> Result<usize, Down> {
+        if self.commands.done.is_empty() && self.down.is_none() {
+            if !self.link.sender.is_empty() {
+                self.flush();
+            }
+            self.poll();
+        }
+        let count = done.len().min(self.commands.done.len());
+        for (entry, over) in done.iter_mut().zip(self.commands.done.drain(..count)) {
+            *entry = over;
+        }
+        self.counters.polls += 1;
+        self.counters.idle_polls += u64::from(count == 0);
+        self.counters.completions += count as u64;
+        match &self.down {
+            Some(down) if count == 0 && !self.commands.stopped => Err(down.clone()),
+            _ => Ok(count),
+        }
+    }
+
+    fn stop(&mut self) {
+        if !self.commands.stopped {
+            // Sends copy, so nothing of the kernel's refers to our memory once the socket is shut.
+            let _ = self.link.socket().shutdown(std::net::Shutdown::Both);
+            self.down.get_or_insert_with(|| Down("the queue was stopped".into()));
+            self.commands.abort_all();
+        }
+    }
+
+    fn drained(&self) -> Drain {
+        let waiting = self.commands.cids.outstanding() > 0 || !self.commands.done.is_empty();
+        if waiting { Drain::Busy } else { Drain::Clean }
+    }
+
+    fn arm(&mut self) -> Result<Wait, Down> {
+        if !self.commands.done.is_empty() {
+            return Ok(Wait::Ready);
+        }
+        match &self.down {
+            Some(down) => Err(down.clone()),
+            None => Ok(Wait::Fd { fd: self.link.fd(), writable: !self.link.sender.is_empty() }),
+        }
+    }
+
+    fn counters(&self) -> Counters {
+        self.counters
+    }
+}
+
+/// A slot's memory and how far its command has come.
+#[derive(Debug, Default)]
+struct SlotState {
+    ranges: Vec<Range>,
+    len: u32,
+    direction: Option<Direction>,
+    in_capsule: bool,
+    /// Bytes that came so far; the data of the PDU being received starts here.
+    received: u32,
+    /// Bytes of the C2HData PDU being received.
+    receiving: u32,
+    /// Bytes the controller has asked for so far.
+    requested: u32,
+    /// Position in the outgoing stream behind the last byte of this command.
+    sent_at: u64,
+    /// A data digest was wrong.
+    spoiled: bool,
+    answer: Option<Completion>,
+}
+
+impl SlotState {
+    /// Appends the ranges of `len` data bytes from `at` on.
+    fn locate(&self, at: u32, len: u32, ranges: &mut Vec<Range>) {
+        let (mut skip, mut left) = (at, len);
+        for range in &self.ranges {
+            let part = range.part(skip, left);
+            skip -= skip.min(range.len);
+            if part.len > 0 {
+                ranges.push(part);
+                left -= part.len;
+            }
+            if left == 0 {
+                break;
+            }
+        }
+    }
+}
+
+/// A controller's request for `len` bytes of a command's data.
+#[derive(Clone, Copy, Debug)]
+struct DataRequest {
+    slot: Slot,
+    cid: u16,
+    ttag: u16,
+    offset: u32,
+    len: u32,
+}
+
+/// The commands of a queue: what the link's PDUs are about.
+#[derive(Debug)]
+struct Commands {
+    agreement: Agreement,
+    cids: Cids,
+    slots: Vec<SlotState>,
+    done: VecDeque<Done>,
+    /// Slots that are answered while a part of them is not sent yet.
+    unsent: Vec<Slot>,
+    requests: VecDeque<DataRequest>,
+    stopped: bool,
+}
+
+impl Commands {
+    #[inline]
+    fn issue(&mut self, slot: Slot, mut command: Command, link: &mut Link, region: Option<&Region>) {
+        let state = &mut self.slots[usize::from(slot)];
+        // Fabrics commands say their direction in FCTYPE, and their data always fits a capsule (TCP 3.3.2.2).
+        let (direction, most) = match command.opc {
+            fabrics::OPCODE => (data_direction(command.nsid.get() as u8), FABRICS_CAPSULE_BYTES),
+            opcode => (data_direction(opcode), self.agreement.in_capsule_bytes),
+        };
+        let len = if direction == Direction::None { 0 } else { state.len };
+        let in_capsule = direction == Direction::HostToController && len <= most && len > 0;
+        command.cid = self.cids.issue(slot).into();
+        command.flags |= FLAGS_SGL;
+        let descriptor = if in_capsule { SglDescriptor::in_capsule(0, len) } else { SglDescriptor::transport(len) };
+        command.dptr = descriptor.into();
+        let data = if in_capsule { &state.ranges[..] } else { &[] };
+        link.sender.command(&command, data, region);
+        (state.direction, state.in_capsule) = (Some(direction), in_capsule);
+        (state.received, state.requested, state.spoiled, state.answer) = (0, 0, false, None);
+        state.sent_at = link.sender.queued();
+    }
+
+    /// Queues the data that R2Ts asked for; returns whether there was any.
+    fn answer_requests(&mut self, link: &mut Link, region: Option<&Region>) -> bool {
+        let any = !self.requests.is_empty();
+        let mut ranges = Vec::new();
+        for request in self.requests.drain(..) {
+            let state = &mut self.slots[usize::from(request.slot)];
+            let (mut offset, end) = (request.offset, request.offset + request.len);
+            while offset < end {
+                let len = (end - offset).min(self.agreement.max_h2c_data);
+                ranges.clear();
+                state.locate(offset, len, &mut ranges);
+                let last = offset + len == end;
+                let pdu = DataPdu { cccid: request.cid, ttag: request.ttag, datao: offset, last, success: false };
+                link.sender.data(pdu, &ranges, region);
+                offset += len;
+            }
+            state.sent_at = link.sender.queued();
+        }
+        any
+    }
+
+    /// A command is answered; it is over once all of it has been sent too.
+    fn answered(&mut self, slot: Slot, completion: Completion) {
+        self.slots[usize::from(slot)].answer = Some(completion);
+        self.unsent.push(slot);
+    }
+
+    /// Ends the answered commands that lie before `sent` in the outgoing stream.
+    fn settle(&mut self, sent: u64) {
+        let mut waiting = std::mem::take(&mut self.unsent);
+        waiting.retain(|&slot| {
+            let over = self.slots[usize::from(slot)].sent_at <= sent;
+            if over {
+                self.end(slot);
+            }
+            !over
+        });
+        self.unsent = waiting;
+    }
+
+    fn end(&mut self, slot: Slot) {
+        let state = &self.slots[usize::from(slot)];
+        let answer = state.answer.unwrap_or_default();
+        let mut status = answer.status();
+        let short = self.agreement.whole_reads
+            && state.direction == Some(Direction::ControllerToHost)
+            && state.received < state.len;
+        if status.is_success() && state.spoiled {
+            status = status::generic::TRANSIENT_TRANSPORT_ERROR;
+        } else if status.is_success() && short {
+            status = status::generic::DATA_TRANSFER_ERROR;
+        }
+        self.cids.retire(slot);
+        self.done.push_back(Done { slot, status, result: answer.result64() });
+    }
+
+    fn abort_all(&mut self) {
+        self.stopped = true;
+        self.unsent.clear();
+        let busy: Vec<Slot> = self.cids.busy().collect();
+        for slot in busy {
+            self.cids.retire(slot);
+            self.done.push_back(Done { slot, status: status::generic::ABORTED_SQ_DELETION, result: 0 });
+        }
+    }
+
+    fn find(&self, cid: u16, what: &str) -> Result<Slot, Violation> {
+        let slot = self.cids.find(cid).filter(|&slot| self.slots[usize::from(slot)].answer.is_none());
+        slot.ok_or_else(|| Violation::field(8, format!("{what} for command {cid:04x}h, which is not outstanding")))
+    }
+
+    fn data(&mut self, header: &DataHeader, len: u32) -> Result<u32, Violation> {
+        let cid = header.cccid.get();
+        let slot = self.find(cid, "C2HData")?;
+        let state = &mut self.slots[usize::from(slot)];
+        if state.direction != Some(Direction::ControllerToHost) {
+            return Err(Violation::field(8, format!("C2HData for command {cid:04x}h, which reads nothing")));
+        }
+        let (offset, end) = (header.datao.get(), header.datao.get().checked_add(len));
+        if offset != state.received || end.is_none_or(|end| end > state.len) || len == 0 {
+            let what = format!(
+                "C2HData of {len} bytes at {offset} for command {cid:04x}h, which has {} of {}",
+                state.received, state.len
+            );
+            return Err(Violation::new(Fes::DATA_TRANSFER_OUT_OF_RANGE, 12, what));
+        }
+        state.receiving = len;
+        let bits = header.common.flags & (flags::LAST | flags::SUCCESS);
+        if bits == flags::SUCCESS {
+            return Err(Violation::field(1, "C2HData with SUCCESS but not the last of its command"));
+        }
+        Ok(u32::from(slot) | u32::from(bits & flags::SUCCESS) << 16)
+    }
+
+    fn request(&mut self, r2t: &R2t) -> Result<(), Violation> {
+        let (cid, offset, len) = (r2t.cccid.get(), r2t.r2to.get(), r2t.r2tl.get());
+        let slot = self.find(cid, "R2T")?;
+        let state = &mut self.slots[usize::from(slot)];
+        let wanted = state.direction == Some(Direction::HostToController) && !state.in_capsule;
+        let end = offset.checked_add(len).filter(|&end| end <= state.len);
+        match end {
+            Some(end) if wanted && offset == state.requested && len > 0 => state.requested = end,
+            _ => {
+                let what = format!(
+                    "R2T for {len} bytes at {offset} of command {cid:04x}h, which has {} to send and was asked for {}",
+                    if wanted { state.len } else { 0 },
+                    state.requested
+                );
+                return Err(Violation::new(Fes::DATA_TRANSFER_OUT_OF_RANGE, 12, what));
+            }
+        }
+        self.requests.push_back(DataRequest { slot, cid, ttag: r2t.ttag.get(), offset, len });
+        // Answered early or not, the command is not over before this data has left.
+        state.sent_at = u64::MAX;
+        Ok(())
+    }
+}
+
+impl Sink for Commands {
+    #[inline]
+    fn pdu(&mut self, pdu: Pdu<'_>, data_len: u32) -> Result<u32, Violation> {
+        match pdu {
+            Pdu::C2hData(header) => self.data(header, data_len),
+            Pdu::CapsuleResp(capsule) => {
+                let slot = self.find(capsule.completion.cid.get(), "a response")?;
+                self.answered(slot, capsule.completion);
+                Ok(0)
+            }
+            Pdu::R2t(r2t) => self.request(r2t).map(|()| 0),
+            _ => Err(Violation::new(Fes::PDU_SEQUENCE_ERROR, 0, "a second ICResp")),
+        }
+    }
+
+    #[inline]
+    fn place(&mut self, token: u32, at: u32, len: u32, ranges: &mut Vec<Range>) {
+        let state = &self.slots[token as usize & 0xffff];
+        state.locate(state.received + at, len, ranges);
+    }
+
+    #[inline]
+    fn finished(&mut self, token: u32, intact: bool) -> Result<(), Violation> {
+        let slot = token as Slot;
+        let state = &mut self.slots[usize::from(slot)];
+        state.received += state.receiving;
+        state.spoiled |= !intact;
+        if token >> 16 != 0 {
+            self.answered(slot, Completion::default());
+        }
+        Ok(())
+    }
+}

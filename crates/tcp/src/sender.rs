@@ -1,0 +1,279 @@
+//! The sending half of a link: a queue of PDUs as pieces of a header buffer and ranges of a region, sent as one gathered call.
+
+use std::{collections::VecDeque, io, os::fd::BorrowedFd};
+
+use doorbell_platform::{
+    Range, Region,
+    socket::{self, Segment},
+};
+use doorbell_spec::{
+    command::Command,
+    completion::Completion,
+    tcp::{
+        CapsuleCmd, CapsuleResp, CommonHeader, DIGEST_LEN, DataHeader, HEADER_MAX, PduType, R2t, TERM_DATA_MAX,
+        TermReq, flags, pda_alignment,
+    },
+};
+use zerocopy::{FromZeros, Immutable, IntoBytes};
+
+use crate::{Digests, Role, Violation, digest, digest::DataDigest};
+
+/// Most bytes one call offers to the socket: more only pushes what was just made out of the cache.
+const CALL_BYTES: u32 = 512 << 10;
+
+/// A data PDU to be sent.
+#[derive(Clone, Copy, Debug)]
+pub struct DataPdu {
+    /// The command's identifier.
+    pub cccid: u16,
+    /// The transfer tag of the R2T that asked for it; 0 for data to the host.
+    pub ttag: u16,
+    /// Where the data lies in the command's data, in bytes.
+    pub datao: u32,
+    /// Whether it is the last of the transfer.
+    pub last: bool,
+    /// Whether it stands for a successful response capsule too (data to the host only).
+    pub success: bool,
+}
+
+/// The sending half of a link.
+#[derive(Debug)]
+pub struct Sender {
+    role: Role,
+    digests: Digests,
+    alignment: usize,
+    headers: Vec<u8>,
+    segments: VecDeque<Segment>,
+    queued: u64,
+    sent: u64,
+}
+
+impl Sender {
+    /// For one end of a connection; no digests and no padding until [`Sender::use_agreement`].
+    pub fn new(role: Role) -> Self {
+        Self {
+            role,
+            digests: Digests::default(),
+            alignment: 4,
+            headers: Vec::with_capacity(16 << 10),
+            segments: VecDeque::with_capacity(256),
+            queued: 0,
+            sent: 0,
+        }
+    }
+
+    /// What ICReq and ICResp agreed on, `pda` being the peer's CPDA or HPDA; holds from the next PDU on.
+    pub fn use_agreement(&mut self, digests: Digests, pda: u8) {
+        self.digests = digests;
+        self.alignment = pda_alignment(pda);
+    }
+
+    /// Position in the stream behind the last PDU queued.
+    pub fn queued(&self) -> u64 {
+        self.queued
+    }
+
+    /// Position in the stream up to which the socket has taken everything.
+    pub fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// Whether nothing waits to be sent.
+    pub fn is_empty(&self) -> bool {
+        self.segments.is_empty()
+    }
+
+    /// Queues ICReq or ICResp, which carry no digest.
+    pub fn initialize(&mut self, pdu: &(impl IntoBytes + Immutable)) {
+        self.bytes(pdu.as_bytes());
+    }
+
+    /// Queues a command with the in-capsule data in `data`, if any.
+    pub fn command(&mut self, command: &Command, data: &[Range], region: Option<&Region>) {
+        let pdu = CapsuleCmd { common: self.common(PduType::CAPSULE_CMD, 0, data), command: *command };
+        self.pdu(pdu.as_bytes(), data, region);
+    }
+
+    /// Queues a command whose in-capsule data is small and not in a region.
+    pub fn command_with_bytes(&mut self, command: &Command, data: &[u8]) {
+        let whole = Range { offset: 0, len: data.len() as u32 };
+        let pdu = CapsuleCmd { common: self.common(PduType::CAPSULE_CMD, 0, &[whole]), command: *command };
+        self.header(pdu.as_bytes());
+        self.pad(size_of::<CapsuleCmd>(), pdu.common.pdo);
+        self.bytes(data);
+        if self.digests.data {
+            let mut digest = DataDigest::new();
+            digest.bytes(data);
+            self.bytes(&digest.finish());
+        }
+    }
+
+    /// Queues a response capsule.
+    pub fn response(&mut self, completion: &Completion) {
+        let pdu = CapsuleResp { common: self.common(PduType::CAPSULE_RESP, 0, &[]), completion: *completion };
+        self.header(pdu.as_bytes());
+    }
+
+    /// Queues a request for data (controllers).
+    pub fn r2t(&mut self, cccid: u16, ttag: u16, offset: u32, len: u32) {
+        let mut pdu = R2t::new_zeroed();
+        pdu.common = self.common(PduType::R2T, 0, &[]);
+        (pdu.cccid, pdu.ttag) = (cccid.into(), ttag.into());
+        (pdu.r2to, pdu.r2tl) = (offset.into(), len.into());
+        self.header(pdu.as_bytes());
+    }
+
+    /// Queues H2CData (hosts) or C2HData (controllers) with the data in `data`, at least one byte.
+    pub fn data(&mut self, pdu: DataPdu, data: &[Range], region: Option<&Region>) {
+        let kind = if self.role == Role::Host { PduType::H2C_DATA } else { PduType::C2H_DATA };
+        let last = if pdu.last { flags::LAST } else { 0 };
+        let success = if pdu.success { flags::SUCCESS } else { 0 };
+        let mut header = DataHeader::new_zeroed();
+        header.common = self.common(kind, last | success, data);
+        (header.cccid, header.ttag, header.datao) = (pdu.cccid.into(), pdu.ttag.into(), pdu.datao.into());
+        header.datal = total(data).into();
+        self.pdu(header.as_bytes(), data, region);
+    }
+
+    /// Queues a termination request for the peer's breach of the protocol; nothing may follow it.
+    pub fn terminate(&mut self, violation: &Violation) {
+        let kind = if self.role == Role::Host { PduType::H2C_TERM_REQ } else { PduType::C2H_TERM_REQ };
+        let header = &violation.header[..violation.header.len().min(TERM_DATA_MAX)];
+        let pdu = TermReq::new(kind, violation.fes, violation.fei, header.len() as u8);
+        self.bytes(pdu.as_bytes());
+        self.bytes(header);
+    }
+
+    /// Offers what is queued to the socket until that takes no more; returns whether all has been taken.
+    ///
+    /// # Errors
+    /// What the system answered, a full socket excepted.
+    pub fn send(&mut self, socket: BorrowedFd<'_>, region: Option<&Region>) -> io::Result<bool> {
+        while !self.segments.is_empty() {
+            let mut offered = 0;
+            let batch = self.segments.iter().copied().take_while(|segment| {
+                let fits = offered < CALL_BYTES;
+                offered = offered.saturating_add(segment.len());
+                fits
+            });
+            match socket::send(socket, batch, &self.headers, region) {
+                Ok(taken) => self.taken(taken),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    fn taken(&mut self, bytes: usize) {
+        self.sent += bytes as u64;
+        let mut left = bytes as u32;
+        while let Some(segment) = self.segments.front_mut() {
+            if segment.len() > left {
+                match segment {
+                    Segment::Header { at, len } => (*at, *len) = (*at + left, *len - left),
+                    Segment::Payload(range) => *range = range.part(left, u32::MAX),
+                }
+                break;
+            }
+            left -= segment.len();
+            self.segments.pop_front();
+        }
+        self.forget_headers();
+    }
+
+    /// Drops header bytes that have been sent: all of them when nothing waits, the used half of the buffer when it has grown.
+    fn forget_headers(&mut self) {
+        if self.segments.is_empty() {
+            self.headers.clear();
+            return;
+        }
+        if self.headers.len() < 64 << 10 {
+            return;
+        }
+        let first = self.segments.iter().find_map(|segment| match segment {
+            Segment::Header { at, .. } => Some(*at),
+            Segment::Payload(_) => None,
+        });
+        let used = first.unwrap_or(self.headers.len() as u32);
+        if used as usize * 2 >= self.headers.len() {
+            self.headers.drain(..used as usize);
+            for segment in &mut self.segments {
+                if let Segment::Header { at, .. } = segment {
+                    *at -= used;
+                }
+            }
+        }
+    }
+
+    /// The common header of a PDU with `data`, digests and padding as agreed.
+    fn common(&self, kind: PduType, special: u8, data: &[Range]) -> CommonHeader {
+        let mut end = usize::from(kind.hlen().expect("a type of ours"));
+        let mut bits = special;
+        if self.digests.header {
+            bits |= flags::HDGST;
+            end += DIGEST_LEN;
+        }
+        let mut pdo = 0;
+        let mut plen = end as u32;
+        if !data.is_empty() {
+            pdo = end.next_multiple_of(self.alignment) as u8;
+            plen = u32::from(pdo) + total(data);
+            if self.digests.data {
+                bits |= flags::DDGST;
+                plen += DIGEST_LEN as u32;
+            }
+        }
+        CommonHeader::new(kind, bits, pdo, plen)
+    }
+
+    fn pdu(&mut self, header: &[u8], data: &[Range], region: Option<&Region>) {
+        self.header(header);
+        if data.is_empty() {
+            return;
+        }
+        self.pad(header.len(), header[3]);
+        let mut digest = self.digests.data.then(DataDigest::new);
+        for &range in data {
+            if let Some(digest) = &mut digest {
+                digest.range(region.expect("data needs memory"), range);
+            }
+            self.queued += u64::from(range.len);
+            self.segments.push_back(Segment::Payload(range));
+        }
+        if let Some(digest) = digest {
+            self.bytes(&digest.finish());
+        }
+    }
+
+    fn header(&mut self, header: &[u8]) {
+        self.bytes(header);
+        if self.digests.header {
+            self.bytes(&digest::of_header(header));
+        }
+    }
+
+    /// Fills up to the data offset behind a header of `header` bytes just queued.
+    fn pad(&mut self, header: usize, pdo: u8) {
+        let digest = if self.digests.header { DIGEST_LEN } else { 0 };
+        self.bytes(&[0; 128 + HEADER_MAX][..usize::from(pdo) - header - digest]);
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        let (start, added) = (self.headers.len() as u32, bytes.len() as u32);
+        self.headers.extend_from_slice(bytes);
+        self.queued += u64::from(added);
+        match self.segments.back_mut() {
+            Some(Segment::Header { at, len }) if *at + *len == start => *len += added,
+            _ => self.segments.push_back(Segment::Header { at: start, len: added }),
+        }
+    }
+}
+
+fn total(data: &[Range]) -> u32 {
+    data.iter().map(|range| range.len).sum()
+}

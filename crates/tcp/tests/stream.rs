@@ -1,0 +1,277 @@
+//! What one end's sender makes, the other end's receiver understands, however the stream is cut; and what breaks the protocol is
+//! told apart with the right fatal error status.
+
+use std::{
+    io::Write,
+    net::{TcpListener, TcpStream},
+};
+
+use doorbell_platform::{Range, Region};
+use doorbell_spec::{
+    command,
+    completion::Completion,
+    status::Status,
+    tcp::{CommonHeader, Fes, IcReq, PduType},
+};
+use doorbell_tcp::{DataPdu, Digests, Fault, Link, Lost, Pdu, Receiver, Role, Sender, Sink, Violation};
+use proptest::prelude::*;
+use zerocopy::IntoBytes;
+
+/// Writes down what arrives; data is placed from `at` on, in pieces of 100 bytes with gaps between them.
+#[derive(Default)]
+struct Notes {
+    seen: Vec<String>,
+}
+
+impl Sink for Notes {
+    fn pdu(&mut self, pdu: Pdu<'_>, data_len: u32) -> Result<u32, Violation> {
+        let text = match pdu {
+            Pdu::IcReq(pdu) => format!("ICReq {}", pdu.digest),
+            Pdu::IcResp(pdu) => format!("ICResp {}", pdu.digest),
+            Pdu::CapsuleCmd(pdu) => format!("command {} {data_len}", pdu.command.cid),
+            Pdu::CapsuleResp(pdu) => format!("response {}", pdu.completion.cid),
+            Pdu::H2cData(pdu) => format!("H2C {} {} {data_len}", pdu.cccid, pdu.datao),
+            Pdu::C2hData(pdu) => format!("C2H {} {} {data_len}", pdu.cccid, pdu.datao),
+            Pdu::R2t(pdu) => format!("R2T {} {} {}", pdu.cccid, pdu.r2to, pdu.r2tl),
+        };
+        self.seen.push(text);
+        Ok(data_len)
+    }
+
+    fn place(&mut self, _: u32, at: u32, len: u32, ranges: &mut Vec<Range>) {
+        ranges.extend(scattered(at, len));
+    }
+
+    fn finished(&mut self, token: u32, intact: bool) -> Result<(), Violation> {
+        self.seen.push(format!("{token} bytes, {}", if intact { "intact" } else { "spoiled" }));
+        Ok(())
+    }
+}
+
+fn scattered(at: u32, len: u32) -> impl Iterator<Item = Range> {
+    (at / 100..=(at + len) / 100).filter_map(move |piece| {
+        let (start, end) = ((piece * 100).max(at), ((piece + 1) * 100).min(at + len));
+        (start < end).then(|| Range { offset: u64::from(piece * 128 + start % 100), len: end - start })
+    })
+}
+
+/// The bytes of a stream that `build` queues, caught behind a real socket.
+fn stream(role: Role, region: &Region, build: impl FnOnce(&mut Sender)) -> Vec<u8> {
+    use std::{io::Read, os::fd::AsFd};
+    let mut sender = Sender::new(role);
+    build(&mut sender);
+    let (near, mut far) = pair();
+    far.set_nonblocking(true).unwrap();
+    let (mut bytes, mut chunk) = (Vec::new(), [0; 65536]);
+    loop {
+        let all = sender.send(near.as_fd(), Some(region)).unwrap();
+        while let Ok(count) = far.read(&mut chunk) {
+            bytes.extend_from_slice(&chunk[..count]);
+        }
+        if all && bytes.len() as u64 == sender.queued() {
+            assert_eq!((sender.sent(), sender.is_empty()), (sender.queued(), true));
+            return bytes;
+        }
+    }
+}
+
+fn pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    near.set_nonblocking(true).unwrap();
+    (near, listener.accept().unwrap().0)
+}
+
+/// Feeds `bytes` to a receiver in pieces of the given sizes, into the ranges it wants first, as a socket would.
+fn feed(
+    receiver: &mut Receiver,
+    bytes: &[u8],
+    cuts: &[usize],
+    region: &Region,
+    notes: &mut Notes,
+) -> Result<(), Fault> {
+    let (mut left, mut cut) = (bytes, 0);
+    while !left.is_empty() {
+        let size = cuts.get(cut % cuts.len().max(1)).map_or(left.len(), |&size| size.clamp(1, left.len()));
+        cut += 1;
+        let (mut piece, rest) = left.split_at(size);
+        left = rest;
+        for range in receiver.want(notes).to_vec() {
+            let (now, later) = piece.split_at(piece.len().min(range.len as usize));
+            region.write(range.offset, now);
+            piece = later;
+        }
+        receiver.received(size, piece, Some(region), notes)?;
+    }
+    Ok(())
+}
+
+fn digests() -> impl Strategy<Value = Digests> {
+    (any::<bool>(), any::<bool>()).prop_map(|(header, data)| Digests { header, data })
+}
+
+proptest! {
+    #[test]
+    fn every_cut_of_a_stream_means_the_same(
+        digests in digests(), pda in 0u8..32, len in 1u32..3000, cuts in proptest::collection::vec(1usize..400, 1..20)
+    ) {
+        let (from, to) = (Region::new(8192).unwrap(), Region::new(8192).unwrap());
+        (0..len).for_each(|at| from.write(u64::from(at), &[(at * 7) as u8]));
+        let data = [Range { offset: 0, len: len / 2 }, Range { offset: (len / 2).into(), len: len - len / 2 }];
+        let data = &data[usize::from(len < 2)..];
+        let bytes = stream(Role::Controller, &from, |sender| {
+            sender.use_agreement(digests, pda);
+            sender.data(DataPdu { cccid: 5, ttag: 0, datao: 64, last: true, success: false }, data, Some(&from));
+            sender.response(&Completion::new(5, 1, Status::SUCCESS, 0));
+            sender.r2t(6, 1, 0, 512);
+        });
+        let mut receiver = Receiver::new(Role::Host, 4096);
+        receiver.use_digests(digests);
+        let mut notes = Notes::default();
+        feed(&mut receiver, &bytes, &cuts, &to, &mut notes).unwrap();
+        prop_assert!(!receiver.is_within_pdu());
+        prop_assert_eq!(notes.seen, [
+            format!("C2H 5 64 {len}"), format!("{len} bytes, intact"), "response 5".to_string(), "R2T 6 0 512".to_string(),
+        ]);
+        let mut at = 0;
+        for range in scattered(0, len) {
+            let expected: Vec<u8> = (at..at + range.len).map(|at| (at * 7) as u8).collect();
+            prop_assert!(to.equals(range.offset, &expected));
+            at += range.len;
+        }
+    }
+
+    #[test]
+    fn no_stream_makes_a_receiver_panic(
+        bytes in proptest::collection::vec(any::<u8>(), 0..600), digests in digests(),
+        kind in 0u8..10, hlen in prop::sample::select(vec![24u8, 72, 128]), plen in 0u32..300, host in any::<bool>()
+    ) {
+        let role = if host { Role::Host } else { Role::Controller };
+        let region = Region::new(8192).unwrap();
+        let mut shaped = bytes.clone();
+        if let Some(start) = shaped.first_chunk_mut::<8>() {
+            *start = [kind, start[1] & 3, hlen, start[3], plen as u8, (plen >> 8) as u8, 0, 0];
+        }
+        for bytes in [bytes, shaped] {
+            let mut receiver = Receiver::new(role, 4096);
+            receiver.use_digests(digests);
+            let _ = feed(&mut receiver, &bytes, &[13, 200], &region, &mut Notes::default());
+        }
+    }
+}
+
+#[test]
+fn a_host_sends_commands_and_data_that_a_controller_reads() {
+    let (from, to) = (Region::new(8192).unwrap(), Region::new(8192).unwrap());
+    for digests in [Digests::default(), Digests { header: true, data: true }] {
+        let bytes = stream(Role::Host, &from, |sender| {
+            sender.initialize(&IcReq::new(0, digests.bits(), 0));
+            sender.use_agreement(digests, 4);
+            let mut command = command::write(1, 0, 8, 0);
+            command.cid = 9.into();
+            sender.command(&command, &[], Some(&from));
+            sender.command(&command, &[Range { offset: 0, len: 512 }], Some(&from));
+            sender.command_with_bytes(&command, &[3; 20]);
+            sender.data(
+                DataPdu { cccid: 9, ttag: 2, datao: 0, last: true, success: false },
+                &[Range { offset: 0, len: 90 }],
+                Some(&from),
+            );
+        });
+        let mut receiver = Receiver::new(Role::Controller, 4096);
+        let mut notes = Notes::default();
+        feed(&mut receiver, &bytes[..128], &[], &to, &mut notes).unwrap();
+        receiver.use_digests(digests);
+        feed(&mut receiver, &bytes[128..], &[], &to, &mut notes).unwrap();
+        let expected = [
+            "command 9 0",
+            "command 9 512",
+            "512 bytes, intact",
+            "command 9 20",
+            "20 bytes, intact",
+            "H2C 9 0 90",
+            "90 bytes, intact",
+        ];
+        assert_eq!(notes.seen[1..], expected);
+    }
+}
+
+#[test]
+fn a_wrong_digest_is_found() {
+    let region = Region::new(8192).unwrap();
+    let digests = Digests { header: true, data: true };
+    let bytes = stream(Role::Controller, &region, |sender| {
+        sender.use_agreement(digests, 0);
+        let pdu = DataPdu { cccid: 5, ttag: 0, datao: 0, last: true, success: false };
+        sender.data(pdu, &[Range { offset: 0, len: 100 }], Some(&region));
+    });
+    let run = |flip: usize| {
+        let mut bytes = bytes.clone();
+        bytes[flip] ^= 1;
+        let mut receiver = Receiver::new(Role::Host, 4096);
+        receiver.use_digests(digests);
+        let mut notes = Notes::default();
+        feed(&mut receiver, &bytes, &[], &region, &mut notes).map(|()| notes.seen)
+    };
+    assert_eq!(run(50).unwrap()[1], "100 bytes, spoiled");
+    let Fault::Violation(violation) = run(12).unwrap_err() else { panic!("not the peer's word") };
+    assert_eq!((violation.fes, violation.header.len()), (Fes::HEADER_DIGEST_ERROR, 28));
+}
+
+#[test]
+fn malformed_headers_are_named() {
+    let header = |kind, flags, hlen, pdo, plen: u32| {
+        let mut common = CommonHeader::new(PduType(kind), flags, pdo, plen);
+        common.hlen = hlen;
+        let mut bytes = common.as_bytes().to_vec();
+        bytes.resize(128, 0);
+        bytes
+    };
+    for (bytes, offset) in [
+        (header(0x0b, 0, 24, 0, 24), 0),
+        (header(0x04, 0, 72, 0, 72), 0),
+        (header(0x07, 0x40, 24, 24, 28), 1),
+        (header(0x05, 1, 24, 0, 24), 1),
+        (header(0x05, 0, 25, 0, 25), 2),
+        (header(0x07, 0, 24, 8, 28), 3),
+        (header(0x05, 0, 24, 0, 23), 4),
+        (header(0x05, 0, 24, 0, 28), 4),
+        (header(0x07, 0, 24, 24, u32::MAX), 4),
+        (header(0x07, 0, 24, 24, 28), 16),
+    ] {
+        let region = Region::new(4096).unwrap();
+        let mut receiver = Receiver::new(Role::Host, 1024);
+        let fault = feed(&mut receiver, &bytes, &[], &region, &mut Notes::default()).unwrap_err();
+        let Fault::Violation(violation) = fault else { panic!("not the peer's word") };
+        assert_eq!((violation.fes, violation.fei), (Fes::INVALID_PDU_HEADER_FIELD, offset), "{}", violation.what);
+        assert!(!violation.header.is_empty());
+    }
+}
+
+#[test]
+fn links_answer_a_breach_with_a_termination_request() {
+    let (near, mut far) = pair();
+    let mut host = Link::new(near, Role::Host, 4096).unwrap();
+    far.write_all(IcReq::new(0, 0, 0).as_bytes()).unwrap();
+    let mut staging = [0; 4096];
+    let lost = loop {
+        match host.receive(None, &mut staging, &mut Notes::default()) {
+            Ok(_) => std::thread::yield_now(),
+            Err(lost) => break lost,
+        }
+    };
+    assert!(matches!(lost, Lost::Fault(Fault::Violation(_))), "{lost}");
+    let mut controller = Link::new(far, Role::Controller, 4096).unwrap();
+    let lost = loop {
+        match controller.receive(None, &mut staging, &mut Notes::default()) {
+            Ok(_) => std::thread::yield_now(),
+            Err(lost) => break lost.to_string(),
+        }
+    };
+    assert!(lost.contains("Invalid PDU Header Field"), "{lost}");
+    drop(host);
+    assert!(matches!(
+        controller.receive(None, &mut staging, &mut Notes::default()),
+        Err(Lost::Closed { within_pdu: false })
+    ));
+}
