@@ -96,8 +96,8 @@ check feature.queues run 30 nvme get-feature /dev/$CTRL -f 7
 check feature.events run 30 nvme get-feature /dev/$CTRL -f 0xb
 check feature.keep-alive run 30 nvme get-feature /dev/$CTRL -f 0xf
 check feature.write-cache run 30 nvme get-feature /dev/$CTRL -f 6
-for offset in 0x0 0x8 0x14 0x1c; do check property.$offset run 30 nvme get-property /dev/$CTRL -O $offset; done
-check_refused property.reserved 30 'invalid|no such|fail|error' nvme get-property /dev/$CTRL -O 0xffc
+for offset in 0x0 0x8 0x14 0x1c; do check property.$offset run 30 nvme get-property /dev/$CTRL -o $offset; done
+check_refused property.reserved 30 'invalid|no such|fail|error' nvme get-property /dev/$CTRL -o 0xffc
 check_refused feature.unknown 30 'invalid' nvme get-feature /dev/$CTRL -f 0x7f
 check_refused log.unknown 30 'invalid' nvme get-log /dev/$CTRL -i 0x7f -l 512
 

@@ -1,1 +1,14 @@
-//! Every way to show a result.
+//! Every way to show a result. Called by the subcommands of `doorbell`; each function makes a complete piece
+//! of text from the result model, and prints nothing itself. The layouts that `spdk_nvme_perf` has too are
+//! the same byte for byte, so that what reads its output reads ours.
+
+pub mod failures;
+pub mod spdk_latency;
+pub mod spdk_table;
+pub mod status_line;
+pub mod transport_stats;
+
+/// `ticks` in microseconds.
+fn microseconds(ticks: f64, ticks_per_second: f64) -> f64 {
+    ticks * 1e6 / ticks_per_second
+}

@@ -12,7 +12,8 @@ pub struct Completion {
     pub dw0: U32,
     /// Command specific; the high half of the value in Fabrics responses.
     pub dw1: U32,
-    /// Submission queue head pointer. FFFFh or 0 where a Fabrics queue has flow control off.
+    /// Submission queue head pointer; FFFFh in the answer to a Connect that turned submission
+    /// queue flow control off, reserved on that queue from then on.
     pub sqhd: U16,
     /// Submission queue identifier; reserved over Fabrics.
     pub sqid: U16,

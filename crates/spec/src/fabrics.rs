@@ -306,7 +306,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn connect_round_trip(qid: u16, sqsize: u16, cattr: u8, kato: u32, cntlid: u16, authreq: u16, sub: String, host: String) {
+        fn connect_round_trip(
+            qid: u16, sqsize: u16, cattr: u8, kato: u32, cntlid: u16, authreq: u16, sub: String, host: String,
+        ) {
             let request = ConnectRequest { recfmt: 0, qid, sqsize, cattr, kato };
             prop_assert_eq!(ConnectRequest::parse(&connect(qid, sqsize, cattr, kato)), request);
             let response = ConnectResponse { cntlid, authreq };

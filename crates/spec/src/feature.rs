@@ -1,7 +1,7 @@
 //! Features (Base 5.1.25): identifiers, the values they carry in dword 11 and dword 0, and
 //! the asynchronous events that one of them turns on.
 
-use crate::log::Lid;
+use crate::log::{Lid, critical_warning};
 use core::fmt;
 use zerocopy::little_endian::U16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -76,7 +76,7 @@ pub mod capability {
     pub const CHANGEABLE: u32 = 4;
 }
 
-/// Number of Queues (Base 5.1.25.1.2, FID 07h): what a host asks for in dword 11, and what it
+/// Number of Queues (Base 5.1.25, FID 07h): what a host asks for in dword 11, and what it
 /// may create by dword 0 of the answer. Counts start at 1; on the wire they are 0-based.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NumberOfQueues {
@@ -154,7 +154,7 @@ open_code! {
         SMART = 1, "SMART / Health Status";
         NOTICE = 2, "Notice";
         IMMEDIATE = 3, "Immediate";
-        ONE_SHOT = 4, "One-Shot";
+        ONE_SHOT = 4, "One Shot";
         IO_COMMAND_SPECIFIC = 6, "I/O Command Specific Status";
         VENDOR_SPECIFIC = 7, "Vendor Specific";
     }
@@ -226,6 +226,7 @@ impl AsyncEvent {
             (AsyncEventType::IMMEDIATE, 0x00) => "Normal NVM Subsystem Shutdown",
             (AsyncEventType::IMMEDIATE, 0x01) => "Temperature Threshold Hysteresis Recovery",
             (AsyncEventType::ONE_SHOT, 0x00) => "Controller Data Queue Tail Pointer",
+            (AsyncEventType::ONE_SHOT, 0x01) => "Controller Data Queue Full Error",
             (AsyncEventType::IO_COMMAND_SPECIFIC, 0x00) => "Reservation Log Page Available",
             (AsyncEventType::IO_COMMAND_SPECIFIC, 0x01) => "Sanitize Operation Completed",
             (AsyncEventType::IO_COMMAND_SPECIFIC, 0x02) => "Sanitize Operation Completed With Unexpected Deallocation",
@@ -234,10 +235,18 @@ impl AsyncEvent {
         }
     }
 
-    /// The bit of [`async_event_config`] that turns the event on; none for events that are
-    /// always on.
-    pub const fn config_bit(self) -> Option<u32> {
+    /// The bits of [`async_event_config`], any of which turns the event on; none for events
+    /// that are always on.
+    pub const fn config_bits(self) -> Option<u32> {
         match (self.aet, self.aei) {
+            (AsyncEventType::SMART, 0x00) => Some(
+                critical_warning::RELIABILITY as u32
+                    | critical_warning::READ_ONLY as u32
+                    | critical_warning::VOLATILE_BACKUP as u32
+                    | critical_warning::PERSISTENT_MEMORY as u32,
+            ),
+            (AsyncEventType::SMART, 0x01) => Some(critical_warning::TEMPERATURE as u32),
+            (AsyncEventType::SMART, 0x02) => Some(critical_warning::SPARE as u32),
             (AsyncEventType::NOTICE, aei @ 0x00..=0x06) => Some(async_event_config::NAN << aei),
             (AsyncEventType::NOTICE, 0x07) => Some(async_event_config::RGRP0),
             (AsyncEventType::NOTICE, 0x08) => Some(async_event_config::RASSN),
@@ -307,7 +316,7 @@ mod tests {
                 assert!(names.insert(event.name()), "{event}");
             }
         }
-        assert_eq!(names.len(), 31);
+        assert_eq!(names.len(), 32);
         assert_eq!(AsyncEvent::DISCOVERY_CHANGE.to_string(), "Notice: Discovery Log Page Change (info F0h, log 70h)");
         assert_eq!(AsyncEvent::DISCOVERY_CHANGE.to_dword(), 0x0070_f002);
     }
@@ -324,7 +333,7 @@ mod tests {
             (AsyncEvent::from_dword(0x0000), None),
         ];
         for (event, bit) in table {
-            assert_eq!(event.config_bit(), bit, "{event}");
+            assert_eq!(event.config_bits(), bit, "{event}");
         }
     }
 

@@ -82,11 +82,6 @@ pub fn validate(nqn: &str) -> Result<(), NqnError> {
     Ok(())
 }
 
-/// Whether two names are the same: they compare byte for byte (Base 4.7).
-pub fn is_discovery(nqn: &str) -> bool {
-    nqn == DISCOVERY_NQN
-}
-
 /// A name's fixed field, padded with NULs. Fails on an empty or overlong name, on one with
 /// control characters; the formats are not checked, for peers use names of their own.
 pub fn to_field(nqn: &str) -> Result<[u8; FIELD_LEN], NqnError> {

@@ -381,13 +381,13 @@ mod tests {
             let (icreq, _) = IcReq::read_from_prefix(bytes).unwrap();
             prop_assert_eq!(icreq.as_bytes(), bytes);
             let (data, _) = DataHeader::read_from_prefix(bytes).unwrap();
-            prop_assert_eq!(data.datao.get().to_le_bytes(), bytes[12..16]);
+            prop_assert_eq!(&data.datao.get().to_le_bytes()[..], &bytes[12..16]);
             let (r2t, _) = R2t::read_from_prefix(bytes).unwrap();
             prop_assert_eq!((r2t.r2to.get(), r2t.r2tl.get()), (data.datao.get(), data.datal.get()));
             let (capsule, _) = CapsuleCmd::read_from_prefix(bytes).unwrap();
             prop_assert_eq!(capsule.command.as_bytes(), &bytes[8..72]);
             let (term, _) = TermReq::read_from_prefix(bytes).unwrap();
-            prop_assert_eq!(term.fes().0.to_le_bytes(), bytes[8..10]);
+            prop_assert_eq!(&term.fes().0.to_le_bytes()[..], &bytes[8..10]);
             let header = data.common;
             let _ = (header.pdu_type.hlen(), header.pdu_type.flags(), header.pdu_type.name());
         }

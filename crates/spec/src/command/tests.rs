@@ -148,7 +148,10 @@ proptest! {
     }
 
     #[test]
-    fn log_request_round_trip(lid: u8, nsid: u32, numd: u32, offset: u64, lsp in 0..128u8, lsi: u16, rae: bool, ot: bool, csi: u8, uuid_index in 0..128u8) {
+    fn log_request_round_trip(
+        lid: u8, nsid: u32, numd: u32, offset: u64, lsp in 0..128u8, lsi: u16, rae: bool, ot: bool,
+        csi: u8, uuid_index in 0..128u8,
+    ) {
         let bytes = (u64::from(numd) + 1) * 4;
         let request = LogRequest { lid: Lid(lid), nsid, bytes, offset, lsp, lsi, rae, ot, csi: Csi(csi), uuid_index };
         prop_assert_eq!(LogRequest::parse(&get_log_page(&request)), request);

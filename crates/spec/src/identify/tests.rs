@@ -119,7 +119,9 @@ proptest! {
     }
 
     #[test]
-    fn descriptor_round_trip(items in proptest::collection::vec((any::<u8>(), proptest::collection::vec(any::<u8>(), 1..=255)), 0..40)) {
+    fn descriptor_round_trip(
+        items in proptest::collection::vec((any::<u8>(), proptest::collection::vec(any::<u8>(), 1..=255)), 0..40),
+    ) {
         let wanted: Vec<_> = items.iter().map(|(nidt, nid)| Descriptor { nidt: Nidt(*nidt), nid }).collect();
         let list = DescriptorList::collect(wanted.iter().copied());
         let read: Vec<_> = list.iter().collect();

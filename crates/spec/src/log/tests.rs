@@ -4,7 +4,6 @@ use crate::nqn::{DISCOVERY_NQN, NqnError};
 use crate::status::generic;
 use proptest::prelude::*;
 use std::string::ToString;
-use std::vec;
 use std::vec::Vec;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
@@ -128,12 +127,16 @@ proptest! {
     }
 
     #[test]
-    fn ana_round_trip(groups in proptest::collection::vec((any::<u32>(), any::<u8>(), proptest::collection::vec(any::<u32>(), 0..20)), 0..20)) {
+    fn ana_round_trip(
+        groups in proptest::collection::vec(
+            (any::<u32>(), any::<u8>(), proptest::collection::vec(any::<u32>(), 0..20)), 0..20,
+        ),
+    ) {
         let page = ana_page(&groups.iter().map(|(id, state, nsids)| (*id, *state, &nsids[..])).collect::<Vec<_>>());
         let read: Vec<_> = ana_groups(&page).unwrap().1
-            .map(|g| (g.descriptor.agid.get(), g.descriptor.anas, g.nsids.iter().map(|id| id.get()).collect::<Vec<_>>()))
+            .map(|AnaGroup { descriptor, nsids }| (descriptor.agid.get(), descriptor.anas, nsids.iter().map(|id| id.get()).collect::<Vec<_>>()))
             .collect();
         prop_assert_eq!(read, groups);
-        prop_assert_eq!(ana_groups(&vec![0; 16]).unwrap().1.count(), 0);
+        prop_assert_eq!(ana_groups(&[0; 16]).unwrap().1.count(), 0);
     }
 }

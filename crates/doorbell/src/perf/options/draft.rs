@@ -176,7 +176,7 @@ impl Draft {
             }
             Id::HugememSize => self.memory_mb = Some(megabytes(label, &text)?),
             Id::MemSingleSeg => self.single_segment = true,
-            Id::ShmemGrpId => drop(plain(label, &text)?),
+            Id::ShmemGroup => drop(plain(label, &text)?),
             Id::DisableSqCmb | Id::NoShstNotification | Id::EnforceNuma | Id::EnableUring => (),
             Id::EnableInterrupt => self.interrupt = true,
             Id::IovaMode => self.iova_mode = Some(text),

@@ -85,7 +85,7 @@ fn fate(entry: &Entry, draft: &Draft) -> Fate {
         | Id::IovaMode
         | Id::VfioVfToken => Fate::NoEffect("no local PCIe device is tested"),
         Id::NoHuge => Fate::NoEffect("ordinary memory is used anyway"),
-        Id::ShmemGrpId => Fate::NoEffect("only local PCIe devices can be shared with other processes"),
+        Id::ShmemGroup => Fate::NoEffect("only local PCIe devices can be shared with other processes"),
         Id::EnforceNuma => Fate::NotBuilt {
             what: "binding memory to a NUMA node",
             needs: "memory placed by node",

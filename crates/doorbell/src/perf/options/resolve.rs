@@ -14,7 +14,7 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
     };
 
     if draft.qpairs == 0 {
-        return Err(usage("-P (--num-qpairs) must be 1 or more"));
+        return Err(usage("-P (--num-qpairs) must be 1 or more, not 0"));
     }
     let io_depth =
         or_embedded(draft.io_depth, 128, "-q (--io-depth) is missing or 0: how many I/Os are to be in flight?")?;
@@ -29,7 +29,7 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
     };
     let time_s = or_embedded(draft.time_s, 5, "-t (--time) is missing or 0: how many seconds are to be measured?")?;
     if draft.continue_on_error == Some(0) {
-        return Err(usage("-Q (--continue-on-error) must be 1 or more"));
+        return Err(usage("-Q (--continue-on-error) must be 1 or more, not 0"));
     }
     if let Some(entry) = draft.tls.filter(|_| draft.sock_impl != "ssl") {
         let message = format!("{} needs TLS sockets; add -S ssl (now -S {})", entry.label(), draft.sock_impl);

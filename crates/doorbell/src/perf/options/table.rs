@@ -167,7 +167,7 @@ Pcie {
         "Memory to reserve, in megabytes."
     MemSingleSeg 'g' "mem-single-seg" - Later
         "All hugepage memory in one file."
-    ShmemGrpId 'i' "shmem-grp-id" "N" Later
+    ShmemGroup 'i' "shmem-grp-id" "N" Later
         "Share local controllers with other processes of this group."
     EnableVmd 'V' "enable-vmd" - Refused
         "Intel VMD devices."

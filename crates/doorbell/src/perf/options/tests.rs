@@ -162,7 +162,7 @@ proptest! {
             Ok(Parsed::Run(options)) => {
                 prop_assert!(options.io_depth > 0 && options.io_size > 0 && options.time_s > 0);
                 prop_assert!(!options.cores.is_empty());
-                prop_assert!(options.embedded != !options.transport_ids.is_empty());
+                prop_assert!(options.embedded == options.transport_ids.is_empty());
             }
             Ok(Parsed::Help(text)) => prop_assert!(text.starts_with("Usage:")),
             Err(error) => prop_assert!(!error.to_string().is_empty()),

@@ -68,7 +68,7 @@ fn rows() -> Vec<Row> {
             ("0%", "1% at least")),
         row(Id::IoUnitSize, "io-u", "512",
             Set(|o| o.io_unit == Some(512), |o| o.io_unit.is_none()), ("6", "not a multiple of 4")),
-        row(Id::NumQpairs, "num-q", "4", Set(|o| o.qpairs == 4, |o| o.qpairs == 1), ("0", "must be 1")),
+        row(Id::NumQpairs, "num-q", "4", Set(|o| o.qpairs == 4, |o| o.qpairs == 1), ("0", "must be 1 or more")),
         row(Id::NumUnusedQpairs, "num-u", "3",
             Set(|o| o.unused_qpairs == 3, |o| o.unused_qpairs == 0), ("", NUMBER)),
         row(Id::IoQueueSize, "io-q", "1k",
@@ -81,14 +81,14 @@ fn rows() -> Vec<Row> {
         row(Id::UseEveryCore, "u", "", Set(|o| o.use_every_core, |o| !o.use_every_core), FLAG),
         row(Id::Fua, "f", "", Set(|o| o.fua, |o| !o.fua), FLAG),
         row(Id::ContinueOnError, "con", "1000",
-            Set(|o| o.continue_on_error == Some(1000), |o| o.continue_on_error.is_none()), ("0", "must be 1")),
+            Set(|o| o.continue_on_error == Some(1000), |o| o.continue_on_error.is_none()), ("0", "must be 1 or more")),
         row(Id::Metadata, "met", "PRACT=1,PRCHK=GUARD|REFTAG",
             Refused("end-to-end protection is not built yet: it needs"), ("PRACT", "is not KEY=VALUE")),
 
         row(Id::AllowedPciAddr, "al", "0000:5e:00.0", Note(LOCAL), ("5e", "looks like 0000:5e:00.0")),
         row(Id::HugememSize, "hu", "512", Note(LOCAL), ("1g", "would be that many megabytes")),
         row(Id::MemSingleSeg, "mem-", "", Note(LOCAL), FLAG),
-        row(Id::ShmemGrpId, "s", "0", Note("only local PCIe devices can be shared"), ("-1", NUMBER)),
+        row(Id::ShmemGroup, "s", "0", Note("only local PCIe devices can be shared"), ("-1", NUMBER)),
         row(Id::EnableVmd, "enable-v", "", Refused("turn VMD off in the firmware"), FLAG),
         row(Id::DisableSqCmb, "disable-sq-c", "", Note(LOCAL), FLAG),
         row(Id::EnableInterrupt, "enable-i", "", Set(|o| o.interrupt, |o| !o.interrupt), FLAG),
@@ -204,7 +204,9 @@ fn each_row() {
         assert!(error.contains(reason), "{bad:?}: {error}");
         let first = error.lines().next().unwrap();
         assert!(first.contains(entry.long) || first.starts_with("-r "), "{bad:?}: {first}");
-        assert!(first.contains(value), "{bad:?}: {first}");
+        let about_the_value =
+            entry.value.is_some() && !first.contains("is not built") && !first.contains("is not part of doorbell");
+        assert!(first.contains(value) || !about_the_value, "{bad:?}: {first}");
     }
     std::fs::remove_file(&key).unwrap();
 }

@@ -1,0 +1,83 @@
+//! The final table of a run, in the layout of `spdk_nvme_perf` (reference 3.2). Differences are in the
+//! numbers only: a context's rates are over its own window, and failed I/Os are in none of them.
+
+use std::fmt::Write;
+
+use doorbell_result::{ContextResult, RunResult};
+
+use crate::microseconds;
+
+const RULE: &str = "========================================================\n";
+
+/// The table with its rule, total and final empty line; without a completion, the three heading lines only.
+pub fn table(result: &RunResult) -> String {
+    let width = result.contexts.iter().map(|c| c.name.chars().count());
+    let width = width.max().unwrap_or(0);
+    let left = width + " from core NN".len();
+    let mut text = String::from(RULE);
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "{:>1$}", "Latency(us)", width + 60);
+    let _ = write!(text, "{:<left$}:", "Device Information");
+    for heading in ["IOPS", "MiB/s", "Average", "min", "max"] {
+        let _ = write!(text, " {heading:>10}");
+    }
+    text.push('\n');
+    let mut total = Numbers::default();
+    for context in result.contexts.iter().filter(|c| c.completed() > 0) {
+        let row = Numbers::of(context, result);
+        let _ = write!(text, "{:<width$} from core {:>2}:", context.name, context.core);
+        row.write(&mut text);
+        total.add(&row);
+    }
+    if total.completed > 0 {
+        let _ = write!(text, "{RULE}{:<left$}:", "Total");
+        total.write(&mut text);
+        text.push('\n');
+    }
+    text
+}
+
+/// The numbers of a row.
+#[derive(Default)]
+struct Numbers {
+    completed: u64,
+    iops: f64,
+    mib_per_second: f64,
+    /// Microseconds, as are the next two.
+    latency_sum: f64,
+    min: f64,
+    max: f64,
+}
+
+impl Numbers {
+    fn of(context: &ContextResult, result: &RunResult) -> Self {
+        let us = |ticks: f64| microseconds(ticks, result.ticks_per_second);
+        let seconds = context.window_ticks as f64 / result.ticks_per_second;
+        let iops = context.completed() as f64 / seconds;
+        Self {
+            completed: context.completed(),
+            iops,
+            mib_per_second: iops * f64::from(result.io_size) / 1_048_576.0,
+            latency_sum: us(context.latency.sum as f64),
+            min: us(context.latency.min as f64),
+            max: us(context.latency.max as f64),
+        }
+    }
+
+    fn add(&mut self, row: &Self) {
+        self.min = if self.completed == 0 { row.min } else { self.min.min(row.min) };
+        self.max = self.max.max(row.max);
+        self.completed += row.completed;
+        self.iops += row.iops;
+        self.mib_per_second += row.mib_per_second;
+        self.latency_sum += row.latency_sum;
+    }
+
+    fn write(&self, text: &mut String) {
+        let average = self.latency_sum / self.completed as f64;
+        for number in [self.iops, self.mib_per_second, average, self.min, self.max] {
+            let _ = write!(text, " {number:>10.2}");
+        }
+        text.push('\n');
+    }
+}
