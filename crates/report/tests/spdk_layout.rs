@@ -97,11 +97,14 @@ fn percentiles_and_histogram() {
     let fixture = include_str!("fixtures/latency.txt");
     let mut context = context(MALLOC, 1_764_704, [9064, 6869, 423_480]);
     for line in fixture.lines().filter(|line| line.contains("%  (")) {
-        let (start, _) = line.split_once(" - ").unwrap();
-        let (_, count) = line.split_once('(').unwrap();
-        let ticks = (start.trim().parse::<f64>().unwrap() * 2100.0).round() as u64;
-        let count: u64 = count.trim_matches([' ', ')']).parse().unwrap();
-        (0..count).for_each(|_| context.latency.histogram.record(ticks));
+        let edges_and_count: Vec<f64> =
+            line.split(|c: char| !c.is_ascii_digit() && c != '.').filter_map(|number| number.parse().ok()).collect();
+        let [start, end, _, count] = edges_and_count[..] else {
+            panic!("{line}");
+        };
+        // The edges are rounded; the middle is surely inside.
+        let ticks = ((start + end) / 2.0 * 2100.0) as u64;
+        (0..count as u64).for_each(|_| context.latency.histogram.record(ticks));
     }
     let result = run(vec![context]);
     let text = spdk_latency::summaries(&result) + &spdk_latency::histograms(&result);
