@@ -88,7 +88,7 @@ same_tree() { # FOLDER
   echo 3 >/proc/sys/vm/drop_caches
   (cd "$1" && sha256sum -c /tmp/SUMS >/tmp/sha 2>&1)
   status=$?
-  grep -v ': OK$' /tmp/sha >>$LOG
+  [ $status = 0 ] || { grep -v ': OK$' /tmp/sha | head -n 10; dmesg | tail -n 10; } >>$LOG
   return $status
 }
 

@@ -1,1 +1,5 @@
-//! The load engine: workload, workers, recorder, plan, run.
+//! The load engine.
+
+pub mod workload;
+pub mod zipf;
+mod recorder;

@@ -1,1 +1,17 @@
-//! An NVM subsystem in memory or on a file: the target.
+//! An NVM subsystem in memory or on a file, served over NVMe/TCP: the target.
+//!
+//! [`Target::start`] runs it on threads of its own, [`Target::cooperative`] inside somebody else's loop. Below the listener nothing
+//! knows about sockets: `controller` says what a command means, `namespace` moves blocks, `frames` owns the memory of both, and
+//! `reactor` is the loop that joins them to connections.
+
+mod config;
+mod controller;
+mod frames;
+mod listener;
+mod namespace;
+mod reactor;
+mod subsystem;
+mod target;
+
+pub use config::{Backend, NamespaceConfig, SubsystemConfig, TargetConfig};
+pub use target::{Cooperative, Error, Target};

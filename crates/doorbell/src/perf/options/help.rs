@@ -8,7 +8,7 @@ const COLUMNS: usize = 100;
 /// Where the descriptions start.
 const INDENT: usize = 34;
 
-const USAGE: &str = "Usage: doorbell perf [OPTION]... [FILE]...\n\
+const USAGE: &str = "Usage: doorbell perf [OPTION]...\n\
     Measures NVMe storage. Takes the command lines of spdk_nvme_perf. BYTES, and N of -q, -d and\n\
     --io-queue-size, may end in k, m or g (times 1024, 1024^2, 1024^3).\n";
 
@@ -22,8 +22,8 @@ Examples:
 ";
 
 const MORE_EXAMPLES: &str = "  One namespace of one subsystem, header and data digests, four connections:
-    doorbell perf -r 'trtype:TCP adrfam:IPv4 traddr:192.168.0.10 trsvcid:4420 \\
-      subnqn:nqn.2014-08.org.example:disk ns:1' -HI -P 4 -q 64 -o 128k -w write -t 10
+    doorbell perf -HI -P 4 -q 64 -o 128k -w write -t 10 \\
+      -r 'trtype:TCP traddr:192.168.0.10 trsvcid:4420 subnqn:nqn.2014-08.org.example:disk ns:1'
 ";
 
 /// `-h`: the essential options and doorbell's own, and two examples.
@@ -64,11 +64,11 @@ fn option(text: &mut String, entry: &Entry) {
         line.clear();
     }
     let state = match entry.state {
-        State::Built => "",
-        State::Later => " [not built yet]",
-        State::Refused => " [refused: not part of doorbell]",
+        State::Built => None,
+        State::Later => Some("[not built yet]"),
+        State::Refused => Some("[refused: not part of doorbell]"),
     };
-    for word in entry.help.split(' ').chain(state.split_terminator(' ').skip(1)) {
+    for word in entry.help.split(' ').chain(state) {
         if line.len() + 1 + word.len() > COLUMNS {
             text.push_str(&line);
             text.push('\n');

@@ -195,7 +195,7 @@ Tcp {
         "Ask for header digests (CRC-32C)."
     Ddgst 'I' "enable-tcp-ddgst" - Built
         "Ask for data digests (CRC-32C)."
-    SockImpl 'S' "default-sock-impl" "NAME" Later
+    SockImpl 'S' "default-sock-impl" "NAME" Built
         "Kind of sockets: posix (default); ssl and uring are not built yet."
     EnableZcopy 'Z' "enable-zcopy" "NAME" Later
         "Zero-copy send for this kind of sockets. Repeatable."
@@ -213,7 +213,7 @@ Tcp {
         "0 (automatic), 11, 12 or 13; 13 whenever a PSK is given."
     PskPath - "psk-path" "PATH" Later
         "File with the TLS PSK in NVMe interchange form; absolute path, readable by its owner alone."
-    PskIdentity - "psk-identity" "TEXT" Later
+    PskIdentity - "psk-identity" "TEXT" Built
         "Has no effect: the identity is derived from the key and the NQNs."
     DhchapKey - "dhchap-key" "PATH" Later
         "File with the host's secret for DH-HMAC-CHAP."

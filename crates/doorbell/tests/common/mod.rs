@@ -1,0 +1,156 @@
+//! Running the binary as a user does: a target on a free port, commands with a deadline, and the reader of the result table that
+//! scripts use.
+#![allow(dead_code, missing_docs, reason = "each test file uses a part")]
+
+use std::{
+    fs::File,
+    io::{BufRead, BufReader, Read},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+
+pub const DOORBELL: &str = env!("CARGO_BIN_EXE_doorbell");
+pub const NQN: &str = "nqn.2016-06.io.doorbell:test";
+/// Far more than any command here needs; a hang is a failure, not a stuck test run.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Tests whose processes poll take turns, so that two cores are enough for them.
+pub fn turn() -> File {
+    let path = std::env::temp_dir().join("doorbell-polling-tests.lock");
+    let file = File::options().create(true).truncate(false).write(true).open(path).unwrap();
+    file.lock().unwrap();
+    file
+}
+
+/// A finished command.
+#[derive(Debug)]
+pub struct Output {
+    pub status: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+    pub took: Duration,
+}
+
+pub fn run(args: &[&str]) -> Output {
+    start(args).finish()
+}
+
+pub struct Running {
+    pub child: Child,
+    started: Instant,
+    stdout: thread::JoinHandle<String>,
+    stderr: thread::JoinHandle<String>,
+}
+
+pub fn start(args: &[&str]) -> Running {
+    let mut child = Command::new(DOORBELL)
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (stdout, stderr) = (reader(child.stdout.take().unwrap()), reader(child.stderr.take().unwrap()));
+    Running { child, started: Instant::now(), stdout, stderr }
+}
+
+fn reader(mut pipe: impl Read + Send + 'static) -> thread::JoinHandle<String> {
+    thread::spawn(move || {
+        let mut text = String::new();
+        let _ = pipe.read_to_string(&mut text);
+        text
+    })
+}
+
+impl Running {
+    pub fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    pub fn finish(mut self) -> Output {
+        let status: ExitStatus = loop {
+            match self.child.try_wait().unwrap() {
+                Some(status) => break status,
+                None if self.started.elapsed() > PATIENCE => {
+                    self.child.kill().unwrap();
+                    panic!("still running after {PATIENCE:?}: {}", self.stdout.join().unwrap());
+                }
+                None => thread::sleep(Duration::from_millis(5)),
+            }
+        };
+        Output {
+            status: status.code(),
+            took: self.started.elapsed(),
+            stdout: self.stdout.join().unwrap(),
+            stderr: self.stderr.join().unwrap(),
+        }
+    }
+}
+
+/// `doorbell target` on a free port of the loopback interface, killed when dropped.
+pub struct Target {
+    pub child: Child,
+    pub port: u16,
+}
+
+impl Target {
+    pub fn start(args: &[&str]) -> Self {
+        let mut child = Command::new(DOORBELL)
+            .args(["target", "--listen", "127.0.0.1:0", "--nqn", NQN])
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let (sender, port) = mpsc::channel();
+        thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                if let Some(address) = line.strip_prefix("Listening on tcp:") {
+                    let _ = sender.send(address.rsplit(':').next().unwrap().parse().unwrap());
+                }
+            }
+        });
+        let port = port.recv_timeout(PATIENCE).expect("the target says where it listens");
+        Self { child, port }
+    }
+
+    /// The transport ID of its subsystem.
+    pub fn id(&self) -> String {
+        format!("trtype:tcp adrfam:IPv4 traddr:127.0.0.1 trsvcid:{} subnqn:{NQN}", self.port)
+    }
+
+    /// The transport ID of its discovery service.
+    pub fn discovery(&self) -> String {
+        format!("trtype:tcp adrfam:IPv4 traddr:127.0.0.1 trsvcid:{}", self.port)
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The five numbers behind `Total`, found as the original's own test scripts find them: blanks squeezed, then `Total : `.
+pub fn total(stdout: &str) -> Option<[f64; 5]> {
+    let squeezed = stdout.split([' ', '\t']).filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
+    let numbers = squeezed.split_once("Total : ")?.1;
+    let parsed: Vec<f64> = numbers.split_whitespace().take(5).map_while(|number| number.parse().ok()).collect();
+    parsed.try_into().ok()
+}
+
+/// The rows of the result table, by their IOPS.
+pub fn rows(stdout: &str) -> Vec<(String, f64)> {
+    let row = |line: &str| {
+        let (name, numbers) = line.rsplit_once(':')?;
+        let (name, _) = name.split_once(" from core ")?;
+        let iops = numbers.split_whitespace().next()?.parse().ok()?;
+        (numbers.split_whitespace().count() == 5).then(|| (name.trim().to_string(), iops))
+    };
+    stdout.lines().filter_map(row).collect()
+}

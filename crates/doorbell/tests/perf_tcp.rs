@@ -1,0 +1,150 @@
+//! `doorbell perf` against `doorbell target` over loopback TCP, as users run them.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{NQN, Target, rows, run, start, total, turn};
+
+fn perf(id: &str, args: &[&str]) -> common::Output {
+    run(&[&["perf", "-r", id, "-t", "1"], args].concat())
+}
+
+#[track_caller]
+fn assert_good(output: &common::Output) -> [f64; 5] {
+    assert_eq!(output.status, Some(0), "{output:#?}");
+    let total = total(&output.stdout).unwrap_or_else(|| panic!("no table: {output:#?}"));
+    assert!(total[0] > 0.0 && total[3] <= total[2] && total[2] <= total[4], "{total:?}");
+    total
+}
+
+#[test]
+fn every_shape_of_load_prints_its_table() {
+    let _turn = turn();
+    let target = Target::start(&["--ram", "64M"]);
+    for args in [
+        "-q 32 -o 4096 -w randread -LL",
+        "-q 8 -o 4k -w randrw -M 70",
+        "-q 8 -o 4096 -w write -HI",
+        "-q 8 -o 4096 -w randread -HI",
+        "-q 16 -o 4096 -w randread -P 4 -U 2",
+        "-q 4 -o 1m -w rw -M 50",
+        "-q 4096 -o 4096 -w randread",
+        "-q 4 -o 16k -O 4096 -w randwrite",
+        "-q 4 -o 512 -w read -c 0x3 --use-every-core",
+        "-q 4 -o 4096 -w randread -F 1.1 --fua -C 1 -E --seed 7",
+        "-q 8 -o 4096 -w randread -d 2000 --transport-stats -m",
+    ] {
+        let output = perf(&target.id(), &args.split(' ').collect::<Vec<_>>());
+        eprintln!("{args}");
+        assert_good(&output);
+        assert!(output.stdout.contains(&format!("TCP (addr:127.0.0.1 subnqn:{NQN}) NSID 1")), "{output:#?}");
+    }
+}
+
+#[test]
+fn discovery_and_two_targets_give_a_row_each() {
+    let _turn = turn();
+    let (first, second) = (Target::start(&["--ram", "16M", "--ram", "16M"]), Target::start(&["--null", "1G"]));
+    let both = run(&[
+        "perf", "-r", &first.discovery(), "-r", &second.id(), "-q", "4", "-o", "4096", "-w", "randread", "-t", "1",
+    ]);
+    assert_good(&both);
+    assert_eq!(rows(&both.stdout).len(), 3, "{}", both.stdout);
+    let one = run(&["perf", "-r", &format!("{} ns:2", first.id()), "-q", "4", "-o", "4096", "-w", "read", "-t", "1"]);
+    assert_good(&one);
+    assert_eq!(rows(&one.stdout).len(), 1);
+    assert!(rows(&one.stdout)[0].0.ends_with("NSID 2"));
+}
+
+#[test]
+fn the_embedded_target_needs_nothing_else() {
+    let _turn = turn();
+    for cores in ["0x1", "0x3"] {
+        let output =
+            run(&["perf", "--embedded", "-q", "8", "-o", "4096", "-w", "randread", "-t", "1", "-c", cores, "-L"]);
+        assert_good(&output);
+        assert!(output.stdout.contains("Summary latency data for"), "{output:#?}");
+    }
+}
+
+#[test]
+fn a_seed_repeats_the_run() {
+    let _turn = turn();
+    let target = Target::start(&["--null", "1G"]);
+    let output = perf(&target.id(), &["-q", "1", "-o", "4096", "-w", "randread", "-d", "10", "--seed", "42"]);
+    assert_good(&output);
+    let said = format!("{}{}", output.stdout, output.stderr);
+    assert!(said.contains("42"), "the seed is printed: {said}");
+}
+
+#[test]
+fn a_killed_target_ends_the_run_with_what_there_is() {
+    let _turn = turn();
+    let mut target = Target::start(&["--ram", "16M"]);
+    let id = target.id();
+    let perf = start(&["perf", "-r", &id, "-q", "8", "-o", "4096", "-w", "randread", "-t", "30"]);
+    std::thread::sleep(Duration::from_millis(1500));
+    target.child.kill().unwrap();
+    let output = perf.finish();
+    assert_eq!(output.status, Some(1), "{output:#?}");
+    assert!(total(&output.stdout).is_some_and(|total| total[0] > 0.0), "{output:#?}");
+    assert!(output.stderr.contains("errors occurred"), "{output:#?}");
+    assert!(output.took < Duration::from_secs(12), "{output:#?}");
+}
+
+#[test]
+fn ctrl_c_ends_a_run_with_its_table() {
+    let _turn = turn();
+    let target = Target::start(&["--ram", "16M"]);
+    for (args, wait) in [(["-a", "0"], 1200), (["-a", "20"], 700)] {
+        let perf = start(&[
+            "perf", "-r", &target.id(), "-q", "8", "-o", "4096", "-w", "randread", "-t", "30", args[0], args[1],
+        ]);
+        std::thread::sleep(Duration::from_millis(wait));
+        perf.signal("-INT");
+        let output = perf.finish();
+        assert!(output.took < Duration::from_millis(wait + 2000), "{output:#?}");
+        assert!(args[1] != "0" || total(&output.stdout).is_some(), "{output:#?}");
+    }
+}
+
+#[test]
+fn ctrl_c_ends_the_wait_for_a_silent_peer() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let id = format!("trtype:tcp traddr:127.0.0.1 trsvcid:{} subnqn:{NQN}", listener.local_addr().unwrap().port());
+    let perf = start(&["perf", "-r", &id, "-q", "1", "-o", "4096", "-w", "read", "-t", "5"]);
+    std::thread::sleep(Duration::from_millis(400));
+    perf.signal("-INT");
+    let output = perf.finish();
+    assert!(output.status != Some(0) && output.took < Duration::from_millis(2400), "{output:#?}");
+}
+
+#[test]
+fn bad_targets_are_clear_errors() {
+    let target = Target::start(&["--ram", "16M", "--hosts", "nqn.2014-08.org.example:friend"]);
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let load = ["-q", "1", "-o", "4096", "-w", "read", "-t", "1"];
+    for (id, said) in [
+        (target.id(), "host"),
+        (target.id().replace(NQN, "nqn.2016-06.io.doorbell:other"), "nqn.2016-06.io.doorbell:other"),
+        (format!("trtype:tcp traddr:127.0.0.1 trsvcid:{closed} subnqn:{NQN}"), "refused"),
+        ("trtype:tcp traddr:no.such.name.invalid trsvcid:4420".to_string(), "no.such.name.invalid"),
+        ("trtype:fc traddr:nn-0x1".to_string(), "FC"),
+        ("trtype:tcp traddr:127.0.0.1 trsvcid:port".to_string(), "port"),
+        ("nonsense".to_string(), "nonsense"),
+    ] {
+        let output = run(&[&["perf", "-r", &id], &load[..]].concat());
+        assert!(output.status.is_some_and(|status| status != 0), "{id}: {output:#?}");
+        assert!(output.stderr.contains(said), "{id}: {output:#?}");
+        assert!(output.took < Duration::from_secs(20), "{id}: {output:#?}");
+    }
+}
+
+#[test]
+fn nothing_tested_is_a_failure() {
+    let target = Target::start(&["--ram", "16M"]);
+    let output = perf(&target.id(), &["-q", "1", "-o", "1000", "-w", "read"]);
+    assert!(output.status != Some(0) && total(&output.stdout).is_none(), "{output:#?}");
+    assert!(output.stdout.contains("1000"), "{output:#?}");
+}

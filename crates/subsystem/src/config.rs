@@ -1,0 +1,168 @@
+//! What a target serves and where, as the command line or an embedding program says it; [`crate::Target`] takes it.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use doorbell_spec::nqn;
+
+use crate::Error;
+
+/// A target: subsystems, addresses, cores.
+#[derive(Clone, Debug)]
+pub struct TargetConfig {
+    /// The NVM subsystems; the discovery subsystem comes by itself.
+    pub subsystems: Vec<SubsystemConfig>,
+    /// Where to listen; port 0 takes a free one, see [`crate::Target::addresses`].
+    pub listen: Vec<SocketAddr>,
+    /// Cores to run a reactor on each; `None` is one reactor that the system places.
+    pub cores: Option<Vec<usize>>,
+    /// Never sleep, even when no host has anything to do.
+    pub poll: bool,
+    /// Bytes of memory for data on its way between sockets and namespaces, all connections together. What does not fit waits.
+    pub transfer_memory: usize,
+}
+
+impl TargetConfig {
+    /// A target of one subsystem on one address, with one reactor that sleeps when idle and 64 MiB for transfers.
+    pub fn new(subsystem: SubsystemConfig, listen: SocketAddr) -> Self {
+        Self {
+            subsystems: vec![subsystem],
+            listen: vec![listen],
+            cores: None,
+            poll: false,
+            transfer_memory: 64 << 20,
+        }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let fail = |what: String| Err(Error::Config(what));
+        if self.listen.is_empty() {
+            return fail("a target needs an address to listen on".into());
+        }
+        if self.cores.as_ref().is_some_and(Vec::is_empty) {
+            return fail("the set of cores is empty".into());
+        }
+        for (at, subsystem) in self.subsystems.iter().enumerate() {
+            subsystem.check()?;
+            if self.subsystems[..at].iter().any(|other| other.nqn == subsystem.nqn) {
+                return fail(format!("two subsystems are called {}", subsystem.nqn));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An NVM subsystem.
+#[derive(Clone, Debug)]
+pub struct SubsystemConfig {
+    /// Its name.
+    pub nqn: String,
+    /// Serial number, at most 20 ASCII characters.
+    pub serial: String,
+    /// Model number, at most 40 ASCII characters.
+    pub model: String,
+    /// Its namespaces; the first has NSID 1.
+    pub namespaces: Vec<NamespaceConfig>,
+    /// NQNs of the hosts that may connect; empty lets any host in.
+    pub allowed_hosts: Vec<String>,
+    /// Most I/O queues a controller grants, 1 to 65535.
+    pub max_io_queues: u16,
+    /// Most entries of a queue (MQES + 1), 2 to 4096.
+    pub max_queue_entries: u32,
+    /// Most bytes one command transfers (MDTS): a power of two from 4096 to 4 MiB.
+    pub max_transfer: u32,
+    /// Most bytes of data inside an I/O command capsule (IOCCSZ): a multiple of 16, at most 65536.
+    pub in_capsule_data: u32,
+}
+
+impl SubsystemConfig {
+    /// A subsystem without namespaces that any host may use: 128 I/O queues of 4096 entries, 1 MiB a command, 8 KiB in a capsule.
+    pub fn new(nqn: impl Into<String>) -> Self {
+        Self {
+            nqn: nqn.into(),
+            serial: "DOORBELL00000001".into(),
+            model: "Doorbell".into(),
+            namespaces: Vec::new(),
+            allowed_hosts: Vec::new(),
+            max_io_queues: 128,
+            max_queue_entries: 4096,
+            max_transfer: 1 << 20,
+            in_capsule_data: 8192,
+        }
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let fail = |what: String| Err(Error::Config(format!("subsystem {}: {what}", self.nqn)));
+        if let Err(error) = nqn::validate(&self.nqn) {
+            return fail(format!("this is not an NVMe Qualified Name: {error}"));
+        }
+        if nqn::is_discovery(&self.nqn) {
+            return fail("this is the name of the discovery subsystem, which every target has".into());
+        }
+        for host in &self.allowed_hosts {
+            if let Err(error) = nqn::validate(host) {
+                return fail(format!("the host {host:?} has no NVMe Qualified Name: {error}"));
+            }
+        }
+        for (what, text, most) in [("serial", &self.serial, 20), ("model", &self.model, 40)] {
+            if text.len() > most || !text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()) {
+                return fail(format!("the {what} number {text:?} is not {most} or fewer ASCII characters"));
+            }
+        }
+        if self.max_io_queues == 0 || self.max_io_queues == u16::MAX {
+            return fail(format!("{} I/O queues are not 1 to 65534", self.max_io_queues));
+        }
+        if !(2..=4096).contains(&self.max_queue_entries) {
+            return fail(format!("{} queue entries are not 2 to 4096", self.max_queue_entries));
+        }
+        if !self.max_transfer.is_power_of_two() || !(4096..=4 << 20).contains(&self.max_transfer) {
+            return fail(format!("{} bytes a command are not a power of two from 4096 to 4 MiB", self.max_transfer));
+        }
+        if !self.in_capsule_data.is_multiple_of(16) || self.in_capsule_data > 65536 {
+            return fail(format!(
+                "{} bytes in a capsule are not a multiple of 16 up to 65536",
+                self.in_capsule_data
+            ));
+        }
+        for (at, namespace) in self.namespaces.iter().enumerate() {
+            let nsid = at + 1;
+            if ![512, 4096].contains(&namespace.block_size) {
+                return fail(format!("namespace {nsid}: a block of {} bytes is not 512 or 4096", namespace.block_size));
+            }
+            if let Backend::Ram { size } | Backend::Null { size } = namespace.backend
+                && size < u64::from(namespace.block_size)
+            {
+                return fail(format!("namespace {nsid}: {size} bytes do not hold a block"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A namespace.
+#[derive(Clone, Debug)]
+pub struct NamespaceConfig {
+    /// Where its blocks are.
+    pub backend: Backend,
+    /// Bytes of a logical block: 512 or 4096.
+    pub block_size: u32,
+}
+
+/// Where a namespace keeps its blocks. Sizes are in bytes and are rounded down to whole blocks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// In memory.
+    Ram {
+        /// Bytes.
+        size: u64,
+    },
+    /// Nowhere: reads return zeroes, writes are received and forgotten.
+    Null {
+        /// Bytes it claims to have.
+        size: u64,
+    },
+    /// In an existing file or block device, as long as that is.
+    File {
+        /// Its path.
+        path: PathBuf,
+    },
+}

@@ -1,0 +1,263 @@
+//! The memory of data: 4 KiB frames of one region, counted so that a frame can be sent from and replaced at the same time.
+//!
+//! A RAM namespace is a map of block groups to frames (see `namespace::ram`); data on its way between a socket and a namespace
+//! lies in frames too. A frame's count says how many hold it: the map cell it is published in, each response that is being sent
+//! from it, or the one command that fills it. Who drops the last count puts the frame on a free list. Each reactor has a list of
+//! its own, filled from and spilled to a common one in batches, so the path takes no lock.
+//!
+//! A published frame never changes: a write fills a fresh frame and swaps it into the cell. A reader loads the cell, increments
+//! the frame's count if that is not zero, and looks at the cell again: if it still names the frame, the count was taken while
+//! the cell's own held, so the frame is what the cell says and stays as it is until the reader lets go. Else the frame may have
+//! been freed and reused in between; the count is given back and the reader starts over. The increment acquires what the last
+//! `take` of the frame released, and that take came after the swap that had unpublished it, so the second look cannot see an
+//! older value of the cell than the frame's present life.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use crossbeam_queue::ArrayQueue;
+use doorbell_platform::{Range, Region};
+
+/// Bytes of a frame.
+pub(crate) const FRAME: u32 = 4096;
+/// The first frames stay zero for ever and are not counted: what deallocated blocks read as.
+pub(crate) const ZERO_FRAMES: u32 = 256;
+/// The frame that deallocated cells name.
+pub(crate) const ZERO: Frame = 0;
+
+/// Frames moved between a reactor's list and the common one at a time.
+const BATCH: usize = 256;
+/// Frames a reactor's list may hold before it spills.
+pub(crate) const MOST_LOCAL: usize = 4 * BATCH;
+
+/// A frame by its number.
+pub(crate) type Frame = u32;
+
+/// All frames.
+#[derive(Debug)]
+pub(crate) struct FrameStore {
+    region: Region,
+    counts: Box<[AtomicU32]>,
+    free: ArrayQueue<Frame>,
+}
+
+impl FrameStore {
+    /// Frames for namespaces, whose first is [`ZERO_FRAMES`] and which are held once each, and spare ones, which are free.
+    pub(crate) fn new(published: usize, spare: usize) -> io::Result<Self> {
+        let total = (ZERO_FRAMES as usize).checked_add(published).and_then(|sum| sum.checked_add(spare));
+        let total = total.filter(|&total| total < u32::MAX as usize).ok_or(io::ErrorKind::OutOfMemory)?;
+        let region = Region::new(total.checked_mul(FRAME as usize).ok_or(io::ErrorKind::OutOfMemory)?)?;
+        region.populate()?;
+        let first_spare = ZERO_FRAMES as usize + published;
+        let counts = (0..total).map(|frame| AtomicU32::new(u32::from(frame < first_spare))).collect();
+        let free = ArrayQueue::new(total);
+        for frame in first_spare..total {
+            let _ = free.push(frame as Frame);
+        }
+        Ok(Self { region, counts, free })
+    }
+
+    pub(crate) fn region(&self) -> &Region {
+        &self.region
+    }
+
+    /// Holds the frame that `cell` names.
+    #[inline]
+    pub(crate) fn hold(&self, cell: &AtomicU32, local: &mut LocalFrames) -> Frame {
+        loop {
+            let frame = cell.load(Ordering::Acquire);
+            if frame < ZERO_FRAMES {
+                return frame;
+            }
+            let count = &self.counts[frame as usize];
+            let held = count.fetch_update(Ordering::Acquire, Ordering::Relaxed, |count| {
+                (count != 0).then_some(count.wrapping_add(1))
+            });
+            if held.is_ok() {
+                if cell.load(Ordering::Acquire) == frame {
+                    return frame;
+                }
+                local.release(frame);
+            }
+        }
+    }
+}
+
+/// The place of a whole frame in the region.
+#[inline]
+pub(crate) fn place(frame: Frame) -> Range {
+    Range { offset: u64::from(frame) * u64::from(FRAME), len: FRAME }
+}
+
+/// Appends the ranges of `len` bytes from `at` on of data that lies in `frames`, beginning `skew` bytes into the first.
+#[inline]
+pub(crate) fn push_ranges(frames: &[Frame], skew: u32, at: u32, len: u32, ranges: &mut Vec<Range>) {
+    let (mut position, end) = (skew + at, skew + at + len);
+    while position < end {
+        let within = position % FRAME;
+        let part = place(frames[(position / FRAME) as usize]).part(within, end - position);
+        doorbell_platform::memory::push_joined(ranges, part);
+        position += part.len;
+    }
+}
+
+/// How many frames `len` bytes take that begin `skew` bytes into the first.
+#[inline]
+pub(crate) fn frames_for(skew: u32, len: u32) -> usize {
+    (skew + len).div_ceil(FRAME) as usize
+}
+
+/// A reactor's own list of free frames.
+#[derive(Debug)]
+pub(crate) struct LocalFrames {
+    pub(crate) store: Arc<FrameStore>,
+    free: Vec<Frame>,
+}
+
+impl LocalFrames {
+    pub(crate) fn new(store: Arc<FrameStore>) -> Self {
+        Self { store, free: Vec::with_capacity(MOST_LOCAL + 1) }
+    }
+
+    /// Sees to it that at least `count` frames are at hand.
+    #[inline]
+    pub(crate) fn fill(&mut self, count: usize) -> bool {
+        if self.free.len() >= count {
+            return true;
+        }
+        let want = count.max(BATCH) - self.free.len();
+        self.free.extend(std::iter::from_fn(|| self.store.free.pop()).take(want));
+        self.free.len() >= count
+    }
+
+    /// Appends `count` fresh frames, each held once, to `frames` if `keep` others remain at hand; else takes none.
+    #[inline]
+    pub(crate) fn take(&mut self, count: usize, keep: usize, frames: &mut Vec<Frame>) -> bool {
+        if !self.fill(count + keep) {
+            return false;
+        }
+        for frame in self.free.drain(self.free.len() - count..) {
+            self.store.counts[frame as usize].store(1, Ordering::Release);
+            frames.push(frame);
+        }
+        true
+    }
+
+    /// Gives back one count of a frame.
+    #[inline]
+    pub(crate) fn release(&mut self, frame: Frame) {
+        if frame >= ZERO_FRAMES && self.store.counts[frame as usize].fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.free.push(frame);
+            if self.free.len() > MOST_LOCAL {
+                self.spill(2 * BATCH);
+            }
+        }
+    }
+
+    /// Hands all but `keep` frames to the common list.
+    pub(crate) fn spill(&mut self, keep: usize) {
+        for frame in self.free.drain(keep.min(self.free.len())..) {
+            let _ = self.store.free.push(frame);
+        }
+    }
+}
+
+impl Drop for LocalFrames {
+    fn drop(&mut self) {
+        self.spill(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+
+    #[test]
+    fn frames_come_back_to_where_they_were_taken() {
+        let store = Arc::new(FrameStore::new(2, 10).unwrap());
+        let mut local = LocalFrames::new(store.clone());
+        let mut frames = Vec::new();
+        assert!(!local.take(8, 3, &mut frames) && frames.is_empty());
+        assert!(local.take(7, 3, &mut frames));
+        assert!(frames.iter().all(|&frame| frame >= ZERO_FRAMES + 2));
+        for frame in frames.drain(..) {
+            local.release(frame);
+        }
+        drop(local);
+        assert_eq!(store.free.len(), 10);
+    }
+
+    #[test]
+    fn ranges_follow_the_skew() {
+        let mut ranges = Vec::new();
+        push_ranges(&[300, 301, 310], 512, 0, 8192, &mut ranges);
+        let at = |frame: u64| frame * 4096;
+        assert_eq!(
+            ranges,
+            [Range { offset: at(300) + 512, len: 4096 + 3584 }, Range { offset: at(310), len: 512 }]
+        );
+        ranges.clear();
+        push_ranges(&[300, 301, 310], 512, 7680, 512, &mut ranges);
+        assert_eq!(ranges, [Range { offset: at(310), len: 512 }]);
+        assert_eq!((frames_for(512, 8192), frames_for(0, 4096), frames_for(3584, 512)), (3, 1, 1));
+    }
+
+    /// Writers replace the frame of one cell as fast as they can while readers look at what they hold: no frame changes while
+    /// it is held, and in the end none is lost.
+    #[test]
+    fn a_held_frame_does_not_change() {
+        let store = Arc::new(FrameStore::new(1, 64).unwrap());
+        let cell = AtomicU32::new(ZERO_FRAMES);
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for stamp in 1..3u8 {
+                let (store, cell) = (&store, &cell);
+                scope.spawn(move || {
+                    let mut local = LocalFrames::new(store.clone());
+                    let mut fresh = Vec::new();
+                    for _ in 0..20_000 {
+                        while !local.take(1, 0, &mut fresh) {
+                            std::thread::yield_now();
+                        }
+                        let frame = fresh.pop().unwrap();
+                        store.region().fill(place(frame).offset, FRAME as usize, stamp);
+                        let old = cell.swap(frame, Ordering::AcqRel);
+                        local.release(old);
+                        local.spill(4);
+                    }
+                });
+            }
+            let readers: Vec<_> = (0..2)
+                .map(|_| {
+                    let (store, cell, done) = (&store, &cell, &done);
+                    scope.spawn(move || {
+                        let mut local = LocalFrames::new(store.clone());
+                        let mut bytes = [0; FRAME as usize];
+                        let mut looks = 0;
+                        while looks < 1000 || !done.load(Ordering::Relaxed) {
+                            let frame = store.hold(cell, &mut local);
+                            store.region().read(place(frame).offset, &mut bytes);
+                            assert!(bytes.iter().all(|&byte| byte == bytes[0]), "a torn frame");
+                            local.release(frame);
+                            local.spill(0);
+                            looks += 1;
+                        }
+                    })
+                })
+                .collect();
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            done.store(true, Ordering::Relaxed);
+            for reader in readers {
+                reader.join().unwrap();
+            }
+        });
+        assert_eq!(store.free.len(), 64);
+    }
+}
