@@ -1,5 +1,5 @@
 # shellcheck shell=sh
-#: modules configfs nvme-tcp ext4 brd tcp_diag
+#: modules configfs nvme-tcp ext4 tcp_diag
 #: programs nvme ss mkfs.ext4 e2fsck blkdiscard fstrim
 #: seconds 900
 # The kernel's NVMe/TCP host against `doorbell target` in the same guest: administration, a file system on
@@ -226,11 +226,30 @@ check_refused hosts.refused 60 'failed|denied|could not|error' nvme connect -t t
 check_refused wrong-nqn 60 'failed|could not|error' nvme connect -t tcp -a 127.0.0.1 -s 4420 -n $NQN-not --hostnqn=$HOST_NQN --hostid=$HOST_ID
 check hosts.stop stop
 
+# --- several namespaces, addresses and limits
+
+need several.start start --ram 32M --null 1G --ram 64M,block=4096 --listen '[::1]:4421' --max-transfer 64K --max-queues 1 --queue-entries 32
+need several.connect connect
+sizes() { for n in 1 2 3; do cat /sys/block/${DEV%1}$n/size /sys/block/${DEV%1}$n/queue/logical_block_size; done | tr '\n' ' '; }
+DEV=${DEV#/dev/}
+wait_for 10 [ -e /sys/block/${DEV%1}3 ]
+check several.sizes [ "$(sizes)" = "65536 512 2097152 512 131072 4096 " ]
+check several.max-transfer [ "$(cat /sys/block/$DEV/queue/max_hw_sectors_kb)" = 64 ]
+check several.queues [ "$(queues)" = 2 ]
+check several.entries [ "$(cat /sys/class/nvme/$CTRL/sqsize)" = 31 ]
+DEV=/dev/$DEV
+check several.blocks blocks 1024k
+disconnect
+check several.ipv6 run 60 nvme connect -t tcp -a ::1 -s 4421 -n $NQN --hostnqn=$HOST_NQN --hostid=$HOST_ID
+disconnect
+check several.stop stop
+
 # --- a file behind the namespace: what was flushed outlives the target
 
 modprobe brd rd_nr=1 rd_size=262144
 mkdir -p /data
-run 60 mkfs.ext4 -q -F /dev/ram0 && run 30 mount /dev/ram0 /data
+need file.disk run 60 mkfs.ext4 -q -F /dev/ram0
+need file.disk.mount run 30 mount /dev/ram0 /data
 truncate -s 192M /data/disk
 need file.start start --file /data/disk
 need file.connect connect

@@ -1,6 +1,7 @@
 //! `doorbell`: measures NVMe storage, and is an NVMe target to measure. One file a subcommand; this one only chooses among them.
 
 mod connection;
+mod core_mask;
 mod discover;
 mod identify;
 mod perf;

@@ -47,7 +47,19 @@ fn discovery_and_two_targets_give_a_row_each() {
     let _turn = turn();
     let (first, second) = (Target::start(&["--ram", "16M", "--ram", "16M"]), Target::start(&["--null", "1G"]));
     let both = run(&[
-        "perf", "-r", &first.discovery(), "-r", &second.id(), "-q", "4", "-o", "4096", "-w", "randread", "-t", "1",
+        "perf",
+        "-r",
+        &first.discovery(),
+        "-r",
+        &second.id(),
+        "-q",
+        "4",
+        "-o",
+        "4096",
+        "-w",
+        "randread",
+        "-t",
+        "1",
     ]);
     assert_good(&both);
     assert_eq!(rows(&both.stdout).len(), 3, "{}", both.stdout);
@@ -99,7 +111,19 @@ fn ctrl_c_ends_a_run_with_its_table() {
     let target = Target::start(&["--ram", "16M"]);
     for (args, wait) in [(["-a", "0"], 1200), (["-a", "20"], 700)] {
         let perf = start(&[
-            "perf", "-r", &target.id(), "-q", "8", "-o", "4096", "-w", "randread", "-t", "30", args[0], args[1],
+            "perf",
+            "-r",
+            &target.id(),
+            "-q",
+            "8",
+            "-o",
+            "4096",
+            "-w",
+            "randread",
+            "-t",
+            "30",
+            args[0],
+            args[1],
         ]);
         std::thread::sleep(Duration::from_millis(wait));
         perf.signal("-INT");

@@ -1,1 +1,25 @@
-//! The NVMe host driver: probe, controllers, namespaces, queue pairs, transports.
+//! The NVMe host driver: finding controllers, bringing them up, and queues to their namespaces.
+//!
+//! [`probe`] turns transport IDs into [`Controller`]s, each with a thread that keeps its admin queue. A controller hands out I/O
+//! queues ([`AnyQueue`]) that move to the worker that drives them.
+
+mod cancel;
+mod controller;
+mod discovery;
+mod error;
+mod identity;
+mod namespace;
+mod probe;
+pub mod split;
+pub mod transport;
+mod transport_id;
+
+pub use cancel::Cancel;
+pub use controller::{Controller, ControllerOptions, InitState};
+pub use discovery::{DiscoveryLog, Found, discover, found};
+pub use error::{Cause, Error};
+pub use identity::HostIdentity;
+pub use namespace::Namespace;
+pub use probe::{Probed, probe};
+pub use transport::{AnyQueue, port::AdminData};
+pub use transport_id::{AddressFamily, TransportId, TransportIdError, TransportType};

@@ -19,6 +19,8 @@ pub(crate) struct Recorder {
     /// Up to here the depth is integrated.
     integrated: u64,
     polled: u64,
+    /// Busy and idle ticks of the whole run.
+    polls: (u64, u64),
     histogram: bool,
     errors: Vec<(Status, u64)>,
     measured: Measured,
@@ -47,6 +49,7 @@ impl Recorder {
             depth: 0,
             integrated: 0,
             polled: 0,
+            polls: (0, 0),
             histogram,
             errors: Vec::new(),
             measured: Measured::default(),
@@ -88,12 +91,22 @@ impl Recorder {
     /// A poll ended at `now`: the time since the previous one was busy if it found completions.
     #[inline]
     pub fn polled(&mut self, now: u64, found: bool) {
-        let span = now.min(self.end).saturating_sub(self.polled.max(self.start));
+        let span = now - self.polled;
+        let within = now.min(self.end).saturating_sub(self.polled.max(self.start));
         self.polled = now;
-        match found {
-            true => self.measured.busy_ticks += span,
-            false => self.measured.idle_ticks += span,
+        if found {
+            self.polls.0 += span;
+            self.measured.busy_ticks += within;
+        } else {
+            self.polls.1 += span;
+            self.measured.idle_ticks += within;
         }
+    }
+
+    /// Busy and idle ticks so far, those outside the window included.
+    #[inline]
+    pub fn polls(&self) -> (u64, u64) {
+        self.polls
     }
 
     /// An I/O was issued.
@@ -233,7 +246,11 @@ mod tests {
         recorder.close(50);
         recorder.succeeded(10, 60, true);
         let sums = recorder.finish(2000);
-        assert_eq!((sums.window_ticks, sums.account.measured), (0, 0), "stopped while warming up: nothing was measured");
+        assert_eq!(
+            (sums.window_ticks, sums.account.measured),
+            (0, 0),
+            "stopped while warming up: nothing was measured"
+        );
     }
 
     #[test]

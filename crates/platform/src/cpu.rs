@@ -13,6 +13,20 @@ pub fn allowed() -> io::Result<Vec<usize>> {
     Ok((0..CpuSet::MAX_CPU).filter(|&core| set.is_set(core)).collect())
 }
 
+/// The cores of the machine that are online, ascending, whether or not the calling thread may run on them now.
+///
+/// # Errors
+/// When /sys/devices/system/cpu/online cannot be read or holds no list.
+pub fn online() -> io::Result<Vec<usize>> {
+    let text = std::fs::read_to_string("/sys/devices/system/cpu/online")?;
+    let part = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        Some(first.parse::<usize>().ok()?..=last.parse().ok()?)
+    };
+    let ranges: Option<Vec<_>> = text.trim().split(',').map(part).collect();
+    ranges.map(|ranges| ranges.into_iter().flatten().collect()).ok_or(io::ErrorKind::InvalidData.into())
+}
+
 /// Keeps the calling thread on `core` from now on.
 ///
 /// # Errors
@@ -51,6 +65,12 @@ mod tests {
         })
         .join()
         .unwrap();
+    }
+
+    #[test]
+    fn allowed_cores_are_online() {
+        let online = online().unwrap();
+        assert!(allowed().unwrap().iter().all(|core| online.contains(core)));
     }
 
     #[test]

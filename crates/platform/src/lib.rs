@@ -6,6 +6,7 @@
 pub mod clock;
 pub mod cpu;
 pub mod memory;
+pub mod poll;
 pub mod socket;
 
 pub use memory::{Arena, Range, Region};

@@ -68,7 +68,7 @@ pub struct SubsystemConfig {
     pub max_io_queues: u16,
     /// Most entries of a queue (MQES + 1), 2 to 4096.
     pub max_queue_entries: u32,
-    /// Most bytes one command transfers (MDTS): a power of two from 4096 to 4 MiB.
+    /// Most bytes one command transfers (MDTS): a power of two from 8192 to 4 MiB.
     pub max_transfer: u32,
     /// Most bytes of data inside an I/O command capsule (IOCCSZ): a multiple of 16, at most 65536.
     pub in_capsule_data: u32,
@@ -114,8 +114,8 @@ impl SubsystemConfig {
         if !(2..=4096).contains(&self.max_queue_entries) {
             return fail(format!("{} queue entries are not 2 to 4096", self.max_queue_entries));
         }
-        if !self.max_transfer.is_power_of_two() || !(4096..=4 << 20).contains(&self.max_transfer) {
-            return fail(format!("{} bytes a command are not a power of two from 4096 to 4 MiB", self.max_transfer));
+        if !self.max_transfer.is_power_of_two() || !(8192..=4 << 20).contains(&self.max_transfer) {
+            return fail(format!("{} bytes a command are not a power of two from 8192 to 4 MiB", self.max_transfer));
         }
         if !self.in_capsule_data.is_multiple_of(16) || self.in_capsule_data > 65536 {
             return fail(format!(

@@ -65,27 +65,6 @@ impl FrameStore {
     pub(crate) fn region(&self) -> &Region {
         &self.region
     }
-
-    /// Holds the frame that `cell` names.
-    #[inline]
-    pub(crate) fn hold(&self, cell: &AtomicU32, local: &mut LocalFrames) -> Frame {
-        loop {
-            let frame = cell.load(Ordering::Acquire);
-            if frame < ZERO_FRAMES {
-                return frame;
-            }
-            let count = &self.counts[frame as usize];
-            let held = count.fetch_update(Ordering::Acquire, Ordering::Relaxed, |count| {
-                (count != 0).then_some(count.wrapping_add(1))
-            });
-            if held.is_ok() {
-                if cell.load(Ordering::Acquire) == frame {
-                    return frame;
-                }
-                local.release(frame);
-            }
-        }
-    }
 }
 
 /// The place of a whole frame in the region.
@@ -146,6 +125,25 @@ impl LocalFrames {
             frames.push(frame);
         }
         true
+    }
+
+    /// Holds the frame that `cell` names.
+    #[inline]
+    pub(crate) fn hold(&mut self, cell: &AtomicU32) -> Frame {
+        loop {
+            let frame = cell.load(Ordering::Acquire);
+            if frame < ZERO_FRAMES {
+                return frame;
+            }
+            let count = &self.store.counts[frame as usize];
+            let more = |count: u32| (count != 0).then_some(count + 1);
+            if count.fetch_update(Ordering::Acquire, Ordering::Relaxed, more).is_ok() {
+                if cell.load(Ordering::Acquire) == frame {
+                    return frame;
+                }
+                self.release(frame);
+            }
+        }
     }
 
     /// Gives back one count of a frame.
@@ -242,7 +240,7 @@ mod tests {
                         let mut bytes = [0; FRAME as usize];
                         let mut looks = 0;
                         while looks < 1000 || !done.load(Ordering::Relaxed) {
-                            let frame = store.hold(cell, &mut local);
+                            let frame = local.hold(cell);
                             store.region().read(place(frame).offset, &mut bytes);
                             assert!(bytes.iter().all(|&byte| byte == bytes[0]), "a torn frame");
                             local.release(frame);

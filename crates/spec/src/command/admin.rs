@@ -84,6 +84,22 @@ pub fn get_log_page(request: &LogRequest) -> Command {
 }
 
 impl LogRequest {
+    /// The first 4096 bytes of a log page of the controller.
+    pub fn new(lid: Lid) -> Self {
+        Self {
+            lid,
+            nsid: 0,
+            bytes: 4096,
+            offset: 0,
+            lsp: 0,
+            lsi: 0,
+            rae: false,
+            ot: false,
+            csi: Csi::NVM,
+            uuid_index: 0,
+        }
+    }
+
     /// Reads a Get Log Page command. `bytes` is at most 16 GiB.
     pub fn parse(command: &Command) -> Self {
         let cdw10 = command.cdw10.get();

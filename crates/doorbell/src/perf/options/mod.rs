@@ -7,7 +7,6 @@ mod draft;
 mod getopt;
 mod help;
 mod later;
-mod mask;
 mod numbers;
 mod resolve;
 mod table;

@@ -2,7 +2,8 @@
 //! final [`Options`]. Called once by [`super::parse`].
 
 use super::draft::Draft;
-use super::{LatencyOutput, NumberOfIos, Options, Pattern, UsageError, later, mask};
+use super::{LatencyOutput, NumberOfIos, Options, Pattern, UsageError, later};
+use crate::core_mask;
 
 /// Checks and completes a command line. The first fault in the order of the code is the one reported.
 pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
@@ -55,7 +56,7 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
         return Err(message.to_string().into());
     }
     environment(&draft)?;
-    let cores = mask::cores(&draft.core_mask)?;
+    let cores = core_mask::cores(&draft.core_mask)?;
     notes.extend(later::check(&draft)?);
 
     if draft.zipf.is_some() && !pattern.random {

@@ -10,11 +10,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use doorbell_platform::Range;
 use doorbell_spec::{
     nqn::DISCOVERY_NQN,
     tcp::{DISCOVERY_PORT, Fes, IO_PORT, IcReq, IcResp, MAXH2CDATA_MIN, PDA_MAX, PFV},
 };
-use doorbell_platform::Range;
 use doorbell_tcp::{Digests, Link, Lost, Pdu, Role, Sink, Violation};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -164,9 +164,9 @@ fn socket(address: SocketAddr, id: &TransportId, request: &QueueRequest) -> io::
         socket.set_priority(priority)?;
     }
     if let Some(source) = &id.hostaddr {
-        let ip: IpAddr = source.parse().map_err(|_| {
-            io::Error::new(io::ErrorKind::InvalidInput, format!("hostaddr:{source} is no IP address"))
-        })?;
+        let ip: IpAddr = source
+            .parse()
+            .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, format!("hostaddr:{source} is no IP address")))?;
         socket.bind(&SocketAddr::new(ip, 0).into())?;
     }
     match socket.connect(&address.into()) {

@@ -4,14 +4,11 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use doorbell_platform::{Arena, Range, Region, memory::push_joined};
-use doorbell_queue::{
-    Counters, Done, Down, Drain, IoQueue, Needs, Op, PrepareError, Progress, Slot, Wait, cid::Cids,
-};
+use doorbell_queue::{Counters, Done, Down, Drain, IoQueue, Needs, Op, PrepareError, Progress, Slot, Wait, cid::Cids};
 use doorbell_spec::{
     command::{Command, Direction, FLAGS_SGL, SglDescriptor, data_direction},
     completion::Completion,
-    fabrics,
-    status::{self, Status},
+    fabrics, status,
     tcp::{DataHeader, Fes, R2t, flags},
 };
 use doorbell_tcp::{DataPdu, Link, Lost, Pdu, Sink, Violation};
@@ -88,13 +85,12 @@ impl TcpQueue {
 
     /// One receive, and the answers it calls for.
     fn poll(&mut self) {
-        let region = Self::region(&self.arena);
-        match self.link.receive(region, &mut self.staging, &mut self.commands) {
+        match self.link.receive(Self::region(&self.arena), &mut self.staging, &mut self.commands) {
             Ok(0) => return,
             Ok(_) => self.counters.socket_completions += 1,
             Err(lost) => self.lost(&lost),
         }
-        if self.commands.answer_requests(&mut self.link, region) && self.down.is_none() {
+        if self.commands.answer_requests(&mut self.link, Self::region(&self.arena)) && self.down.is_none() {
             self.flush();
         }
         self.commands.settle(self.link.sender.sent());

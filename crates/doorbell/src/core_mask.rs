@@ -1,4 +1,4 @@
-//! The core mask of `-c` (reference 1.7): which cores get a worker. Called by [`super::resolve`].
+//! The core mask of `-c` (reference 1.7): which cores get a worker. Called for `perf` and `target`.
 
 /// Cores are numbered from 0 to one less than this.
 const CORES: usize = 1024;

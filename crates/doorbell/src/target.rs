@@ -1,0 +1,202 @@
+//! `doorbell target`: an NVMe subsystem over NVMe/TCP, until ctrl-C.
+
+use std::{net::SocketAddr, path::PathBuf, sync::mpsc, time::Duration};
+
+use clap::{ArgAction, ArgMatches, Args, FromArgMatches};
+use doorbell_subsystem::{Backend, NamespaceConfig, SubsystemConfig, Target, TargetConfig};
+
+use crate::{core_mask, signals, size};
+
+/// The subsystem's name when none is given.
+pub const DEFAULT_NQN: &str = "nqn.2026-11.io.doorbell:target";
+
+/// Options of `doorbell target`.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    namespaces: Namespaces,
+    /// Address to listen on, again for another; port 0 takes a free one
+    #[arg(long, value_name = "[tcp:]ADDRESS:PORT", default_value = "127.0.0.1:4420", value_parser = listen)]
+    listen: Vec<SocketAddr>,
+    /// NVMe Qualified Name of the subsystem
+    #[arg(long, default_value = DEFAULT_NQN)]
+    nqn: String,
+    /// Hosts that may connect, by their NQN [default: any]
+    #[arg(long, value_name = "NQN,…", value_delimiter = ',')]
+    hosts: Vec<String>,
+    /// Cores with a reactor each, as for `perf -c` [default: one reactor, placed by the system]
+    #[arg(short = 'c', long, value_name = "MASK", value_parser = cores)]
+    core_mask: Option<Cores>,
+    /// Never sleep, even when no host has anything to do
+    #[arg(long)]
+    poll: bool,
+    /// Most bytes one command transfers: a power of two from 4K to 4M
+    #[arg(long, value_name = "SIZE", default_value = "1M", value_parser = size::parse)]
+    max_transfer: u64,
+    /// Most I/O queues a controller grants
+    #[arg(long, default_value_t = 128)]
+    max_queues: u16,
+    /// Most entries of a queue, 2 to 4096
+    #[arg(long, default_value_t = 4096)]
+    queue_entries: u32,
+}
+
+/// Cores, ascending. (A name of its own, so that clap takes the list for one value.)
+pub type Cores = std::sync::Arc<[usize]>;
+
+fn cores(text: &str) -> Result<Cores, String> {
+    core_mask::cores(text).map(Into::into)
+}
+
+fn listen(text: &str) -> Result<SocketAddr, String> {
+    let address = text.strip_prefix("tcp:").unwrap_or(text);
+    if let Some((kind @ ("rdma" | "vfio-user"), _)) = text.split_once(':') {
+        return Err(format!("listening over {kind} is not built yet; use tcp:ADDRESS:PORT"));
+    }
+    address.parse().map_err(|_| format!("\"{address}\" is no ADDRESS:PORT, like 127.0.0.1:4420 or [::1]:4420"))
+}
+
+/// The namespaces in the order they were given, which is the order of their identifiers.
+#[derive(Debug)]
+struct Namespaces(Vec<NamespaceConfig>);
+
+const KINDS: [(&str, &str, &str); 3] = [
+    ("ram", "SIZE[,block=512|4096]", "A namespace in memory; again for another [one of these three is needed]"),
+    ("null", "SIZE[,block=512|4096]", "A namespace that keeps nothing: reads give zeroes; again for another"),
+    ("file", "PATH[,block=512|4096]", "A namespace in an existing file or block device; again for another"),
+];
+
+impl Args for Namespaces {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        KINDS.iter().fold(command, |command, (kind, value, help)| {
+            command.arg(clap::Arg::new(*kind).long(*kind).value_name(*value).help(*help).action(ArgAction::Append))
+        })
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for Namespaces {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut given = Vec::new();
+        for (kind, ..) in KINDS {
+            let values = matches.get_many::<String>(kind).into_iter().flatten();
+            given.extend(matches.indices_of(kind).into_iter().flatten().zip(values).map(|(at, text)| (at, kind, text)));
+        }
+        given.sort_unstable();
+        let parsed: Result<Vec<_>, String> = given.into_iter().map(|(_, kind, text)| namespace(kind, text)).collect();
+        parsed.map(Self).map_err(|why| clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("{why}\n")))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+fn namespace(kind: &str, text: &str) -> Result<NamespaceConfig, String> {
+    let fail = |why: String| Err(format!("--{kind} \"{text}\": {why}"));
+    let mut parts = text.split(',');
+    let first = parts.next().unwrap_or_default();
+    let mut block_size = 512;
+    for part in parts {
+        block_size = match part.split_once('=') {
+            Some(("block", "512")) => 512,
+            Some(("block", "4096" | "4k" | "4K")) => 4096,
+            Some(("block", other)) => return fail(format!("blocks are 512 or 4096 bytes, not \"{other}\"")),
+            Some(("metadata" | "pi", _)) => return fail(format!("\"{part}\": metadata is not built yet")),
+            _ => return fail(format!("\"{part}\" is not block=512 or block=4096")),
+        };
+    }
+    let backend = match kind {
+        "file" if first.is_empty() => return fail("a path is missing".into()),
+        "file" => Backend::File { path: PathBuf::from(first) },
+        _ => {
+            let size = size::parse(first).map_err(|why| format!("--{kind}: {why}"))?;
+            if kind == "ram" { Backend::Ram { size } } else { Backend::Null { size } }
+        }
+    };
+    Ok(NamespaceConfig { backend, block_size })
+}
+
+/// Serves until a signal comes.
+///
+/// # Errors
+/// What could not be started, and why.
+pub fn run(arguments: &Arguments) -> Result<(), String> {
+    if arguments.namespaces.0.is_empty() {
+        return Err("a target needs a namespace: --ram SIZE, --null SIZE or --file PATH".into());
+    }
+    let subsystem = SubsystemConfig {
+        namespaces: arguments.namespaces.0.clone(),
+        allowed_hosts: arguments.hosts.clone(),
+        max_io_queues: arguments.max_queues,
+        max_queue_entries: arguments.queue_entries,
+        max_transfer: u32::try_from(arguments.max_transfer).unwrap_or(u32::MAX),
+        ..SubsystemConfig::new(arguments.nqn.as_str())
+    };
+    let mut config = TargetConfig::new(subsystem, arguments.listen[0]);
+    config.listen.clone_from(&arguments.listen);
+    config.cores = arguments.core_mask.as_deref().map(<[usize]>::to_vec);
+    config.poll = arguments.poll;
+    let (sender, ended) = mpsc::channel();
+    signals::on_signal(move || drop(sender.send(()))).map_err(|why| format!("handling signals: {why}"))?;
+    let target = Target::start(config).map_err(|why| why.to_string())?;
+    println!("Serving {}", arguments.nqn);
+    for address in target.addresses() {
+        println!("Listening on tcp:{address}");
+    }
+    while ended.recv_timeout(Duration::from_secs(3600)) == Err(mpsc::RecvTimeoutError::Timeout) {}
+    target.stop();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    fn parse(text: &str) -> Result<Arguments, String> {
+        let words = std::iter::once("target").chain(text.split_whitespace());
+        Cli::try_parse_from(words).map(|cli| cli.arguments).map_err(|why| why.to_string())
+    }
+
+    #[test]
+    fn namespaces_keep_the_order_of_the_command_line() {
+        let arguments = parse("--null 1T --ram 64M,block=4096 --file /tmp/x --null 2G -c 0x5").unwrap();
+        let kinds: Vec<_> = arguments.namespaces.0.iter().map(|one| (one.backend.clone(), one.block_size)).collect();
+        assert_eq!(kinds, [
+            (Backend::Null { size: 1 << 40 }, 512),
+            (Backend::Ram { size: 64 << 20 }, 4096),
+            (Backend::File { path: "/tmp/x".into() }, 512),
+            (Backend::Null { size: 2 << 30 }, 512),
+        ]);
+        assert_eq!(arguments.core_mask.as_deref(), Some(&[0, 2][..]));
+        assert_eq!(arguments.listen, ["127.0.0.1:4420".parse().unwrap()]);
+    }
+
+    #[test]
+    fn what_cannot_be_served_is_named() {
+        for (text, said) in [
+            ("--ram 1X", "1X"),
+            ("--ram 1G,block=520", "520"),
+            ("--ram 1G,metadata=8", "not built"),
+            ("--file ,block=512", "path"),
+            ("--ram 1G --listen 127.0.0.1", "ADDRESS:PORT"),
+            ("--ram 1G --listen rdma:10.0.0.1:4420", "not built"),
+            ("--ram 1G -c zz", "zz"),
+        ] {
+            let why = parse(text).unwrap_err();
+            assert!(why.contains(said), "{text}: {why}");
+        }
+    }
+}

@@ -1,0 +1,381 @@
+//! Bringing a Fabrics controller from nothing to ready: one function a phase, in the order of the specification (Base 3.5.2).
+
+use std::time::{Duration, Instant};
+
+use doorbell_queue::Slot;
+use doorbell_spec::{
+    command::{self, LogRequest, NSID_ALL},
+    fabrics::{self, ConnectData, ConnectResponse, cattr},
+    feature::{Fid, HostBehavior, NumberOfQueues, Select, async_event_config as event},
+    identify::{self, Cns, Csi, NamespaceList, Nidt, ctratt},
+    log::Lid,
+    register::{self, Cap, Cc, Csts, Vs},
+    status::generic,
+};
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
+
+use super::{ControllerOptions, InitState};
+use crate::{
+    cancel::Cancel,
+    error::Cause,
+    namespace::Namespace,
+    transport::{
+        self, QueueRequest,
+        port::{AdminData, BUFFER, Port, refused},
+    },
+    transport_id::TransportId,
+};
+
+/// Entries of the admin queue.
+const ADMIN_ENTRIES: u32 = 32;
+/// The slot that keep alive commands use.
+pub(super) const KEEP_ALIVE_SLOT: Slot = 1;
+/// The first slot of Asynchronous Event Requests, and how many there are at most.
+pub(super) const EVENT_SLOTS: std::ops::Range<Slot> = 2..10;
+/// Most data in an admin or Fabrics command capsule (TCP 3.3.2.2).
+const ADMIN_CAPSULE_BYTES: u32 = 8192;
+/// How often a register is read that something waits for.
+const REGISTER_INTERVAL: Duration = Duration::from_millis(1);
+/// More active namespaces than this are a lie.
+const MOST_NAMESPACES: usize = 1 << 16;
+/// Largest transfer where the controller states none.
+const UNLIMITED_TRANSFER: u64 = 1 << 30;
+
+/// What bring-up learned.
+#[derive(Debug)]
+pub(super) struct Ready {
+    pub cap: Cap,
+    pub vs: Vs,
+    pub cntlid: u16,
+    pub data: Box<identify::Controller>,
+    /// Keep alive timeout granted, if any.
+    pub keep_alive: Option<Duration>,
+    pub io_queues: u16,
+    pub io_entries: u32,
+    pub in_capsule_bytes: u32,
+    pub max_transfer: u32,
+    pub namespaces: Vec<Namespace>,
+    /// Oddities that do not stand in the way, for the log.
+    pub warnings: Vec<String>,
+}
+
+/// A controller on its way up.
+pub(super) struct BringUp<'a> {
+    pub id: &'a TransportId,
+    pub name: &'a str,
+    pub options: &'a ControllerOptions,
+    pub cancel: &'a Cancel,
+}
+
+type Step<T> = Result<T, Cause>;
+
+impl BringUp<'_> {
+    /// From nothing to ready.
+    pub fn run(&self) -> Step<(Port, Ready)> {
+        let (mut port, connected) = self.connect_admin().map_err(|why| why.at(InitState::ConnectAdminq))?;
+        let ready = self.learn(&mut port, connected)?;
+        Ok((port, ready))
+    }
+
+    fn learn(&self, port: &mut Port, connected: ConnectResponse) -> Step<Ready> {
+        let vs = Vs::from_bits(self.register(port, InitState::ReadVs, register::VS, false)? as u32);
+        let cap = Cap::from_bits(self.register(port, InitState::ReadCap, register::CAP, true)?);
+        self.disable(port, cap)?;
+        self.enable(port, cap)?;
+        let data = self.identify(port)?;
+        let mut warnings = Vec::new();
+        self.configure_events(port, &data, vs, &mut warnings)?;
+        let keep_alive = self.keep_alive(port)?;
+        let most = data.max_transfer(cap.mpsmin()).unwrap_or(UNLIMITED_TRANSFER).min(UNLIMITED_TRANSFER) as u32;
+        let mut ready = Ready {
+            cap,
+            vs,
+            cntlid: connected.cntlid,
+            keep_alive,
+            io_queues: 0,
+            io_entries: self.options.io_queue_size.clamp(2, 32768).min(u32::from(cap.mqes()) + 1),
+            in_capsule_bytes: data.in_capsule_data_size().min(BUFFER.into()) as u32,
+            max_transfer: most,
+            namespaces: Vec::new(),
+            warnings,
+            data,
+        };
+        if ready.data.cntlid.get() != connected.cntlid {
+            let said = ready.data.cntlid.get();
+            ready.warnings.push(format!("Connect gave controller {}, Identify says {said}", connected.cntlid));
+        }
+        if !self.id.is_discovery() {
+            ready.io_queues = self.number_of_queues(port)?;
+            ready.namespaces = self.namespaces(port, &ready.data, vs, most, &mut ready.warnings)?;
+            self.host_behavior(port, &ready.data)?;
+        }
+        Ok(ready)
+    }
+
+    fn timeout(&self) -> Duration {
+        self.options.admin_timeout
+    }
+
+    /// The Connect data of any queue of this host.
+    pub fn connect_data(&self, cntlid: u16) -> Step<ConnectData> {
+        let hostnqn = self.id.hostnqn.as_ref().unwrap_or(&self.options.host.nqn);
+        ConnectData::new(self.options.host.id, cntlid, &self.id.subnqn, hostnqn).map_err(|why| {
+            Cause::Transport(format!("the host NQN {hostnqn} or subsystem NQN {} is none: {why}", self.id.subnqn))
+        })
+    }
+
+    /// A queue of the controller, connected.
+    pub fn connect_queue(
+        &self,
+        qid: u16,
+        entries: u32,
+        in_capsule_bytes: u32,
+        cntlid: u16,
+    ) -> Step<(Port, ConnectResponse)> {
+        let request = QueueRequest {
+            qid,
+            entries,
+            header_digest: self.options.header_digest,
+            data_digest: self.options.data_digest,
+            in_capsule_bytes,
+            deadline: Instant::now() + self.options.connect_timeout,
+            cancel: self.cancel.clone(),
+        };
+        let data = self.connect_data(cntlid)?;
+        let mut port = Port::new(transport::open_queue(self.id, &request)?, self.cancel)?;
+        let attributes = if self.options.disable_sq_flow_control { cattr::DISABLE_SQ_FLOW_CONTROL } else { 0 };
+        let kato = self.options.keep_alive.map_or(0, |time| time.as_millis().min(u32::MAX.into()) as u32);
+        let kato = if qid == 0 { kato } else { 0 };
+        let command = fabrics::connect(qid, (entries - 1) as u16, attributes, kato);
+        let answer = port.connect(&command, &data, self.options.connect_timeout)?;
+        if answer.authreq != 0 {
+            return Err(Cause::Transport(
+                "it requires authentication (DH-HMAC-CHAP), which is not built yet; allow this host without a key"
+                    .into(),
+            ));
+        }
+        Ok((port, answer))
+    }
+
+    fn connect_admin(&self) -> Step<(Port, ConnectResponse)> {
+        // FFFFh asks for a controller of the dynamic model.
+        self.connect_queue(0, ADMIN_ENTRIES, ADMIN_CAPSULE_BYTES, 0xffff)
+    }
+
+    fn register(&self, port: &mut Port, step: InitState, offset: u32, eight: bool) -> Step<u64> {
+        port.property(offset, eight, self.timeout()).map_err(|why| why.at(step))
+    }
+
+    /// Waits until CSTS.RDY is as it should be, for the time CAP.TO grants.
+    fn wait_ready(&self, port: &mut Port, cap: Cap, ready: bool, step: InitState) -> Step<()> {
+        let limit = Duration::from_millis(500) * u32::from(cap.to().max(1));
+        let deadline = Instant::now() + limit;
+        loop {
+            let csts = Csts::from_bits(self.register(port, step, register::CSTS, false)? as u32);
+            if csts.rdy() == ready && csts.into_bits() != u32::MAX {
+                return Ok(());
+            }
+            if ready && csts.cfs() && csts.into_bits() != u32::MAX {
+                return Err(Cause::Nonsense("it reports a fatal status (CSTS.CFS): reset the target".into()).at(step));
+            }
+            if Instant::now() >= deadline {
+                let state = if ready { "ready" } else { "disabled" };
+                return Err(
+                    Cause::Nonsense(format!("it was not {state} within {limit:?} (CAP.TO), CSTS {csts:?}")).at(step)
+                );
+            }
+            port.sleep(REGISTER_INTERVAL, None)?;
+        }
+    }
+
+    fn disable(&self, port: &mut Port, cap: Cap) -> Step<()> {
+        let cc = Cc::from_bits(self.register(port, InitState::CheckEn, register::CC, false)? as u32);
+        if !cc.en() {
+            return Ok(());
+        }
+        port.set_property(register::CC, cc.with_en(false).into_bits(), self.timeout())
+            .map_err(|why| why.at(InitState::SetEn0))?;
+        self.wait_ready(port, cap, false, InitState::DisableWaitForReady0)
+    }
+
+    fn enable(&self, port: &mut Port, cap: Cap) -> Step<()> {
+        let css = if cap.css() & Cap::CSS_IO != 0 { 6 } else { 0 };
+        let cc = Cc::new().with_en(true).with_css(css).with_mps(cap.mpsmin()).with_iosqes(6).with_iocqes(4);
+        port.set_property(register::CC, cc.into_bits(), self.timeout()).map_err(|why| why.at(InitState::Enable))?;
+        self.wait_ready(port, cap, true, InitState::EnableWaitForReady1)
+    }
+
+    /// An Identify data structure of 4096 bytes.
+    fn page(&self, port: &mut Port, cns: Cns, nsid: u32) -> Step<Vec<u8>> {
+        let command = command::identify(cns, nsid, Csi::NVM, 0);
+        port.succeed(&command, &AdminData::In(identify::SIZE as u32), self.timeout()).map(|(_, bytes)| bytes)
+    }
+
+    fn identify(&self, port: &mut Port) -> Step<Box<identify::Controller>> {
+        let bytes = self.page(port, Cns::CONTROLLER, 0).map_err(|why| why.at(InitState::Identify))?;
+        Ok(Box::new(identify::Controller::read_from_bytes(&bytes).expect("4096 bytes")))
+    }
+
+    /// Event configuration and requests; a controller without events is still a controller.
+    fn configure_events(
+        &self,
+        port: &mut Port,
+        data: &identify::Controller,
+        vs: Vs,
+        warnings: &mut Vec<String>,
+    ) -> Step<()> {
+        let offered = if vs >= Vs::version(1, 2, 0) { data.oaes.get() } else { 0 };
+        let wanted = match self.id.is_discovery() {
+            true => offered & 1 << 31,
+            false => event::SHCW | offered & (event::NAN | event::FAN | event::ANACN),
+        };
+        let command = command::set_features(Fid::ASYNC_EVENT_CONFIGURATION, false, 0, wanted);
+        let (done, _) =
+            port.execute(&command, &AdminData::None, self.timeout()).map_err(|why| why.at(InitState::ConfigureAer))?;
+        if !done.status.is_success() {
+            warnings.push(format!("no events: {}", refused(&command, done.status, String::new())));
+            return Ok(());
+        }
+        let count = EVENT_SLOTS.len().min(usize::from(data.aerl) + 1);
+        for slot in EVENT_SLOTS.take(count) {
+            port.send(slot, &command::async_event_request()).map_err(|why| why.at(InitState::ConfigureAer))?;
+        }
+        Ok(())
+    }
+
+    /// The keep alive time granted; a controller that knows none needs none.
+    fn keep_alive(&self, port: &mut Port) -> Step<Option<Duration>> {
+        let Some(asked) = self.options.keep_alive else { return Ok(None) };
+        let command = command::get_features(Fid::KEEP_ALIVE_TIMER, Select::CURRENT, 0, 0);
+        let at = |why: Cause| why.at(InitState::SetKeepAliveTimeout);
+        let (done, _) = port.execute(&command, &AdminData::None, self.timeout()).map_err(at)?;
+        match done.result as u32 {
+            _ if done.status.is(generic::INVALID_FIELD) => Ok(Some(asked)),
+            _ if !done.status.is_success() => Err(at(refused(&command, done.status, String::new()))),
+            0 => Ok(None),
+            granted => Ok(Some(Duration::from_millis(granted.into()))),
+        }
+    }
+
+    fn number_of_queues(&self, port: &mut Port) -> Step<u16> {
+        let wanted = self.options.num_io_queues.max(1);
+        let asked = NumberOfQueues { submission: wanted.into(), completion: wanted.into() };
+        let command = command::set_features(Fid::NUMBER_OF_QUEUES, false, 0, asked.to_dword());
+        let (result, _) =
+            port.succeed(&command, &AdminData::None, self.timeout()).map_err(|why| why.at(InitState::SetNumQueues))?;
+        let granted = NumberOfQueues::from_dword(result as u32);
+        Ok(u32::from(wanted).min(granted.submission.into()).min(granted.completion.into()) as u16)
+    }
+
+    fn namespaces(
+        &self,
+        port: &mut Port,
+        data: &identify::Controller,
+        vs: Vs,
+        max_transfer: u32,
+        warnings: &mut Vec<String>,
+    ) -> Step<Vec<Namespace>> {
+        let active = self.active(port, data, vs).map_err(|why| why.at(InitState::IdentifyActiveNs))?;
+        let mut found = Vec::new();
+        for nsid in active {
+            match self.namespace(port, nsid, max_transfer).map_err(|why| why.at(InitState::IdentifyNs))? {
+                Some(Ok(mut namespace)) => {
+                    self.identifiers(port, &mut namespace, vs).map_err(|why| why.at(InitState::IdentifyIdDescs))?;
+                    found.push(namespace);
+                }
+                Some(Err(why)) => warnings.push(why),
+                None => {}
+            }
+        }
+        Ok(found)
+    }
+
+    fn active(&self, port: &mut Port, data: &identify::Controller, vs: Vs) -> Step<Vec<u32>> {
+        if vs < Vs::version(1, 1, 0) {
+            return Ok((1..=data.nn.get().min(MOST_NAMESPACES as u32)).collect());
+        }
+        let mut active: Vec<u32> = Vec::new();
+        loop {
+            let last = active.last().copied().unwrap_or(0);
+            let bytes = self.page(port, Cns::ACTIVE_NAMESPACES, last)?;
+            let list = NamespaceList::ref_from_bytes(&bytes).expect("4096 bytes");
+            // Ascending and new ones only, so that a list that repeats itself ends.
+            let before = active.len();
+            for nsid in list.after(last) {
+                if active.last().is_none_or(|&known| nsid > known) {
+                    active.push(nsid);
+                }
+            }
+            if active.len() - before < identify::SIZE / 4 {
+                return Ok(active);
+            }
+            if active.len() > MOST_NAMESPACES {
+                return Err(Cause::Nonsense(format!("it claims more than {MOST_NAMESPACES} active namespaces")));
+            }
+        }
+    }
+
+    /// A namespace; `None` when it is not active after all.
+    pub fn namespace(&self, port: &mut Port, nsid: u32, max_transfer: u32) -> Step<Option<Result<Namespace, String>>> {
+        let bytes = match self.page(port, Cns::NAMESPACE, nsid) {
+            Ok(bytes) => bytes,
+            Err(why) => {
+                let inactive = [generic::INVALID_NAMESPACE, generic::INVALID_FIELD];
+                return match why.status() {
+                    Some(status) if inactive.iter().any(|&code| status.is(code)) => Ok(None),
+                    _ => Err(why),
+                };
+            }
+        };
+        let data = identify::Namespace::read_from_bytes(&bytes).expect("4096 bytes");
+        match data.nsze.get() {
+            0 => Ok(None),
+            _ => Ok(Some(Namespace::new(nsid, self.name, &data, max_transfer))),
+        }
+    }
+
+    /// UUID and command set of a namespace; a controller that does not list them is asked no further.
+    fn identifiers(&self, port: &mut Port, namespace: &mut Namespace, vs: Vs) -> Step<()> {
+        if vs < Vs::version(1, 3, 0) {
+            return Ok(());
+        }
+        let bytes = match self.page(port, Cns::NAMESPACE_DESCRIPTORS, namespace.nsid) {
+            Ok(bytes) => bytes,
+            Err(why) if why.status().is_some() => return Ok(()),
+            Err(why) => return Err(why),
+        };
+        for descriptor in identify::descriptors(&bytes) {
+            match (descriptor.nidt, descriptor.nid) {
+                (Nidt::EUI64, nid) => namespace.eui64 = nid.try_into().unwrap_or(namespace.eui64),
+                (Nidt::NGUID, nid) => namespace.nguid = nid.try_into().unwrap_or(namespace.nguid),
+                (Nidt::UUID, nid) => namespace.uuid = nid.try_into().unwrap_or(namespace.uuid),
+                _ => namespace.csi = descriptor.csi().unwrap_or(namespace.csi),
+            }
+        }
+        Ok(())
+    }
+
+    fn host_behavior(&self, port: &mut Port, data: &identify::Controller) -> Step<()> {
+        if data.ctratt.get() & ctratt::ELBAS == 0 {
+            return Ok(());
+        }
+        let mut behavior = HostBehavior::new_zeroed();
+        behavior.lbafee = 1;
+        let command = command::set_features(Fid::HOST_BEHAVIOR_SUPPORT, false, 0, 0);
+        let out = AdminData::Out(behavior.as_bytes().to_vec());
+        port.succeed(&command, &out, self.timeout()).map(|_| ()).map_err(|why| why.at(InitState::SetHostFeature))
+    }
+
+    /// A log page of `bytes` bytes, in pieces that every controller can send.
+    pub fn log_page(&self, port: &mut Port, lid: Lid, bytes: u64, offset: u64) -> Step<Vec<u8>> {
+        let mut page = Vec::new();
+        while (page.len() as u64) < bytes {
+            let piece = (bytes - page.len() as u64).min(4096);
+            let request =
+                LogRequest { nsid: NSID_ALL, bytes: piece, offset: offset + page.len() as u64, ..LogRequest::new(lid) };
+            let data = AdminData::In(piece as u32);
+            page.extend(port.succeed(&command::get_log_page(&request), &data, self.timeout())?.1);
+        }
+        Ok(page)
+    }
+}

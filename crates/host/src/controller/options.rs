@@ -1,0 +1,44 @@
+//! What is asked of a controller.
+
+use std::time::Duration;
+
+use crate::identity::HostIdentity;
+
+/// Options of a controller; what the controller grants may be less.
+#[derive(Clone, Debug)]
+pub struct ControllerOptions {
+    /// I/O queues to ask for, 1 to 65535.
+    pub num_io_queues: u16,
+    /// Entries of an I/O queue to ask for; limited to 2..=32768 and to what the controller supports.
+    pub io_queue_size: u32,
+    /// Keep alive timeout; `None` for none.
+    pub keep_alive: Option<Duration>,
+    /// Offer a digest over headers.
+    pub header_digest: bool,
+    /// Offer a digest over data.
+    pub data_digest: bool,
+    /// Ask for submission queues without flow control.
+    pub disable_sq_flow_control: bool,
+    /// Who we are; a transport ID's `hostnqn` goes before its name.
+    pub host: HostIdentity,
+    /// How long a step of bring-up or an admin command may take.
+    pub admin_timeout: Duration,
+    /// How long a connection with its Connect command may take.
+    pub connect_timeout: Duration,
+}
+
+impl Default for ControllerOptions {
+    fn default() -> Self {
+        Self {
+            num_io_queues: 1024,
+            io_queue_size: 256,
+            keep_alive: Some(Duration::from_secs(10)),
+            header_digest: false,
+            data_digest: false,
+            disable_sq_flow_control: false,
+            host: HostIdentity::of_this_machine().clone(),
+            admin_timeout: Duration::from_secs(30),
+            connect_timeout: Duration::from_secs(10),
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! A namespace as far as reading and writing it goes.
+
+use doorbell_spec::identify::{self, Csi};
+
+/// A namespace of a controller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Namespace {
+    /// Namespace identifier.
+    pub nsid: u32,
+    /// Its name in tables: the controller's and ` NSID <n>`.
+    pub name: String,
+    /// Size in logical blocks.
+    pub blocks: u64,
+    /// Data bytes of a logical block.
+    pub block_size: u32,
+    /// Metadata bytes of a logical block.
+    pub metadata_size: u16,
+    /// Whether the metadata stands behind each block's data.
+    pub extended: bool,
+    /// Protection information type, 0 for none.
+    pub protection: u8,
+    /// Most data bytes one command transfers.
+    pub max_transfer: u32,
+    /// Optimal I/O boundary in blocks, 0 for none.
+    pub stripe_blocks: u32,
+    /// ANA group, 0 where there are none.
+    pub ana_group: u32,
+    /// IEEE Extended Unique Identifier, zero for none.
+    pub eui64: [u8; 8],
+    /// Globally Unique Identifier, zero for none.
+    pub nguid: [u8; 16],
+    /// UUID, zero for none.
+    pub uuid: [u8; 16],
+    /// I/O command set.
+    pub csi: Csi,
+}
+
+impl Namespace {
+    /// From what the controller identified it as. Sizes that cannot be are refused with the reason.
+    pub(crate) fn new(
+        nsid: u32,
+        controller: &str,
+        data: &identify::Namespace,
+        max_transfer: u32,
+    ) -> Result<Self, String> {
+        let name = format!("{controller} NSID {nsid}");
+        let format = data.format();
+        let block_size = match data.lba_size() {
+            Some(size) if (512..=1 << 20).contains(&size) => size,
+            _ => return Err(format!("{name}: it claims blocks of 2^{} bytes", format.lbads)),
+        };
+        let blocks = data.nsze.get();
+        let stored = u64::from(block_size) + if data.is_extended() { u64::from(data.metadata_size()) } else { 0 };
+        if blocks.checked_mul(stored).is_none_or(|size| size > i64::MAX as u64) {
+            return Err(format!("{name}: it claims {blocks} blocks of {stored} bytes"));
+        }
+        Ok(Self {
+            nsid,
+            name,
+            blocks,
+            block_size,
+            metadata_size: data.metadata_size(),
+            extended: data.is_extended(),
+            protection: data.protection_type(),
+            max_transfer,
+            stripe_blocks: data.noiob.get().into(),
+            ana_group: data.anagrpid.get(),
+            eui64: data.eui64,
+            nguid: data.nguid,
+            uuid: [0; 16],
+            csi: Csi::NVM,
+        })
+    }
+
+    /// Bytes of a block as a command transfers them: data, and metadata where it stands behind the data.
+    pub fn stored_block_size(&self) -> u32 {
+        self.block_size + if self.extended { u32::from(self.metadata_size) } else { 0 }
+    }
+
+    /// Data bytes in all.
+    pub fn size(&self) -> u64 {
+        self.blocks * u64::from(self.block_size)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use zerocopy::FromZeros;
+
+    use super::*;
+
+    #[test]
+    fn impossible_sizes_are_refused() {
+        let mut data = identify::Namespace::new_zeroed();
+        for (lbads, blocks, good) in
+            [(9, 1 << 20, true), (12, 0, true), (12, 1 << 52, false), (8, 1, false), (255, 1, false), (0, 1, false)]
+        {
+            (data.lbaf[0].lbads, data.nsze) = (lbads, blocks.into());
+            let namespace = Namespace::new(7, "TCP (x)", &data, 4096);
+            assert_eq!(namespace.is_ok(), good, "2^{lbads} x {blocks}");
+            if let Ok(namespace) = namespace {
+                assert_eq!((namespace.name.as_str(), namespace.size()), ("TCP (x) NSID 7", blocks << lbads));
+            }
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Bringing up every controller that a list of transport IDs names, all at once.
+
+use std::{sync::mpsc, thread};
+
+use crate::{
+    cancel::Cancel,
+    controller::{Controller, ControllerOptions, name_of},
+    discovery::{Found, discover, found},
+    error::{Cause, Error},
+    transport_id::TransportId,
+};
+
+/// What became of one transport ID, or of one subsystem found through it.
+#[derive(Debug)]
+pub struct Probed {
+    /// Where it is; with the subsystem's own address and name when it was found through discovery.
+    pub id: TransportId,
+    /// The controller, or why there is none. IDs of one subsystem, address and host share a controller.
+    pub outcome: Result<Controller, Error>,
+}
+
+/// Brings up the controllers of all `ids`, in the order given; an ID without a subsystem stands for all that its discovery service
+/// lists. Takes as long as the slowest one; each has its own deadlines.
+pub fn probe(ids: &[TransportId], options: &ControllerOptions, cancel: &Cancel) -> Vec<Probed> {
+    let (discoveries, direct): (Vec<_>, Vec<_>) = ids.iter().partition(|id| id.is_discovery());
+    drop(direct);
+    let logs = each(&discoveries, |id| discover(id, options, cancel));
+    let mut logs = logs.into_iter();
+    let mut wanted: Vec<Result<TransportId, (TransportId, Error)>> = Vec::new();
+    for id in ids {
+        if !id.is_discovery() {
+            wanted.push(Ok(id.clone()));
+            continue;
+        }
+        match logs.next().expect("a log for each discovery ID") {
+            Ok(log) => {
+                let before = wanted.len();
+                for entry in &log.entries {
+                    match found(entry, id) {
+                        Found::Subsystem(subsystem) => wanted.push(Ok(*subsystem)),
+                        Found::Other(what) => tracing::info!("{}: skipping {what}", name_of(id)),
+                    }
+                }
+                if wanted.len() == before {
+                    let cause = Cause::Nonsense("its discovery log lists no subsystem for this host".into());
+                    wanted.push(Err((id.clone(), cause.of(&name_of(id)))));
+                }
+            }
+            Err(error) => wanted.push(Err((id.clone(), error))),
+        }
+    }
+    let mut unique: Vec<TransportId> = Vec::new();
+    for id in wanted.iter().flatten() {
+        if !unique.iter().any(|known| known.is_same_controller(id)) {
+            unique.push(id.clone());
+        }
+    }
+    let outcomes = each(&unique.iter().collect::<Vec<_>>(), |id| Controller::connect(id, options, cancel));
+    let mut outcomes: Vec<_> = outcomes.into_iter().map(Some).collect();
+    let mut connected: Vec<Option<Controller>> = vec![None; unique.len()];
+    let mut outcome_of = |id: &TransportId| {
+        let at = unique.iter().position(|known| known.is_same_controller(id)).expect("collected above");
+        match (outcomes[at].take(), &connected[at]) {
+            (Some(outcome), _) => {
+                connected[at] = outcome.as_ref().ok().cloned();
+                outcome
+            }
+            (None, Some(controller)) => Ok(controller.clone()),
+            (None, None) => Err(Cause::Transport("it did not come up, as said above".into()).of(&name_of(id))),
+        }
+    };
+    let probed = wanted.into_iter().map(|wanted| match wanted {
+        Ok(id) => Probed { outcome: outcome_of(&id), id },
+        Err((id, error)) => Probed { id, outcome: Err(error) },
+    });
+    probed.collect()
+}
+
+/// Does something for each ID, a thread each, and returns the results in their order.
+fn each<T: Send>(ids: &[&TransportId], work: impl Fn(&TransportId) -> T + Sync) -> Vec<T> {
+    let (sender, results) = mpsc::channel();
+    thread::scope(|scope| {
+        for (at, id) in ids.iter().enumerate() {
+            let (sender, work) = (sender.clone(), &work);
+            scope.spawn(move || sender.send((at, work(id))));
+        }
+    });
+    drop(sender);
+    let mut results: Vec<_> = results.into_iter().collect();
+    results.sort_by_key(|(at, _)| *at);
+    results.into_iter().map(|(_, result)| result).collect()
+}

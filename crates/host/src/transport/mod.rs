@@ -1,0 +1,152 @@
+//! Transports: how a queue to a controller comes about. NVMe/TCP is built in; others register under a `trtype` of their own and
+//! are driven through the same [`IoQueue`] contract, a call a batch.
+
+pub(crate) mod port;
+pub mod tcp;
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+
+use doorbell_platform::{Arena, Range};
+use doorbell_queue::{Counters, Done, Down, Drain, IoQueue, Needs, Op, PrepareError, Progress, Slot, Wait};
+use doorbell_spec::command::Command;
+use tcp::TcpQueue;
+
+use crate::{
+    cancel::Cancel,
+    error::Cause,
+    transport_id::{TransportId, TransportType},
+};
+
+/// Most transports that can be registered.
+const MOST_TRANSPORTS: usize = 16;
+
+/// What a queue is asked to be.
+#[derive(Clone, Debug)]
+pub struct QueueRequest {
+    /// Queue identifier, 0 for the admin queue.
+    pub qid: u16,
+    /// Entries of the submission queue; one less can be outstanding.
+    pub entries: u32,
+    /// Whether to offer a digest over headers.
+    pub header_digest: bool,
+    /// Whether to offer a digest over data.
+    pub data_digest: bool,
+    /// Most data inside a command capsule, in bytes.
+    pub in_capsule_bytes: u32,
+    /// When to give up.
+    pub deadline: Instant,
+    /// Whether to give up earlier.
+    pub cancel: Cancel,
+}
+
+/// A kind of connection to controllers. Fabrics Connect and the register properties are sent as commands on the queues it opens.
+pub trait Transport: Send + Sync {
+    /// Its `trtype`, in upper case.
+    fn trtype(&self) -> &str;
+
+    /// Opens one queue that can carry commands, by the request's deadline.
+    ///
+    /// # Errors
+    /// What was tried and what came back, for people.
+    fn open_queue(&self, id: &TransportId, request: &QueueRequest) -> Result<Box<dyn IoQueue>, String>;
+}
+
+static REGISTERED: Mutex<Vec<Arc<dyn Transport>>> = Mutex::new(Vec::new());
+
+/// Makes a transport known under its `trtype`.
+///
+/// # Errors
+/// When the name belongs to the specification or is taken, or when there are 16 already.
+pub fn register(transport: Arc<dyn Transport>) -> Result<(), String> {
+    let name = transport.trtype().to_ascii_uppercase();
+    if !matches!(TransportType::from_word(&name), TransportType::Custom(_)) {
+        return Err(format!("{name} is a transport of the specification; take another name"));
+    }
+    let mut registered = REGISTERED.lock().unwrap_or_else(PoisonError::into_inner);
+    if registered.len() == MOST_TRANSPORTS || registered.iter().any(|known| known.trtype().eq_ignore_ascii_case(&name))
+    {
+        return Err(format!("{name} is registered already, or {MOST_TRANSPORTS} transports are"));
+    }
+    registered.push(transport);
+    Ok(())
+}
+
+/// Opens a queue over the transport that `id` names.
+pub(crate) fn open_queue(id: &TransportId, request: &QueueRequest) -> Result<AnyQueue, Cause> {
+    let not_built =
+        |part: &str| Err(Cause::Transport(format!("transport {} is not built yet: it needs {part}", id.trtype.word())));
+    match &id.trtype {
+        TransportType::Tcp => Ok(AnyQueue::Tcp(tcp::connect(id, request)?)),
+        TransportType::Pcie => not_built("the driver of local devices (VFIO)"),
+        TransportType::Rdma => not_built("the RDMA link"),
+        TransportType::VfioUser => not_built("the vfio-user link"),
+        TransportType::Fc => Err(Cause::Transport(
+            "transport FC is not supported: user space has no access to Fibre Channel adapters; use the kernel's host and test its \
+             block device"
+                .into(),
+        )),
+        TransportType::Custom(name) => {
+            let registered = REGISTERED.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            match registered.iter().find(|known| known.trtype().eq_ignore_ascii_case(name)) {
+                Some(transport) => Ok(AnyQueue::Custom(transport.open_queue(id, request).map_err(Cause::Transport)?)),
+                None => Err(Cause::Transport(format!("no transport is registered as {name}; built in is TCP"))),
+            }
+        }
+    }
+}
+
+/// A queue of any transport. Match on it to have the load's loop compiled for a built-in one.
+pub enum AnyQueue {
+    /// NVMe/TCP.
+    Tcp(TcpQueue),
+    /// A registered transport's.
+    Custom(Box<dyn IoQueue>),
+}
+
+macro_rules! each {
+    ($any:expr, $queue:ident => $call:expr) => {
+        match $any {
+            AnyQueue::Tcp($queue) => $call,
+            AnyQueue::Custom($queue) => $call,
+        }
+    };
+}
+
+impl IoQueue for AnyQueue {
+    fn needs(&self) -> Needs {
+        each!(self, queue => queue.needs())
+    }
+    fn attach(&mut self, arena: &Arc<Arena>) -> Result<(), PrepareError> {
+        each!(self, queue => queue.attach(arena))
+    }
+    fn prepare(&mut self, slot: Slot, data: &[Range]) -> Result<(), PrepareError> {
+        each!(self, queue => queue.prepare(slot, data))
+    }
+    fn submit(&mut self, ops: &[Op]) -> usize {
+        each!(self, queue => queue.submit(ops))
+    }
+    fn submit_raw(&mut self, slot: Slot, command: &Command) -> bool {
+        each!(self, queue => queue.submit_raw(slot, command))
+    }
+    fn commit(&mut self) -> Result<Progress, Down> {
+        each!(self, queue => queue.commit())
+    }
+    fn reap(&mut self, done: &mut [Done]) -> Result<usize, Down> {
+        each!(self, queue => queue.reap(done))
+    }
+    fn stop(&mut self) {
+        each!(self, queue => queue.stop());
+    }
+    fn drained(&self) -> Drain {
+        each!(self, queue => queue.drained())
+    }
+    fn arm(&mut self) -> Result<Wait, Down> {
+        each!(self, queue => queue.arm())
+    }
+    fn counters(&self) -> Counters {
+        each!(self, queue => queue.counters())
+    }
+}

@@ -1,0 +1,232 @@
+//! One command at a time over any queue, with a deadline: how Connect, properties and admin commands are sent.
+
+use std::{
+    os::fd::RawFd,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use doorbell_platform::{Arena, Range, poll};
+use doorbell_queue::{Done, Down, IoQueue, REAP_BATCH, Slot, Wait};
+use doorbell_spec::{
+    command::{AdminOpcode, Command},
+    completion::Completion,
+    fabrics::{self, ConnectData, ConnectRequest, ConnectResponse, Fctype, InvalidParameter, PropertyRequest},
+    status::Status,
+};
+use zerocopy::IntoBytes;
+
+use crate::{cancel::Cancel, error::Cause, transport::AnyQueue};
+
+/// Most bytes one command of a port transfers.
+pub(crate) const BUFFER: u32 = 64 << 10;
+/// The slot of commands that are waited for; the others are free for commands that are not.
+const SLOT: Slot = 0;
+/// How often a wait looks whether it was cancelled.
+const CANCEL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Data of a command.
+#[derive(Clone, Debug)]
+pub enum AdminData {
+    /// None.
+    None,
+    /// That many bytes from the controller.
+    In(u32),
+    /// These bytes to the controller.
+    Out(Vec<u8>),
+}
+
+/// A queue with a buffer for the data of one command.
+pub(crate) struct Port {
+    queue: AnyQueue,
+    arena: Arc<Arena>,
+    buffer: Range,
+    cancel: Cancel,
+    /// What came back of commands that nobody waits for.
+    pub others: Vec<Done>,
+}
+
+impl Port {
+    pub fn new(mut queue: AnyQueue, cancel: &Cancel) -> Result<Self, Cause> {
+        let fail = |why: String| Cause::Transport(format!("preparing memory for admin commands: {why}"));
+        let arena = Arc::new(Arena::new(BUFFER as usize).map_err(|why| fail(why.to_string()))?);
+        let buffer = arena.alloc(BUFFER, 4096).map_err(|why| fail(why.to_string()))?;
+        queue.attach(&arena).map_err(|why| fail(why.to_string()))?;
+        Ok(Self { queue, arena, buffer, cancel: cancel.clone(), others: Vec::new() })
+    }
+
+    pub fn into_queue(self) -> AnyQueue {
+        self.queue
+    }
+
+    /// From now on waits end with this flag.
+    pub fn use_cancel(&mut self, cancel: &Cancel) {
+        self.cancel = cancel.clone();
+    }
+
+    /// Sends a command and waits for its answer, whatever its status.
+    pub fn execute(
+        &mut self,
+        command: &Command,
+        data: &AdminData,
+        timeout: Duration,
+    ) -> Result<(Done, Vec<u8>), Cause> {
+        let range = match data {
+            AdminData::None => self.buffer.part(0, 0),
+            AdminData::In(len) => self.buffer.part(0, *len),
+            AdminData::Out(bytes) => self.buffer.part(0, bytes.len() as u32),
+        };
+        if let AdminData::Out(bytes) = data {
+            self.arena.region().write(range.offset, &bytes[..range.len as usize]);
+        }
+        self.queue.prepare(SLOT, &[range]).map_err(|why| Cause::Down(why.to_string()))?;
+        let deadline = Instant::now() + timeout;
+        if !self.queue.submit_raw(SLOT, command) {
+            return Err(self.lost(Down("the admin queue takes no command".into())));
+        }
+        let done = loop {
+            self.poll()?;
+            if let Some(at) = self.others.iter().position(|done| done.slot == SLOT) {
+                break self.others.swap_remove(at);
+            }
+            if self.cancel.is_cancelled() {
+                return Err(Cause::Cancelled);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Cause::Timeout { command: describe(command), after: timeout });
+            }
+            self.sleep(left.min(CANCEL_INTERVAL), None)?;
+        };
+        let mut bytes = Vec::new();
+        if let AdminData::In(_) = data {
+            bytes.resize(range.len as usize, 0);
+            self.arena.region().read(range.offset, &mut bytes);
+        }
+        Ok((done, bytes))
+    }
+
+    /// Sends a command and waits for a successful answer.
+    pub fn succeed(&mut self, command: &Command, data: &AdminData, timeout: Duration) -> Result<(u64, Vec<u8>), Cause> {
+        let (done, bytes) = self.execute(command, data, timeout)?;
+        match done.status.is_success() {
+            true => Ok((done.result, bytes)),
+            false => Err(refused(command, done.status, String::new())),
+        }
+    }
+
+    /// Sends a command on a slot of its own, with no data, and does not wait: its answer comes out of `others`.
+    pub fn send(&mut self, slot: Slot, command: &Command) -> Result<(), Cause> {
+        self.queue.prepare(slot, &[]).map_err(|why| Cause::Down(why.to_string()))?;
+        if !self.queue.submit_raw(slot, command) {
+            return Err(self.lost(Down("the admin queue takes no command".into())));
+        }
+        self.poll()
+    }
+
+    /// Sends what waits and collects what came back.
+    pub fn poll(&mut self) -> Result<(), Cause> {
+        self.queue.commit().map_err(|down| self.lost(down))?;
+        let mut done = [Done { slot: 0, status: Status::SUCCESS, result: 0 }; REAP_BATCH];
+        loop {
+            let count = self.queue.reap(&mut done).map_err(|down| self.lost(down))?;
+            self.others.extend_from_slice(&done[..count]);
+            if count < done.len() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Sleeps until the queue, or `wake`, has something, at most for `span`.
+    pub fn sleep(&mut self, span: Duration, wake: Option<RawFd>) -> Result<(), Cause> {
+        let Wait::Fd { fd, writable } = self.queue.arm().map_err(|down| self.lost(down))? else { return Ok(()) };
+        match wake {
+            Some(wake) => poll::wait(&[(fd, writable), (wake, false)], span),
+            None => poll::wait(&[(fd, writable)], span),
+        };
+        Ok(())
+    }
+
+    fn lost(&self, down: Down) -> Cause {
+        Cause::Down(format!("the queue is lost: {down}"))
+    }
+
+    /// Fabrics Connect (Base 6.3): makes the queue part of an association.
+    pub fn connect(
+        &mut self,
+        command: &Command,
+        data: &ConnectData,
+        timeout: Duration,
+    ) -> Result<ConnectResponse, Cause> {
+        let (done, _) = self.execute(command, &AdminData::Out(data.as_bytes().to_vec()), timeout)?;
+        let completion = Completion::new(0, 0, done.status, done.result);
+        if done.status.is_success() {
+            return Ok(ConnectResponse::parse(&completion));
+        }
+        Err(refused(command, done.status, connect_hint(done.status, &completion, data)))
+    }
+
+    /// Reads a register (Base 6.6, Property Get).
+    pub fn property(&mut self, offset: u32, eight: bool, timeout: Duration) -> Result<u64, Cause> {
+        self.succeed(&fabrics::property_get(offset, eight), &AdminData::None, timeout).map(|(value, _)| value)
+    }
+
+    /// Writes a register of 4 bytes (Base 6.7, Property Set).
+    pub fn set_property(&mut self, offset: u32, value: u32, timeout: Duration) -> Result<(), Cause> {
+        self.succeed(&fabrics::property_set(offset, false, value.into()), &AdminData::None, timeout).map(|_| ())
+    }
+}
+
+/// A command answered with an error.
+pub(crate) fn refused(command: &Command, status: Status, hint: String) -> Cause {
+    Cause::Status { command: describe(command), status, hint, fabrics: command.is_fabrics() }
+}
+
+fn connect_hint(status: Status, completion: &Completion, data: &ConnectData) -> String {
+    use doorbell_spec::status::fabrics as code;
+    if status.is(code::CONNECT_INVALID_PARAMETERS) {
+        let wrong = InvalidParameter::parse(completion);
+        let (subsystem, host) = (data.subnqn().unwrap_or_default(), data.hostnqn().unwrap_or_default());
+        return match (wrong.in_data, wrong.ipo) {
+            (true, ConnectData::SUBNQN_OFFSET) => {
+                format!("; there is no subsystem {subsystem} here: `doorbell discover` lists those there are")
+            }
+            (true, ConnectData::HOSTNQN_OFFSET) => format!("; it does not take the host NQN {host}"),
+            (true, ipo) => format!("; byte {ipo} of the Connect data is at fault"),
+            (false, ConnectRequest::SQSIZE_OFFSET) => "; the queue is too large for it: lower --io-queue-size".into(),
+            (false, ipo) => format!("; byte {ipo} of the command is at fault"),
+        };
+    }
+    match status {
+        _ if status.is(code::CONNECT_INVALID_HOST) => {
+            format!(
+                "; the host {} is not allowed there: allow it, or give another hostnqn",
+                data.hostnqn().unwrap_or_default()
+            )
+        }
+        _ if status.is(code::CONNECT_CONTROLLER_BUSY) => "; all its controllers or queues are in use".into(),
+        _ => String::new(),
+    }
+}
+
+/// A command by its name and what tells it from others of the name.
+fn describe(command: &Command) -> String {
+    if command.is_fabrics() {
+        let fctype = fabrics::fctype(command);
+        return match fctype {
+            Fctype::CONNECT => format!("Fabrics Connect (queue {})", ConnectRequest::parse(command).qid),
+            Fctype::PROPERTY_GET | Fctype::PROPERTY_SET => {
+                format!("{} (offset {:02x}h)", fctype.name(), PropertyRequest::parse(command).offset)
+            }
+            _ => fctype.name().to_string(),
+        };
+    }
+    let opcode = AdminOpcode(command.opc);
+    let detail = match opcode {
+        AdminOpcode::IDENTIFY => format!(" (CNS {:02x}h, NSID {})", command.cdw10.get() & 0xff, command.nsid),
+        AdminOpcode::GET_LOG_PAGE => format!(" (LID {:02x}h)", command.cdw10.get() & 0xff),
+        AdminOpcode::GET_FEATURES | AdminOpcode::SET_FEATURES => format!(" (FID {:02x}h)", command.fid().0),
+        _ => String::new(),
+    };
+    format!("{}{detail}", opcode.name())
+}

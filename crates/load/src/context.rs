@@ -1,0 +1,455 @@
+//! One worker's load on one namespace: `-q` I/Os kept in flight over `-P` queues, each recorded from the moment it is issued.
+//! A pass reaps, records, issues and submits; nothing in it allocates, locks or divides.
+
+use std::sync::Arc;
+
+use doorbell_platform::Arena;
+use doorbell_queue::{Done, Down, Drain, IoQueue, REAP_BATCH, Wait};
+use doorbell_result::{ContextResult, EndReason, TransportCounters};
+use doorbell_spec::{
+    command::NvmOpcode,
+    status::{self, Status},
+};
+
+use crate::{
+    lane::{Geometry, Lane, Tag},
+    observer::Reporter,
+    recorder::Recorder,
+    stop::Clock,
+    workload::{Workload, fill_byte},
+};
+
+/// What a context is to do.
+#[derive(Clone, Debug)]
+pub(crate) struct Task {
+    /// The namespace's name in tables.
+    pub name: String,
+    pub core: usize,
+    /// I/Os in flight.
+    pub depth: u32,
+    /// Alignment of buffers in bytes, a power of two.
+    pub alignment: u32,
+    pub geometry: Geometry,
+    /// I/Os after which it ends.
+    pub limit: Option<u64>,
+    /// Most completions taken from a queue in a pass.
+    pub max_completions: Option<u32>,
+    /// An answer "invalid namespace or format" does not end the context.
+    pub continue_on_error: bool,
+    /// Keep a histogram of latencies.
+    pub histogram: bool,
+}
+
+/// A context as its worker sees it, whatever its queues are.
+pub(crate) trait Pass {
+    /// Sets the window, `warm_up` ticks from now and `time` ticks long, and issues the first I/Os.
+    fn begin(&mut self, warm_up: u64, time: u64);
+    /// One round over the queues.
+    fn pass(&mut self) -> State;
+    /// Issues no more I/Os and ends the window now.
+    fn end(&mut self, why: EndReason);
+    /// Stops the queues and gives up what is in flight.
+    fn give_up(&mut self, why: &str);
+    /// Appends what to sleep on; false when there is something to do already.
+    fn arm(&mut self, waits: &mut Vec<Wait>) -> bool;
+    /// What was measured. Call when nothing is in flight.
+    fn finish(self: Box<Self>) -> Outcome;
+}
+
+/// Where a context stands after a pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct State {
+    /// Commands that were over in this pass.
+    pub found: usize,
+    /// It still issues I/Os.
+    pub running: bool,
+    /// I/Os issued and not over.
+    pub in_flight: u64,
+    /// I/Os that were over so far.
+    pub over: u64,
+    /// Ticks so far of passes that found something.
+    pub busy_ticks: u64,
+    /// Ticks so far of the others.
+    pub idle_ticks: u64,
+}
+
+/// What a context leaves.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub result: ContextResult,
+    pub end: EndReason,
+    pub problems: Vec<String>,
+}
+
+/// The load on one namespace over queues of one kind.
+#[derive(Debug)]
+pub(crate) struct Context<'a, Q, C> {
+    task: Task,
+    workload: Workload,
+    recorder: Recorder,
+    tags: Vec<Tag>,
+    lanes: Vec<Lane<Q>>,
+    /// The lane of the next I/O.
+    next_lane: usize,
+    arena: Arc<Arena>,
+    clock: C,
+    /// The last time stamp.
+    now: u64,
+    ended: Option<EndReason>,
+    problems: Vec<String>,
+    reporter: &'a Reporter<'a>,
+    transport: Option<String>,
+}
+
+impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
+    /// Makes the buffers and prepares the queues, at least one. Called on the worker's own core, so that memory is near it.
+    ///
+    /// # Errors
+    /// What could not be had, for people.
+    pub fn new(
+        task: Task,
+        workload: Workload,
+        mut queues: Vec<Q>,
+        clock: C,
+        reporter: &'a Reporter<'a>,
+    ) -> Result<Self, String> {
+        let io_size = task.geometry.blocks * task.geometry.block_size;
+        let align = queues.iter().map(|queue| queue.needs().alignment).fold(task.alignment, u32::max);
+        let fail = |what: &str, error: &dyn std::fmt::Display| {
+            format!("{} on core {}: {what} for {} I/Os of {io_size} bytes: {error}", task.name, task.core, task.depth)
+        };
+        let bytes = u64::from(io_size).next_multiple_of(align.into()) * u64::from(task.depth);
+        let arena = Arena::new(bytes as usize).map_err(|error| fail("no memory", &error))?;
+        let tags = (0..task.depth).map(|index| {
+            let buffer = arena.alloc(io_size, align.into())?;
+            arena.region().fill(buffer.offset, io_size as usize, fill_byte(index));
+            Ok(Tag { buffer: buffer.offset, ..Tag::default() })
+        });
+        let tags: Vec<Tag> = tags.collect::<Result<_, std::io::Error>>().map_err(|error| fail("no memory", &error))?;
+        let arena = Arc::new(arena);
+        let lanes = queues.drain(..).map(|mut queue| {
+            queue.attach(&arena)?;
+            Lane::new(queue, &task.geometry, &tags)
+        });
+        let lanes = lanes.collect::<Result<_, _>>().map_err(|error| fail("cannot prepare an I/O queue", &error))?;
+        Ok(Self {
+            recorder: Recorder::new(task.histogram),
+            task,
+            workload,
+            tags,
+            lanes,
+            next_lane: 0,
+            arena,
+            clock,
+            now: 0,
+            ended: None,
+            problems: Vec::new(),
+            reporter,
+            transport: None,
+        })
+    }
+
+    /// Makes the result hold the queues' counters under this name of their transport, when there is one.
+    pub fn with_counters(self, transport: Option<String>) -> Self {
+        Self { transport, ..self }
+    }
+
+    fn running(&self) -> bool {
+        self.ended.is_none()
+    }
+
+    #[inline]
+    fn issue(&mut self, index: u32) {
+        let draw = self.workload.draw();
+        let stamp = self.clock.now();
+        self.now = stamp;
+        if stamp >= self.recorder.end() {
+            return self.end(EndReason::Time);
+        }
+        self.recorder.issued(stamp);
+        let tag = &mut self.tags[index as usize];
+        *tag = Tag {
+            stamp,
+            slba: draw.offset * u64::from(self.task.geometry.blocks),
+            left: self.task.geometry.blocks,
+            opcode: if draw.read { NvmOpcode::READ.0 } else { NvmOpcode::WRITE.0 },
+            buffer: tag.buffer,
+            ..Tag::default()
+        };
+        self.lanes[self.next_lane].push(index);
+        self.next_lane = if self.next_lane + 1 == self.lanes.len() { 0 } else { self.next_lane + 1 };
+        if self.task.limit.is_some_and(|limit| self.recorder.submitted() >= limit) {
+            self.ended = Some(EndReason::Count);
+        }
+    }
+
+    #[inline]
+    fn flush(&mut self) {
+        for index in 0..self.lanes.len() {
+            let lane = &mut self.lanes[index];
+            if !lane.stopped
+                && let Err(down) = lane.flush(&self.task.geometry, &mut self.tags)
+            {
+                self.lose(index, &down);
+            }
+        }
+    }
+
+    #[inline]
+    fn reap(&mut self, index: usize) -> usize {
+        let mut done = [Done { slot: 0, status: Status::SUCCESS, result: 0 }; REAP_BATCH];
+        let mut found = 0;
+        loop {
+            let most = self.task.max_completions.map_or(REAP_BATCH, |most| REAP_BATCH.min(most as usize - found));
+            match self.lanes[index].queue.reap(&mut done[..most]) {
+                Ok(0) => break,
+                Ok(count) => {
+                    found += count;
+                    self.now = self.clock.now();
+                    self.settle(index, &done[..count]);
+                    if count < most || self.task.max_completions.is_some_and(|most| found >= most as usize) {
+                        break;
+                    }
+                }
+                Err(down) => {
+                    self.lose(index, &down);
+                    break;
+                }
+            }
+        }
+        found
+    }
+
+    /// Records a batch, then issues as many I/Os as were over.
+    #[inline]
+    fn settle(&mut self, lane: usize, done: &[Done]) {
+        self.recorder.advance(self.now);
+        let mut over = [0; REAP_BATCH];
+        let mut count = 0;
+        for done in done {
+            let index = self.lanes[lane].retire(done);
+            let tag = &mut self.tags[index as usize];
+            tag.outstanding -= 1;
+            if !done.status.is_success() {
+                note_failure(tag, self.lanes[lane].stopped, done.status);
+            }
+            if !tag.is_live() {
+                self.record(index);
+                over[count] = index;
+                count += 1;
+            }
+        }
+        for &index in &over[..count] {
+            if !self.running() {
+                break;
+            }
+            self.issue(index);
+        }
+    }
+
+    /// Records an I/O whose last piece is over.
+    #[inline]
+    fn record(&mut self, index: u32) {
+        let tag = &self.tags[index as usize];
+        if tag.abandoned {
+            self.recorder.abandoned(tag.stamp, self.now);
+        } else if tag.status.is_success() {
+            self.recorder.succeeded(tag.stamp, self.now, tag.opcode == NvmOpcode::READ.0);
+        } else {
+            self.record_failure(index);
+        }
+        if self.ended == Some(EndReason::Count) && self.recorder.depth() == 0 {
+            self.recorder.close(self.now);
+        }
+    }
+
+    #[cold]
+    fn record_failure(&mut self, index: u32) {
+        let tag = self.tags[index as usize];
+        self.recorder.failed(tag.stamp, self.now, tag.status);
+        let (task, blocks) = (&self.task, self.task.geometry.blocks);
+        self.reporter.failed_io(|| {
+            let what = if tag.opcode == NvmOpcode::READ.0 { "Read" } else { "Write" };
+            let slba = tag.slba.saturating_sub(blocks.into());
+            format!(
+                "{} from core {}: {what} of {blocks} blocks at LBA {slba} failed: {}",
+                task.name, task.core, tag.status
+            )
+        });
+        if !self.task.continue_on_error && tag.status.is(status::generic::INVALID_NAMESPACE) {
+            self.end(EndReason::Lost);
+        }
+    }
+
+    #[cold]
+    fn lose(&mut self, index: usize, down: &Down) {
+        if self.lanes[index].stopped {
+            return;
+        }
+        let (task, count) = (&self.task, self.lanes.len());
+        let text = format!("{} from core {}: I/O queue {} of {count} is lost: {down}", task.name, task.core, index + 1);
+        self.reporter.error(&text);
+        self.problems.push(text);
+        self.end(EndReason::Lost);
+        self.stop(index);
+    }
+
+    #[cold]
+    fn stop(&mut self, index: usize) {
+        self.now = self.clock.now();
+        self.recorder.advance(self.now);
+        for tag in self.lanes[index].stop(&mut self.tags) {
+            if !self.tags[tag as usize].is_live() {
+                self.record(tag);
+            }
+        }
+    }
+}
+
+impl<Q: IoQueue, C: Clock> Pass for Context<'_, Q, C> {
+    fn begin(&mut self, warm_up: u64, time: u64) {
+        self.now = self.clock.now();
+        let start = self.now.saturating_add(warm_up);
+        self.recorder.open(self.now, start, start.saturating_add(time));
+        for index in 0..self.task.depth {
+            if !self.running() {
+                break;
+            }
+            self.issue(index);
+        }
+        self.flush();
+    }
+
+    fn pass(&mut self) -> State {
+        let found = (0..self.lanes.len()).map(|index| self.reap(index)).sum();
+        if found == 0 {
+            self.now = self.clock.now();
+        }
+        self.recorder.polled(self.now, found > 0);
+        if self.running() && self.now >= self.recorder.end() {
+            self.end(EndReason::Time);
+        }
+        self.flush();
+        let (busy_ticks, idle_ticks) = self.recorder.polls();
+        State {
+            found,
+            running: self.running(),
+            in_flight: self.recorder.depth(),
+            over: self.recorder.submitted() - self.recorder.depth(),
+            busy_ticks,
+            idle_ticks,
+        }
+    }
+
+    fn end(&mut self, why: EndReason) {
+        let counting = self.ended == Some(EndReason::Count) && self.recorder.depth() > 0;
+        if self.running() || counting {
+            self.ended = Some(why);
+            self.now = self.clock.now();
+            self.recorder.close(self.now);
+        }
+    }
+
+    fn give_up(&mut self, why: &str) {
+        let count = self.recorder.depth();
+        if count == 0 {
+            return;
+        }
+        let text = format!("{} from core {}: {count} I/Os are given up: {why}", self.task.name, self.task.core);
+        self.reporter.error(&text);
+        self.problems.push(text);
+        self.end(EndReason::Lost);
+        for index in 0..self.lanes.len() {
+            if !self.lanes[index].stopped {
+                self.stop(index);
+            }
+        }
+        while self.recorder.depth() > 0 && (0..self.lanes.len()).map(|index| self.reap(index)).sum::<usize>() > 0 {}
+        // A queue that breaks its promise to return every slot must not keep the account open.
+        for index in 0..self.task.depth {
+            let tag = &mut self.tags[index as usize];
+            if tag.is_live() {
+                (tag.outstanding, tag.left, tag.abandoned) = (0, 0, true);
+                self.record(index);
+            }
+        }
+    }
+
+    fn arm(&mut self, waits: &mut Vec<Wait>) -> bool {
+        for index in 0..self.lanes.len() {
+            if self.lanes[index].stopped {
+                continue;
+            }
+            match self.lanes[index].queue.arm() {
+                Ok(Wait::Ready) => return false,
+                Ok(wait) => waits.push(wait),
+                Err(down) => {
+                    self.lose(index, &down);
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    fn finish(mut self: Box<Self>) -> Outcome {
+        let memory_at_risk = self.lanes.iter().any(|lane| lane.stopped && lane.queue.drained() != Drain::Clean);
+        if memory_at_risk {
+            self.problems.push(format!(
+                "{} from core {}: the device may still write to {} bytes of buffers, which are not reused",
+                self.task.name,
+                self.task.core,
+                self.arena.region().len()
+            ));
+            std::mem::forget(self.arena.clone());
+        }
+        let transport =
+            self.transport.take().map(|name| counters(name, self.lanes.iter().map(|lane| lane.queue.counters())));
+        let sums = self.recorder.finish(self.clock.now());
+        Outcome {
+            result: ContextResult {
+                name: self.task.name,
+                core: self.task.core,
+                window_ticks: sums.window_ticks,
+                reads: sums.reads,
+                writes: sums.writes,
+                latency: sums.latency,
+                errors: sums.errors,
+                account: sums.account,
+                audit: sums.audit,
+                busy_ticks: sums.busy_ticks,
+                idle_ticks: sums.idle_ticks,
+                transport,
+            },
+            end: self.ended.unwrap_or_default(),
+            problems: self.problems,
+        }
+    }
+}
+
+#[cold]
+fn note_failure(tag: &mut Tag, stopped: bool, status: Status) {
+    if stopped && status.is(status::generic::ABORTED_SQ_DELETION) {
+        tag.abandoned = true;
+    } else if tag.status.is_success() {
+        tag.status = status;
+    }
+}
+
+/// The sums of the queues' counters under the labels of `--transport-stats`.
+fn counters(transport: String, queues: impl Iterator<Item = doorbell_queue::Counters>) -> TransportCounters {
+    let mut sums = [
+        ("polls", 0),
+        ("idle_polls", 0),
+        ("sock_completions", 0),
+        ("nvme_completions", 0),
+        ("submitted_requests", 0),
+        ("queued_requests", 0),
+    ];
+    for queue in queues {
+        let values =
+            [queue.polls, queue.idle_polls, queue.socket_completions, queue.completions, queue.submitted, queue.queued];
+        sums.iter_mut().zip(values).for_each(|((_, sum), value)| *sum += value);
+    }
+    TransportCounters { transport, counters: sums.to_vec() }
+}

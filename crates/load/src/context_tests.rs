@@ -1,0 +1,330 @@
+//! Contexts and the worker's loop over queues in memory, in virtual time.
+
+use std::sync::{Arc, Mutex};
+
+use crate::split::Split;
+use doorbell_queue::{Op, null::NullQueue};
+use doorbell_result::EndReason;
+use doorbell_spec::status::generic;
+
+use crate::{
+    context::{Context, Outcome, Pass, Task},
+    lane::Geometry,
+    observer::{Event, Reporter},
+    stop::{StopFlag, Tsc},
+    test_queue::{Script, TestQueue, VirtualClock},
+    worker::{Beside, Ending, Progress, Times, drive},
+    workload::{Part, Pattern, Workload, generator},
+};
+
+const TIMES: Times = Times { warm_up: 0, time: 100_000, drain: 200_000, hurried_drain: 5_000 };
+const UNITS: u64 = 1000;
+
+fn silent(_: Event<'_>) {}
+
+fn task(depth: u32, io_size: u32, max_transfer: u32, stripe: u32) -> Task {
+    let split = Split::new(512, max_transfer, stripe, io_size);
+    let geometry = Geometry {
+        nsid: 1,
+        control: 0,
+        block_size: 512,
+        blocks: io_size / 512,
+        io_unit: u32::MAX,
+        most_pieces: split.most_pieces() as u32,
+        split,
+    };
+    Task {
+        name: "test".into(),
+        core: 0,
+        depth,
+        alignment: 512,
+        geometry,
+        limit: None,
+        max_completions: None,
+        continue_on_error: true,
+        histogram: true,
+    }
+}
+
+fn workload(random: bool, read_percent: u8, seed: u64) -> Workload {
+    let part = Part::of(UNITS, 0, 1);
+    Workload::new(Pattern { random, read_percent }, UNITS, part, None, generator(seed, 0, 0))
+}
+
+/// A run of one context over test queues of the same script; `during` is called once a pass.
+fn run(
+    task: Task,
+    slots: &[u16],
+    script: impl Fn() -> Script,
+    times: Times,
+    during: &mut (dyn FnMut(&VirtualClock, &StopFlag) + Send),
+) -> (Outcome, Vec<Arc<Mutex<Script>>>) {
+    let clock = VirtualClock::default();
+    let (queues, scripts): (Vec<_>, Vec<_>) = slots.iter().map(|&n| TestQueue::new(n, &clock, script())).unzip();
+    let reporter = Reporter::new(&silent, 1);
+    let context = Context::new(task, workload(true, 70, 9), queues, clock.clone(), &reporter).unwrap();
+    let ending = Ending::default();
+    let (stop, at) = (ending.stop.clone(), clock.clone());
+    let mut each_pass = || during(&at, &stop);
+    let beside = Beside { companion: Some(&mut each_pass), sleep: None };
+    let mut contexts: Vec<Box<dyn Pass + '_>> = vec![Box::new(context)];
+    drive(&mut contexts, &clock, times, &ending, &Progress::default(), beside);
+    (contexts.remove(0).finish(), scripts)
+}
+
+fn quiet(_: &VirtualClock, _: &StopFlag) {}
+
+fn slow() -> Script {
+    Script { delay: 12_000, poll: 40, ..Script::default() }
+}
+
+fn taken(scripts: &[Arc<Mutex<Script>>]) -> usize {
+    scripts.iter().map(|script| script.lock().unwrap().taken.len()).sum()
+}
+
+#[test]
+fn littles_law_holds_when_an_io_takes_a_tenth_of_the_window() {
+    for (depth, slots) in [(64, 64), (1, 8), (300, 64)] {
+        for warm_up in [0, 30_000] {
+            let times = Times { warm_up, ..TIMES };
+            let (outcome, scripts) = run(task(depth, 4096, 1 << 20, 0), &[slots], slow, times, &mut quiet);
+            let result = outcome.result;
+            assert_eq!(result.account.missing(), 0);
+            assert!(result.audit.difference() < 0.001, "{:?}", result.audit);
+            assert!(result.audit.residence > 0 && result.window_ticks == TIMES.time);
+            assert!(
+                result.account.drained >= u64::from(depth),
+                "what is in flight at the end is drained: {:?}",
+                result.account
+            );
+            assert_eq!(result.account.warm_up > 0, warm_up > 0);
+            assert_eq!(result.account.submitted as usize, taken(&scripts), "every I/O was sent once");
+            assert_eq!((outcome.end, outcome.problems.len()), (EndReason::Time, 0));
+            assert_eq!(result.latency.count, result.completed());
+            // The tool's mean number in flight is the depth asked for.
+            let mean = result.audit.in_flight_integral as f64 / result.window_ticks as f64;
+            assert!((mean / f64::from(depth) - 1.0).abs() < 0.03, "{mean} in flight instead of {depth}");
+        }
+    }
+}
+
+/// With the window's own I/Os, rate x latency cannot exceed the depth; counting what the drain completes breaks that.
+#[test]
+fn counting_the_drain_would_break_littles_law() {
+    let (outcome, _) = run(task(64, 4096, 1 << 20, 0), &[64], slow, TIMES, &mut quiet);
+    let result = outcome.result;
+    let latency = result.latency.sum as f64 / result.latency.count as f64;
+    let in_flight = |ios: u64| ios as f64 * latency / result.window_ticks as f64;
+    assert!(in_flight(result.account.measured) <= 64.0);
+    let with_drain = in_flight(result.account.measured + result.account.drained);
+    assert!(with_drain > 64.0 * 1.05, "{with_drain} in flight by the law, where 64 were");
+    // And the check sees it: the drained I/Os' whole latency is more than they spent in the window.
+    let residence = result.audit.residence + u128::from(result.account.drained) * latency as u128 / 2;
+    let audit = doorbell_result::Audit { residence, ..result.audit };
+    assert!(audit.difference() > 0.01);
+}
+
+#[test]
+fn a_count_is_met_exactly_and_all_of_it_is_measured() {
+    for (limit, depth) in [(1000, 64), (64, 64), (10, 64)] {
+        let task = Task { limit: Some(limit), ..task(depth, 4096, 1 << 20, 0) };
+        let script = || Script { delay: 500, poll: 20, ..Script::default() };
+        let (outcome, scripts) = run(task, &[32, 32], script, TIMES, &mut quiet);
+        let result = outcome.result;
+        assert_eq!((result.account.submitted, result.account.measured), (limit, limit));
+        assert_eq!((result.account.missing(), outcome.end), (0, EndReason::Count));
+        assert_eq!(taken(&scripts) as u64, limit);
+        assert!(result.window_ticks < TIMES.time && result.audit.difference() < 0.001);
+    }
+}
+
+#[test]
+fn time_ends_a_count_that_is_too_high() {
+    let task = Task { limit: Some(1_000_000), ..task(8, 4096, 1 << 20, 0) };
+    let (outcome, _) = run(task, &[8], slow, TIMES, &mut quiet);
+    let account = outcome.result.account;
+    assert_eq!((outcome.end, account.missing(), account.drained), (EndReason::Time, 0, 8));
+}
+
+#[test]
+fn a_lost_queue_ends_the_context_with_the_reason_and_a_whole_account() {
+    for depth in [16, 200] {
+        let script = || Script { lost_after: Some(20), ..slow() };
+        let (outcome, _) = run(task(depth, 4096, 1 << 20, 0), &[32, 32], script, TIMES, &mut quiet);
+        let result = outcome.result;
+        assert_eq!((outcome.end, result.account.missing()), (EndReason::Lost, 0));
+        assert!(result.account.abandoned > 0 && result.window_ticks < TIMES.time, "{:?}", result.account);
+        assert!(outcome.problems[0].contains("the test lost it"), "{:?}", outcome.problems);
+        assert!(result.audit.difference() < 0.001, "{:?}", result.audit);
+    }
+}
+
+#[test]
+fn a_stop_ends_the_window_and_drains() {
+    let mut once = |clock: &VirtualClock, stop: &StopFlag| {
+        if crate::stop::Clock::now(clock) > 40_000 && stop.requests() == 0 {
+            stop.request();
+        }
+    };
+    let script = || Script { delay: 3000, poll: 40, ..Script::default() };
+    let (outcome, _) = run(task(32, 4096, 1 << 20, 0), &[32], script, TIMES, &mut once);
+    let result = outcome.result;
+    assert_eq!((outcome.end, result.account.missing(), result.account.abandoned), (EndReason::Signal, 0, 0));
+    assert!((40_000..42_000).contains(&result.window_ticks) && result.account.drained == 32, "{:?}", result.account);
+    assert!(result.audit.difference() < 0.001);
+}
+
+#[test]
+fn a_drain_has_a_deadline_and_a_second_stop_ends_it() {
+    let script = || Script { delay: 1000, poll: 40, mute_after: Some(50), ..Script::default() };
+    let (outcome, _) = run(task(8, 4096, 1 << 20, 0), &[8], script, TIMES, &mut quiet);
+    let account = outcome.result.account;
+    assert_eq!((account.missing(), account.abandoned), (0, 8), "{account:?}");
+    assert!(outcome.problems[0].contains("8 I/Os are given up"), "{:?}", outcome.problems);
+
+    let mut last = 0;
+    let mut impatient = |clock: &VirtualClock, stop: &StopFlag| {
+        last = crate::stop::Clock::now(clock);
+        if last > 20_000 {
+            stop.request();
+        }
+    };
+    let (outcome, _) = run(task(8, 4096, 1 << 20, 0), &[8], script, TIMES, &mut impatient);
+    assert_eq!((outcome.end, outcome.result.account.abandoned), (EndReason::Signal, 8));
+    assert!(last < 21_000, "the second request ends the drain at once, not at {last}");
+}
+
+#[test]
+fn failed_ios_are_in_no_rate() {
+    let script =
+        || Script { fail_every: Some((10, generic::INTERNAL_ERROR)), delay: 500, poll: 40, ..Script::default() };
+    let (outcome, scripts) = run(task(16, 4096, 1 << 20, 0), &[16], script, TIMES, &mut quiet);
+    let result = outcome.result;
+    assert_eq!(result.account.missing(), 0);
+    assert_eq!(result.failed(), (taken(&scripts) / 10) as u64);
+    assert_eq!(result.errors.keys().collect::<Vec<_>>(), [&generic::INTERNAL_ERROR.to_string()]);
+    assert_eq!(result.completed(), result.account.measured);
+    assert!(result.audit.difference() < 0.001);
+}
+
+#[test]
+fn an_invalid_namespace_ends_the_context_unless_told_otherwise() {
+    let script =
+        || Script { fail_every: Some((50, generic::INVALID_NAMESPACE)), delay: 500, poll: 40, ..Script::default() };
+    let strict = Task { continue_on_error: false, ..task(16, 4096, 1 << 20, 0) };
+    let (outcome, _) = run(strict, &[16], script, TIMES, &mut quiet);
+    assert_eq!((outcome.end, outcome.result.account.missing()), (EndReason::Lost, 0));
+    let (outcome, _) = run(task(16, 4096, 1 << 20, 0), &[16], script, TIMES, &mut quiet);
+    assert_eq!(outcome.end, EndReason::Time);
+}
+
+#[test]
+fn an_io_above_the_limits_is_one_tag_of_several_commands() {
+    // I/Os of 64 KiB and 50 KiB in commands of 16 KiB at most, on queues with fewer slots than 8 such I/Os need, or one needs.
+    for (slots, blocks, stripe) in [(20, 128, 0), (32, 128, 0), (3, 128, 0), (20, 100, 64), (80, 100, 64), (5, 100, 64)]
+    {
+        let script = || Script { delay: 100, poll: 40, ..Script::default() };
+        let task = Task { limit: Some(200), ..task(8, blocks * 512, 16384, stripe) };
+        let (outcome, scripts) = run(task, &[slots], script, TIMES, &mut quiet);
+        assert_eq!((outcome.result.account.measured, outcome.result.account.missing()), (200, 0));
+        let script = scripts[0].lock().unwrap();
+        assert!(script.taken.iter().all(|op| op.blocks <= 32));
+        assert_eq!(script.taken.iter().map(|op| u64::from(op.blocks)).sum::<u64>(), 200 * u64::from(blocks));
+        if stripe > 0 {
+            let crosses = |op: &&Op| op.slba / 64 != (op.slba + u64::from(op.blocks) - 1) / 64;
+            assert_eq!(script.taken.iter().find(crosses), None);
+        } else {
+            assert_eq!(script.taken.len(), 200 * 4);
+        }
+        // Whatever slot carries a piece, its memory is as long as the piece.
+        assert!(script.prepared.iter().all(|(_, ranges)| ranges.iter().map(|range| range.len).sum::<u32>() <= 16384));
+    }
+}
+
+#[test]
+fn memory_is_prepared_once_when_pieces_are_alike() {
+    let script = || Script { delay: 500, poll: 40, ..Script::default() };
+    let (_, scripts) = run(task(8, 65536, 16384, 0), &[32, 40], script, TIMES, &mut quiet);
+    for script in &scripts {
+        let script = script.lock().unwrap();
+        assert_eq!(script.prepared.len(), 32, "8 tags of 4 pieces, on either queue");
+        let mut ranges: Vec<_> = script.prepared.iter().map(|(_, ranges)| (ranges[0].offset, ranges[0].len)).collect();
+        ranges.sort_unstable();
+        assert!(ranges.windows(2).all(|pair| pair[0].0 + 16384 == pair[1].0), "pieces tile the buffers: {ranges:?}");
+    }
+}
+
+#[test]
+fn the_io_unit_cuts_the_buffer() {
+    let mut task = task(2, 10 * 512, 1 << 20, 0);
+    task.geometry.io_unit = 2048;
+    let (_, scripts) = run(task, &[2], slow, TIMES, &mut quiet);
+    let lens: Vec<u32> = scripts[0].lock().unwrap().prepared[0].1.iter().map(|range| range.len).collect();
+    assert_eq!(lens, [2048, 2048, 1024]);
+
+    let mut too_fine = self::task(2, 65536, 1 << 20, 0);
+    too_fine.geometry.io_unit = 512;
+    let (queue, _) = TestQueue::new(2, &VirtualClock::default(), slow());
+    let reporter = Reporter::new(&silent, 1);
+    let error =
+        Context::new(too_fine, workload(true, 100, 1), vec![queue], VirtualClock::default(), &reporter).unwrap_err();
+    assert!(error.contains("128 ranges"), "{error}");
+}
+
+#[test]
+fn consecutive_ios_rotate_over_the_queues_and_wait_in_order() {
+    let script = || Script { delay: 500, poll: 40, ..Script::default() };
+    let task = Task { limit: Some(3000), ..task(90, 4096, 1 << 20, 0) };
+    let (_, scripts) = run(task, &[10, 10, 10], script, TIMES, &mut quiet);
+    let mut expected = workload(true, 70, 9);
+    let drawn: Vec<_> = (0..3000).map(|_| expected.draw()).collect();
+    for (index, script) in scripts.iter().enumerate() {
+        let got: Vec<_> = script.lock().unwrap().taken.iter().map(|op| (op.slba / 8, op.opcode == 2)).collect();
+        let due: Vec<_> = drawn.iter().skip(index).step_by(3).map(|draw| (draw.offset, draw.read)).collect();
+        assert_eq!(got, due, "queue {index}: first issued, first sent");
+    }
+}
+
+#[test]
+fn a_seed_repeats_the_ios_whatever_the_timing() {
+    let sequence = |delay| {
+        let script = || Script { delay, poll: 7, ..Script::default() };
+        let task = Task { limit: Some(500), ..task(16, 4096, 1 << 20, 0) };
+        let (_, scripts) = run(task, &[16], script, TIMES, &mut quiet);
+        let taken = &scripts[0].lock().unwrap().taken;
+        taken.iter().map(|op| (op.slba, op.opcode)).collect::<Vec<_>>()
+    };
+    assert_eq!(sequence(10), sequence(999));
+}
+
+#[test]
+fn no_more_than_the_limit_is_taken_from_a_queue_in_a_pass() {
+    for limit in [1, 5, 33, 100] {
+        let clock = VirtualClock::default();
+        let script = Script { delay: 500, poll: 0, ..Script::default() };
+        let (queue, _) = TestQueue::new(64, &clock, script);
+        let reporter = Reporter::new(&silent, 1);
+        let task = Task { max_completions: Some(limit), ..task(64, 4096, 1 << 20, 0) };
+        let mut context = Context::new(task, workload(true, 70, 9), vec![queue], clock.clone(), &reporter).unwrap();
+        context.begin(0, 1_000_000);
+        clock.skip(1000);
+        assert_eq!(context.pass().found, limit.min(64) as usize);
+    }
+}
+
+#[test]
+fn the_null_queue_accounts_for_every_io_in_real_time() {
+    let reporter = Reporter::new(&silent, 1);
+    for (slots, queues) in [(64, 1), (16, 3)] {
+        let queues = (0..queues).map(|_| NullQueue::new(slots)).collect();
+        let task = Task { limit: Some(20_000), ..task(64, 4096, 1 << 20, 0) };
+        let context = Context::new(task, workload(true, 70, 9), queues, Tsc, &reporter).unwrap();
+        let mut contexts: Vec<Box<dyn Pass + '_>> = vec![Box::new(context)];
+        let times = Times { warm_up: 0, time: u64::MAX / 2, drain: u64::MAX / 2, hurried_drain: 0 };
+        let beside = Beside { companion: None, sleep: None };
+        drive(&mut contexts, &Tsc, times, &Ending::default(), &Progress::default(), beside);
+        let result = contexts.remove(0).finish().result;
+        assert_eq!((result.account.measured, result.account.missing()), (20_000, 0));
+        assert!(result.audit.difference() < 0.001);
+    }
+}

@@ -1,0 +1,260 @@
+//! One I/O queue of a context: which I/Os wait for it, which slot carries which piece of which I/O, and when memory has to be
+//! prepared anew. The order is first come, first served: a backlog waits here, never in the queue.
+
+use std::collections::VecDeque;
+
+use crate::split::Split;
+use doorbell_platform::Range;
+use doorbell_queue::{Done, Down, IoQueue, Op, PrepareError, Progress, REAP_BATCH, Slot};
+use doorbell_spec::status::Status;
+
+/// One I/O of `-q`, from the moment it is issued to the end of its last piece.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Tag {
+    /// When it was issued.
+    pub stamp: u64,
+    /// First block that no command carries yet.
+    pub slba: u64,
+    /// Blocks that no command carries yet.
+    pub left: u32,
+    /// Bytes that commands carry.
+    pub offset: u32,
+    /// Commands that carry a piece and are not over.
+    pub outstanding: u32,
+    /// Pieces made so far.
+    pub pieces: u32,
+    /// Start of its buffer in the arena.
+    pub buffer: u64,
+    /// Opcode of its commands.
+    pub opcode: u8,
+    /// The first failure of a piece.
+    pub status: Status,
+    /// A piece was lost with its queue, or never sent.
+    pub abandoned: bool,
+}
+
+impl Tag {
+    /// Whether it is issued and not over.
+    #[inline]
+    pub fn is_live(&self) -> bool {
+        self.outstanding > 0 || self.left > 0
+    }
+}
+
+/// What all I/Os of a context have in common.
+#[derive(Clone, Debug)]
+pub(crate) struct Geometry {
+    pub nsid: u32,
+    /// Upper half of command dword 12.
+    pub control: u16,
+    /// Data bytes of a block.
+    pub block_size: u32,
+    /// Blocks of an I/O.
+    pub blocks: u32,
+    /// Largest piece of a buffer that is presented as one range, `-O`.
+    pub io_unit: u32,
+    pub split: Split,
+    /// Most commands of one I/O.
+    pub most_pieces: u32,
+}
+
+impl Geometry {
+    /// Blocks of the next command of an I/O.
+    #[inline]
+    fn next_piece(&self, tag: &Tag) -> u32 {
+        if self.most_pieces == 1 {
+            return tag.left;
+        }
+        self.split.pieces(tag.slba, tag.left).next().map_or(tag.left, |piece| piece.blocks)
+    }
+
+    /// The ranges of `len` bytes at `offset` of the buffer at `buffer`, cut at multiples of the I/O unit.
+    fn ranges(&self, buffer: u64, memory: Memory, ranges: &mut Vec<Range>) {
+        ranges.clear();
+        let end = memory.offset + memory.len;
+        let mut at = memory.offset;
+        while at < end {
+            let edge = (at / self.io_unit).checked_add(1).and_then(|unit| unit.checked_mul(self.io_unit));
+            let next = edge.map_or(end, |edge| edge.min(end));
+            ranges.push(Range { offset: buffer + u64::from(at), len: next - at });
+            at = next;
+        }
+    }
+}
+
+/// The part of a tag's buffer that a slot is prepared for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Memory {
+    tag: u32,
+    offset: u32,
+    len: u32,
+}
+
+/// A queue and what load keeps about it.
+#[derive(Debug)]
+pub(crate) struct Lane<Q> {
+    pub queue: Q,
+    /// The queue is stopped.
+    pub stopped: bool,
+    /// Tags with pieces that have no slot yet, in the order they were issued.
+    waiting: VecDeque<u32>,
+    /// Commands with a slot; the queue has taken the first `taken`.
+    ops: Vec<Op>,
+    taken: usize,
+    uncommitted: bool,
+    /// The tag whose piece a slot carries.
+    owner: Vec<u32>,
+    prepared: Vec<Memory>,
+    /// Idle slots; `None` when each piece of each tag has a slot of its own, `tag * most_pieces + piece`, whose memory is
+    /// prepared once.
+    free: Option<Vec<Slot>>,
+    ranges: Vec<Range>,
+}
+
+impl<Q: IoQueue> Lane<Q> {
+    /// Prepares the slots of a queue whose arena is attached.
+    ///
+    /// # Errors
+    /// When the queue cannot carry such commands.
+    pub fn new(mut queue: Q, geometry: &Geometry, tags: &[Tag]) -> Result<Self, PrepareError> {
+        let slots = usize::from(queue.needs().slots);
+        if slots == 0 {
+            return Err(PrepareError("the queue has room for no command".into()));
+        }
+        let most = geometry.most_pieces as usize;
+        let fixed = tags.len().saturating_mul(most) <= slots;
+        let mut ranges = Vec::new();
+        let mut prepared = Vec::with_capacity(slots);
+        let whole = geometry.blocks * geometry.block_size;
+        // The largest piece takes the most ranges; if the queue accepts it, it accepts all.
+        let largest = geometry.split.pieces(0, geometry.blocks).map(|piece| piece.blocks * geometry.block_size).max();
+        for slot in 0..slots {
+            let (tag, piece) = if fixed { (slot / most, slot % most) } else { (0, 0) };
+            let Some(buffer) = tags.get(tag).map(|tag| tag.buffer) else { break };
+            let len = largest.unwrap_or(whole);
+            let offset = (piece as u32).saturating_mul(len).min(whole - len);
+            let memory = Memory { tag: tag as u32, offset, len };
+            geometry.ranges(buffer, memory, &mut ranges);
+            queue.prepare(slot as Slot, &ranges)?;
+            prepared.push(memory);
+        }
+        Ok(Self {
+            queue,
+            stopped: false,
+            waiting: VecDeque::with_capacity(tags.len()),
+            ops: Vec::with_capacity(REAP_BATCH),
+            taken: 0,
+            uncommitted: false,
+            owner: vec![0; slots],
+            prepared,
+            free: (!fixed).then(|| (0..slots as Slot).rev().collect()),
+            ranges,
+        })
+    }
+
+    /// Takes an issued tag in; it goes to the queue with the next [`Lane::flush`].
+    #[inline]
+    pub fn push(&mut self, tag: u32) {
+        self.waiting.push_back(tag);
+    }
+
+    /// Gives the queue as much as it takes, and lets the peer see it.
+    ///
+    /// # Errors
+    /// When the queue is lost.
+    #[inline]
+    pub fn flush(&mut self, geometry: &Geometry, tags: &mut [Tag]) -> Result<(), Down> {
+        loop {
+            if self.taken == self.ops.len() {
+                self.ops.clear();
+                self.taken = 0;
+                self.build(geometry, tags)?;
+                if self.ops.is_empty() {
+                    break;
+                }
+            }
+            let taken = self.queue.submit(&self.ops[self.taken..]);
+            self.taken += taken;
+            self.uncommitted |= taken > 0;
+            if self.taken < self.ops.len() {
+                break;
+            }
+        }
+        if self.uncommitted {
+            self.uncommitted = self.queue.commit()? == Progress::Pending;
+        }
+        Ok(())
+    }
+
+    /// Notes that a slot's command is over and returns the tag whose piece it carried.
+    #[inline]
+    pub fn retire(&mut self, done: &Done) -> u32 {
+        if let Some(free) = &mut self.free {
+            free.push(done.slot);
+        }
+        self.owner[usize::from(done.slot)]
+    }
+
+    /// Stops the queue and forgets what it has not taken. Returns the tags that lost a piece by that, each once; their
+    /// other pieces still come out of the queue.
+    pub fn stop(&mut self, tags: &mut [Tag]) -> Vec<u32> {
+        self.stopped = true;
+        self.uncommitted = false;
+        self.queue.stop();
+        let mut lost: Vec<u32> =
+            self.ops.drain(..).skip(self.taken).map(|op| self.owner[usize::from(op.slot)]).collect();
+        self.taken = 0;
+        lost.iter().for_each(|&tag| tags[tag as usize].outstanding -= 1);
+        lost.extend(self.waiting.drain(..));
+        lost.sort_unstable();
+        lost.dedup();
+        for &tag in &lost {
+            let tag = &mut tags[tag as usize];
+            (tag.left, tag.abandoned) = (0, true);
+        }
+        lost
+    }
+
+    /// Makes up to a batch of commands from the tags that have waited longest.
+    #[inline]
+    fn build(&mut self, geometry: &Geometry, tags: &mut [Tag]) -> Result<(), Down> {
+        while self.ops.len() < REAP_BATCH
+            && let Some(&index) = self.waiting.front()
+        {
+            let tag = &mut tags[index as usize];
+            let slot = match &mut self.free {
+                None => (index * geometry.most_pieces + tag.pieces) as Slot,
+                Some(free) => match free.pop() {
+                    Some(slot) => slot,
+                    None => break,
+                },
+            };
+            let blocks = geometry.next_piece(tag);
+            let memory = Memory { tag: index, offset: tag.offset, len: blocks * geometry.block_size };
+            self.owner[usize::from(slot)] = index;
+            self.ops.push(Op {
+                slot,
+                opcode: tag.opcode,
+                nsid: geometry.nsid,
+                slba: tag.slba,
+                blocks,
+                control: geometry.control,
+            });
+            tag.slba += u64::from(blocks);
+            tag.left -= blocks;
+            tag.offset += memory.len;
+            tag.pieces += 1;
+            tag.outstanding += 1;
+            if tag.left == 0 {
+                self.waiting.pop_front();
+            }
+            let prepared = &mut self.prepared[usize::from(slot)];
+            if *prepared != memory {
+                *prepared = memory;
+                geometry.ranges(tag.buffer, memory, &mut self.ranges);
+                self.queue.prepare(slot, &self.ranges).map_err(|error| Down(error.to_string()))?;
+            }
+        }
+        Ok(())
+    }
+}

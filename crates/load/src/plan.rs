@@ -1,0 +1,319 @@
+//! What is to be run: the options, which namespaces are fit for them, and which worker drives which namespace. Pure functions
+//! over plain data; [`crate::run`] carries the plan out.
+
+use std::time::Duration;
+
+use crate::split::Split;
+
+use crate::workload::Pattern;
+
+/// The load, as the command line describes it (reference: the options of `spdk_nvme_perf`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunOptions {
+    /// I/Os in flight per (core, namespace) pair, at least 1 (`-q`).
+    pub io_depth: u32,
+    /// Bytes of an I/O, at least 1 (`-o`).
+    pub io_size: u32,
+    /// Largest piece of a buffer presented as one range, in bytes; `None` leaves buffers whole (`-O`).
+    pub io_unit: Option<u32>,
+    /// Random or sequential, and the share of reads (`-w`, `-M`).
+    pub pattern: Pattern,
+    /// How long to measure (`-t`).
+    pub time: Duration,
+    /// How long to run before that (`-a`).
+    pub warm_up: Duration,
+    /// I/Os per (core, namespace) pair (`-d`).
+    pub number_ios: Option<Limit>,
+    /// Cores of the workers, ascending, at least one (`-c`).
+    pub cores: Vec<usize>,
+    /// I/O queues per (core, namespace) pair, at least 1 (`-P`).
+    pub qpairs: u16,
+    /// Further queues that are connected and left idle (`-U`).
+    pub unused_qpairs: u16,
+    /// Most completions taken from a queue in one pass; `None` is all (`-C`).
+    pub max_completions: Option<u32>,
+    /// Alignment of buffers in bytes, a power of two (`-A`).
+    pub alignment: u32,
+    /// Exponent of the Zipf distribution for random patterns, above 0 (`-F`).
+    pub zipf: Option<f64>,
+    /// Every worker drives every namespace.
+    pub use_every_core: bool,
+    /// Force unit access on every command.
+    pub fua: bool,
+    /// Go on after errors and show every N-th message (`-Q`).
+    pub continue_on_error: Option<u64>,
+    /// Entries to ask for per I/O queue; the controller may grant less.
+    pub io_queue_size: u32,
+    /// Makes the sequence of I/Os of each context; the same seed repeats it.
+    pub seed: u64,
+    /// Sleep until completions arrive instead of polling (`-E`).
+    pub interrupt: bool,
+    /// Keep histograms of latencies (`-L`).
+    pub histogram: bool,
+    /// Keep the transport's counters (`--transport-stats`).
+    pub transport_stats: bool,
+    /// Longest wait for what is in flight when the load has ended.
+    pub drain: Duration,
+}
+
+/// How many I/Os a context issues, `-d`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// So many, at least 1.
+    Count(u64),
+    /// That many percent of the namespace's size in I/O units, rounded down, but at least one I/O.
+    Percent(u32),
+}
+
+impl Limit {
+    /// The number of I/Os for a namespace of `units` I/O units.
+    pub fn ios(self, units: u64) -> u64 {
+        match self {
+            Self::Count(count) => count,
+            Self::Percent(percent) => {
+                let ios = u128::from(units) * u128::from(percent) / 100;
+                u64::try_from(ios).unwrap_or(u64::MAX).max(1)
+            }
+        }
+    }
+}
+
+/// What matters of a namespace for a plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// As tables show it.
+    pub name: String,
+    /// Its identifier.
+    pub nsid: u32,
+    /// Logical blocks.
+    pub blocks: u64,
+    /// Data bytes of a block.
+    pub block_size: u32,
+    /// Metadata bytes of a block.
+    pub metadata_size: u16,
+    /// Most data bytes of a command.
+    pub max_transfer: u32,
+    /// Blocks between the boundaries a command should not cross; 0 for none.
+    pub stripe_blocks: u32,
+    /// Entries of an I/O queue as far as they are known before one is connected.
+    pub queue_entries: u32,
+}
+
+impl Shape {
+    /// Size in I/O units of `io_size` bytes, rounded down.
+    pub fn units(&self, io_size: u32) -> u64 {
+        let bytes = u128::from(self.blocks) * u128::from(self.block_size);
+        u64::try_from(bytes / u128::from(io_size.max(1))).unwrap_or(u64::MAX)
+    }
+
+    /// Whether the namespace can be tested: lines of advice if so.
+    ///
+    /// # Errors
+    /// Why it has to be left out.
+    pub fn admit(&self, options: &RunOptions) -> Result<Vec<String>, String> {
+        let (name, io_size) = (&self.name, options.io_size);
+        let skip = |why: String| Err(format!("{name}: {why}; the namespace is skipped"));
+        if self.block_size == 0 || self.blocks == 0 {
+            return skip("it has no blocks".into());
+        }
+        if self.units(io_size) == 0 || self.block_size > io_size {
+            let size = u128::from(self.blocks) * u128::from(self.block_size);
+            return skip(format!(
+                "I/Os of {io_size} bytes (-o) do not fit its {size} bytes in blocks of {}",
+                self.block_size
+            ));
+        }
+        if self.metadata_size > 0 {
+            return skip(format!(
+                "its blocks carry {} bytes of metadata, which is not supported yet",
+                self.metadata_size
+            ));
+        }
+        if !io_size.is_multiple_of(self.block_size) {
+            let block = self.block_size;
+            return skip(format!("the I/O size {io_size} (-o) is not a multiple of its block size {block}"));
+        }
+        let pieces = self.split(io_size).most_pieces() as u64;
+        let commands = u64::from(options.io_depth).div_ceil(options.qpairs.max(1).into()) * pieces;
+        let slots = u64::from(self.queue_entries.saturating_sub(1));
+        let mut advice = Vec::new();
+        if commands > slots {
+            advice.push(format!(
+                "{name}: {} I/Os in flight (-q) of up to {pieces} commands need {commands} places in an I/O queue that has {slots}.",
+                options.io_depth
+            ));
+            advice.push(
+                "The others wait in the tool, and their latency includes the wait. Lower -q or -o, or raise -P or --io-queue-size."
+                    .into(),
+            );
+        }
+        Ok(advice)
+    }
+
+    /// How I/Os are cut into commands. The shape must have been admitted.
+    pub fn split(&self, io_size: u32) -> Split {
+        Split::new(self.block_size, self.max_transfer, self.stripe_blocks, io_size)
+    }
+}
+
+/// A worker drives a namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Association {
+    /// Index of the worker, in the order of cores.
+    pub worker: usize,
+    /// Index of the namespace, in the order of registration.
+    pub namespace: usize,
+    /// Which of the contexts that share the namespace this is.
+    pub share: u64,
+    /// How many they are.
+    pub sharers: u64,
+}
+
+/// Who drives what: with `every_core`, everybody everything; else as many pairs as there are workers or namespaces, whichever
+/// is more, both lists taken cyclically. Workers ascending, each one's namespaces in the order of registration.
+pub fn associate(workers: usize, namespaces: usize, every_core: bool) -> Vec<Association> {
+    if workers == 0 || namespaces == 0 {
+        return Vec::new();
+    }
+    let mut pairs: Vec<(usize, usize)> = match every_core {
+        true => (0..workers).flat_map(|worker| (0..namespaces).map(move |namespace| (worker, namespace))).collect(),
+        false => (0..workers.max(namespaces)).map(|step| (step % workers, step % namespaces)).collect(),
+    };
+    pairs.sort_unstable();
+    let mut shares = vec![0; namespaces];
+    let mut list: Vec<Association> = pairs
+        .into_iter()
+        .map(|(worker, namespace)| {
+            shares[namespace] += 1;
+            Association { worker, namespace, share: shares[namespace] - 1, sharers: 0 }
+        })
+        .collect();
+    list.iter_mut().for_each(|pair| pair.sharers = shares[pair.namespace]);
+    list
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub fn options() -> RunOptions {
+        RunOptions {
+            io_depth: 16,
+            io_size: 4096,
+            io_unit: None,
+            pattern: Pattern { random: true, read_percent: 100 },
+            time: Duration::from_secs(1),
+            warm_up: Duration::ZERO,
+            number_ios: None,
+            cores: vec![0],
+            qpairs: 1,
+            unused_qpairs: 0,
+            max_completions: None,
+            alignment: 512,
+            zipf: None,
+            use_every_core: false,
+            fua: false,
+            continue_on_error: None,
+            io_queue_size: 128,
+            seed: 1,
+            interrupt: false,
+            histogram: true,
+            transport_stats: false,
+            drain: Duration::from_secs(10),
+        }
+    }
+
+    pub fn shape() -> Shape {
+        Shape {
+            name: "ns".into(),
+            nsid: 1,
+            blocks: 1 << 20,
+            block_size: 512,
+            metadata_size: 0,
+            max_transfer: 131_072,
+            stripe_blocks: 0,
+            queue_entries: 128,
+        }
+    }
+
+    /// The namespaces (a, b, …) of each worker.
+    fn table(workers: usize, namespaces: usize, every_core: bool) -> String {
+        let mut rows = vec![String::new(); workers];
+        for pair in associate(workers, namespaces, every_core) {
+            rows[pair.worker].push((b'a' + pair.namespace as u8) as char);
+        }
+        rows.join(" ")
+    }
+
+    #[test]
+    fn the_association_table() {
+        for (workers, namespaces, rows) in [
+            (1, 1, "a"),
+            (1, 2, "ab"),
+            (1, 3, "abc"),
+            (1, 4, "abcd"),
+            (1, 5, "abcde"),
+            (2, 1, "a a"),
+            (2, 2, "a b"),
+            (2, 3, "ac b"),
+            (2, 4, "ac bd"),
+            (2, 5, "ace bd"),
+            (3, 1, "a a a"),
+            (3, 2, "a b a"),
+            (3, 3, "a b c"),
+            (3, 4, "ad b c"),
+            (3, 5, "ad be c"),
+            (4, 1, "a a a a"),
+            (4, 2, "a b a b"),
+            (4, 3, "a b c a"),
+            (4, 4, "a b c d"),
+            (4, 5, "ae b c d"),
+        ] {
+            assert_eq!(table(workers, namespaces, false), rows, "{workers} workers, {namespaces} namespaces");
+            let all: String = ('a'..).take(namespaces).collect();
+            assert_eq!(table(workers, namespaces, true), vec![all; workers].join(" "));
+        }
+        assert!(associate(0, 3, false).is_empty() && associate(3, 0, true).is_empty());
+    }
+
+    #[test]
+    fn sharers_are_numbered() {
+        let shares: Vec<_> =
+            associate(4, 3, false).iter().map(|pair| (pair.namespace, pair.share, pair.sharers)).collect();
+        assert_eq!(shares, [(0, 0, 2), (1, 0, 1), (2, 0, 1), (0, 1, 2)]);
+    }
+
+    #[test]
+    fn a_namespace_is_admitted_advised_or_skipped() {
+        let options = options();
+        assert_eq!(shape().admit(&options), Ok(vec![]));
+        for (change, why) in [
+            (Shape { blocks: 7, ..shape() }, "do not fit its 3584 bytes"),
+            (Shape { block_size: 8192, ..shape() }, "do not fit"),
+            (Shape { block_size: 3000, ..shape() }, "not a multiple of its block size 3000"),
+            (Shape { block_size: 0, ..shape() }, "no blocks"),
+            (Shape { metadata_size: 8, ..shape() }, "8 bytes of metadata"),
+        ] {
+            let skipped = change.admit(&options).unwrap_err();
+            assert!(skipped.contains(why) && skipped.starts_with("ns: "), "{skipped}");
+        }
+        let odd = RunOptions { io_size: 36964, ..options.clone() };
+        assert!(shape().admit(&odd).unwrap_err().contains("multiple"));
+        let deep = RunOptions { io_depth: 128, ..options.clone() };
+        let advice = shape().admit(&deep).unwrap();
+        assert!(advice.len() == 2 && advice[0].contains("128 places in an I/O queue that has 127"), "{advice:?}");
+        assert_eq!(shape().admit(&RunOptions { qpairs: 2, ..deep }), Ok(vec![]));
+        let large = RunOptions { io_size: 1 << 20, ..options };
+        assert!(shape().admit(&large).unwrap()[0].contains("up to 8 commands"));
+    }
+
+    #[test]
+    fn percent_limits_round_down_and_are_never_nothing() {
+        assert_eq!(Limit::Count(7).ios(1), 7);
+        assert_eq!(Limit::Percent(50).ios(1001), 500);
+        assert_eq!(Limit::Percent(250).ios(1000), 2500);
+        assert_eq!(Limit::Percent(1).ios(50), 1);
+        assert_eq!(Limit::Percent(200).ios(u64::MAX), u64::MAX);
+        assert_eq!(shape().units(4096), (1 << 20) / 8);
+    }
+}

@@ -1,0 +1,502 @@
+//! A run from the list of namespaces to the result: plan, connect, start the workers together, watch, gather.
+//!
+//! Workers are pinned threads and live from the beginning, so that memory is made where it is used and a target that shares a
+//! core with one (see [`Companion`]) is served while queues are connected. Connecting happens on a thread of its own, which a
+//! request to stop leaves behind: each of its waits has a deadline in the host driver.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::Ordering,
+        mpsc::{self, Receiver, RecvTimeoutError, Sender, TryRecvError},
+    },
+    thread::{self, Scope, ScopedJoinHandle},
+    time::{Duration, Instant},
+};
+
+use doorbell_platform::{
+    clock::{Anchor, Clock},
+    cpu, poll,
+};
+use doorbell_queue::Wait;
+use doorbell_result::{EndReason, RunResult};
+use doorbell_spec::command::control;
+
+use crate::{
+    context::{Context, Outcome, Pass, Task},
+    lane::Geometry,
+    observer::{Event, Observer, Reporter, Second},
+    plan::{Limit, RunOptions, associate},
+    port::{AnyQueue, Port, Target},
+    stop::{StopFlag, Tsc},
+    worker::{Beside, Ending, Progress, Times, drive},
+    workload::{Part, Workload, generator},
+    zipf::Zipf,
+};
+
+/// How often the run looks at controllers, requests to stop and the clock.
+const WATCH: Duration = Duration::from_millis(50);
+/// Longest sleep of a worker under `-E`.
+const LONGEST_SLEEP: Duration = Duration::from_millis(100);
+/// Longest drain once somebody asked to stop or a controller was lost.
+const HURRIED_DRAIN: Duration = Duration::from_millis(1500);
+/// Largest relative difference of the in-flight check that is not a finding.
+const AUDIT_TOLERANCE: f64 = 0.001;
+
+/// Work that shares a worker's core: called once a pass, and over and over while the worker waits for its start.
+pub struct Companion {
+    /// The core of the worker.
+    pub core: usize,
+    /// One round of it; must not block.
+    pub run: Box<dyn FnMut() + Send>,
+}
+
+/// Runs the load on `targets`, in this order, and returns what was measured; what went wrong is among its problems. Blocks until
+/// the load has ended and drained: the time asked for and `options.drain` at most, within two seconds of a request to stop.
+pub fn run(
+    targets: Vec<Target>,
+    options: &RunOptions,
+    companion: Option<Companion>,
+    stop: &StopFlag,
+    observer: &Observer<'_>,
+) -> RunResult {
+    let ports = targets.into_iter().map(|target| Arc::new(target) as Arc<dyn Port>).collect();
+    run_on(ports, options, companion, stop, observer)
+}
+
+pub(crate) fn run_on(
+    ports: Vec<Arc<dyn Port>>,
+    options: &RunOptions,
+    companion: Option<Companion>,
+    stop: &StopFlag,
+    observer: &Observer<'_>,
+) -> RunResult {
+    let start = Anchor::now();
+    let mut run = Run {
+        options,
+        observer,
+        reporter: &Reporter::new(observer, options.continue_on_error.unwrap_or(1)),
+        ending: &Ending { stop: stop.clone(), ..Ending::default() },
+        clock: Clock::since(start),
+        result: RunResult { io_size: options.io_size, seed: options.seed, ..RunResult::default() },
+    };
+    let plans = run.plan(ports);
+    if !plans.is_empty() && run.has_memory(plans.len()) {
+        run.carry_out(plans, companion);
+    }
+    RunResult { ticks_per_second: start.ticks_per_second(&Anchor::now()), ..run.result }
+}
+
+/// A context without its queues.
+struct Plan {
+    worker: usize,
+    port: Arc<dyn Port>,
+    task: Task,
+    workload: Workload,
+}
+
+/// The queues of a context.
+struct Queues {
+    /// Those that carry I/Os.
+    active: Vec<AnyQueue>,
+    /// Those that are only there (`-U`).
+    idle: Vec<AnyQueue>,
+}
+
+/// What a worker is sent.
+enum Job {
+    /// Make these contexts ready.
+    Prepare(Vec<(Plan, Queues)>),
+    /// Start.
+    Go,
+}
+
+/// A worker's thread as the run sees it.
+struct Worker<'scope> {
+    core: usize,
+    jobs: Sender<Job>,
+    thread: ScopedJoinHandle<'scope, Vec<Outcome>>,
+}
+
+/// Everything workers share.
+#[derive(Clone, Copy)]
+struct Common<'a> {
+    options: &'a RunOptions,
+    reporter: &'a Reporter<'a>,
+    ending: &'a Ending,
+    times: Times,
+}
+
+/// A run under way.
+struct Run<'a> {
+    options: &'a RunOptions,
+    observer: &'a Observer<'a>,
+    reporter: &'a Reporter<'a>,
+    ending: &'a Ending,
+    clock: Clock,
+    result: RunResult,
+}
+
+impl Run<'_> {
+    /// Which contexts there will be.
+    fn plan(&mut self, ports: Vec<Arc<dyn Port>>) -> Vec<Plan> {
+        let options = self.options;
+        let mut admitted = Vec::new();
+        for port in ports {
+            let shape = port.shape();
+            match shape.admit(options) {
+                Ok(advice) => {
+                    advice.iter().for_each(|line| (self.observer)(Event::Advice(line)));
+                    admitted.push((port, shape));
+                }
+                Err(why) => (self.observer)(Event::Skipped(&why)),
+            }
+        }
+        if admitted.is_empty() {
+            self.result.problems.push("there is no namespace to test".into());
+        }
+        let mut zipfs = HashMap::new();
+        let mut of_worker = vec![0; options.cores.len()];
+        let pairs = associate(options.cores.len(), admitted.len(), options.use_every_core);
+        let plans = pairs.into_iter().map(|pair| {
+            let (port, shape) = &admitted[pair.namespace];
+            let (core, index) = (options.cores[pair.worker], of_worker[pair.worker]);
+            of_worker[pair.worker] += 1;
+            let units = shape.units(options.io_size);
+            let limit = options.number_ios.map(|limit| limit.ios(units));
+            let percent_ios = limit.filter(|_| matches!(options.number_ios, Some(Limit::Percent(_))));
+            (self.observer)(Event::Associated { name: &shape.name, core, percent_ios });
+            let zipf = options.zipf.filter(|_| options.pattern.random);
+            let zipf = zipf.map(|theta| *zipfs.entry(units).or_insert_with(|| Zipf::new(units, theta)));
+            let split = shape.split(options.io_size);
+            Plan {
+                worker: pair.worker,
+                port: port.clone(),
+                workload: Workload::new(
+                    options.pattern,
+                    units,
+                    Part::of(units, pair.share, pair.sharers),
+                    zipf,
+                    generator(options.seed, core, index),
+                ),
+                task: Task {
+                    name: shape.name.clone(),
+                    core,
+                    depth: options.io_depth,
+                    alignment: options.alignment,
+                    geometry: Geometry {
+                        nsid: shape.nsid,
+                        control: if options.fua { control::FUA } else { 0 },
+                        block_size: shape.block_size,
+                        blocks: options.io_size / shape.block_size,
+                        io_unit: options.io_unit.unwrap_or(u32::MAX),
+                        most_pieces: split.most_pieces() as u32,
+                        split,
+                    },
+                    limit,
+                    max_completions: options.max_completions,
+                    continue_on_error: options.continue_on_error.is_some(),
+                    histogram: options.histogram,
+                },
+            }
+        });
+        plans.collect()
+    }
+
+    /// Whether the machine has the memory that buffers need; a run must not end in the hands of the system's memory killer.
+    fn has_memory(&mut self, contexts: usize) -> bool {
+        let options = self.options;
+        let buffer = u64::from(options.io_size).next_multiple_of(options.alignment.max(1).into());
+        let needed = buffer.saturating_mul(options.io_depth.into()).saturating_mul(contexts as u64);
+        let fits = available_memory().is_none_or(|available| needed <= available);
+        if !fits {
+            self.problem(format!(
+                "{contexts} x {} buffers (-q) of {buffer} bytes (-o) are {} MiB, more than the machine has free; lower -q or -o",
+                options.io_depth,
+                needed >> 20
+            ));
+        }
+        fits
+    }
+
+    fn carry_out(&mut self, plans: Vec<Plan>, mut companion: Option<Companion>) {
+        let span = |span| self.clock.ticks_in(span);
+        let common = Common {
+            options: self.options,
+            reporter: self.reporter,
+            ending: self.ending,
+            times: Times {
+                warm_up: span(self.options.warm_up),
+                time: span(self.options.time),
+                drain: span(self.options.drain),
+                hurried_drain: span(self.options.drain.min(HURRIED_DRAIN)),
+            },
+        };
+        let progress: Vec<Progress> = self.options.cores.iter().map(|_| Progress::default()).collect();
+        let ports: Vec<_> = plans.iter().map(|plan| plan.port.clone()).collect();
+        let connecting = connect(&plans, self.options, &self.ending.stop);
+        thread::scope(|scope| {
+            let (report, reports) = mpsc::channel();
+            let mut workers = Vec::new();
+            for (&core, progress) in self.options.cores.iter().zip(&progress) {
+                let companion = companion.take_if(|companion| companion.core == core).map(|companion| companion.run);
+                match start(scope, common, core, progress, companion, report.clone()) {
+                    Ok(worker) => workers.push(worker),
+                    Err(error) => return self.problem(format!("no thread for a worker on core {core}: {error}")),
+                }
+            }
+            drop(report);
+            if self.prepare(plans, &connecting, &workers, &reports) {
+                (self.observer)(Event::Launching);
+                for worker in &workers {
+                    // A worker that is gone is found when it is joined.
+                    let _ = worker.jobs.send(Job::Go);
+                }
+                self.watch(&ports, &progress, &reports);
+            }
+            self.gather(workers);
+        });
+    }
+
+    /// Hands connected queues to the workers and waits until all are ready. Returns whether to start them.
+    fn prepare(
+        &mut self,
+        plans: Vec<Plan>,
+        connecting: &Receiver<Result<Queues, String>>,
+        workers: &[Worker<'_>],
+        reports: &Receiver<Vec<String>>,
+    ) -> bool {
+        let mut jobs: Vec<Vec<(Plan, Queues)>> = workers.iter().map(|_| Vec::new()).collect();
+        for plan in plans {
+            match self.next(connecting) {
+                Some(Ok(queues)) => jobs[plan.worker].push((plan, queues)),
+                Some(Err(why)) => self.problem(format!("{} from core {}: {why}", plan.task.name, plan.task.core)),
+                None => return false,
+            }
+        }
+        for (worker, jobs) in workers.iter().zip(jobs) {
+            let _ = worker.jobs.send(Job::Prepare(jobs));
+        }
+        for _ in workers {
+            match self.next(reports) {
+                Some(problems) => problems.into_iter().for_each(|problem| self.problem(problem)),
+                None => return false,
+            }
+        }
+        true
+    }
+
+    /// The next message; `None` when its sender is gone or a request to stop came.
+    fn next<T>(&mut self, messages: &Receiver<T>) -> Option<T> {
+        loop {
+            if self.ending.stop.requests() > 0 {
+                self.result.end = EndReason::Signal;
+                return None;
+            }
+            match messages.recv_timeout(WATCH) {
+                Ok(message) => return Some(message),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.result.end = EndReason::Lost;
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Watches until all workers are through: the channel that they hold closes with the last.
+    fn watch(&mut self, ports: &[Arc<dyn Port>], progress: &[Progress], reports: &Receiver<Vec<String>>) {
+        let (mut warming, begin) = (!self.options.warm_up.is_zero(), Instant::now());
+        let mut last = (begin, [0; 3]);
+        while reports.recv_timeout(WATCH) == Err(RecvTimeoutError::Timeout) {
+            for port in ports {
+                port.events().iter().for_each(|event| (self.observer)(Event::Notice(event)));
+            }
+            if !self.ending.lost.load(Ordering::Relaxed)
+                && let Some(why) = ports.iter().find_map(|port| port.failure())
+            {
+                self.ending.lost.store(true, Ordering::Relaxed);
+                self.problem(why);
+            }
+            if warming && begin.elapsed() >= self.options.warm_up {
+                warming = false;
+                (self.observer)(Event::WarmedUp);
+            }
+            let seconds = last.0.elapsed().as_secs_f64();
+            if seconds >= 1.0 {
+                let sum = |of: fn(&Progress) -> u64| progress.iter().map(of).sum::<u64>();
+                let sums = [
+                    sum(|progress| progress.over.load(Ordering::Relaxed)),
+                    sum(|progress| progress.busy_ticks.load(Ordering::Relaxed)),
+                    sum(|progress| progress.idle_ticks.load(Ordering::Relaxed)),
+                ];
+                let [ios, busy, idle] = [0, 1, 2].map(|index| sums[index].saturating_sub(last.1[index]));
+                let busy_percent = busy as f64 / (busy + idle).max(1) as f64 * 100.0;
+                let second = Second { warm_up: warming, ios, seconds, cores: progress.len(), busy_percent };
+                (self.observer)(Event::Second(second));
+                last = (Instant::now(), sums);
+            }
+        }
+    }
+
+    /// Joins the workers and completes the result.
+    fn gather(&mut self, workers: Vec<Worker<'_>>) {
+        let mut ends = Vec::new();
+        for worker in workers {
+            drop(worker.jobs);
+            match worker.thread.join() {
+                Ok(outcomes) => {
+                    for outcome in outcomes {
+                        ends.push(outcome.end);
+                        self.result.problems.extend(outcome.problems);
+                        let context = outcome.result;
+                        let (missing, difference) = (context.account.missing(), context.audit.difference());
+                        if missing != 0 || difference > AUDIT_TOLERANCE {
+                            self.problem(format!(
+                                "{} from core {}: the result does not add up: {missing} I/Os are missing, the numbers in flight \
+                                 differ by {:.3} %; do not trust it, and report this",
+                                context.name,
+                                context.core,
+                                difference * 100.0
+                            ));
+                        }
+                        self.result.contexts.push(context);
+                    }
+                }
+                Err(_) => self.problem(format!("the worker on core {} broke down", worker.core)),
+            }
+        }
+        if !ends.is_empty() {
+            let all_counted = ends.iter().all(|&end| end == EndReason::Count);
+            self.result.end = [EndReason::Signal, EndReason::Lost]
+                .into_iter()
+                .find(|reason| ends.contains(reason))
+                .unwrap_or(if all_counted { EndReason::Count } else { EndReason::Time });
+        }
+    }
+
+    fn problem(&mut self, text: String) {
+        self.reporter.error(&text);
+        self.result.problems.push(text);
+    }
+}
+
+/// Connects the queues of all plans, in order, on a thread that stops early when it is asked to or nobody listens any more.
+fn connect(plans: &[Plan], options: &RunOptions, stop: &StopFlag) -> Receiver<Result<Queues, String>> {
+    let (sender, receiver) = mpsc::channel();
+    let ports: Vec<_> = plans.iter().map(|plan| plan.port.clone()).collect();
+    let (active, idle, entries, stop) = (options.qpairs, options.unused_qpairs, options.io_queue_size, stop.clone());
+    let connect = move || {
+        for port in ports {
+            let some = |count| -> Result<Vec<AnyQueue>, String> {
+                let wanted = (0..count).take_while(|_| stop.requests() == 0);
+                wanted.map(|_| port.connect(entries)).collect()
+            };
+            let queues = some(active).and_then(|active| Ok(Queues { active, idle: some(idle)? }));
+            if stop.requests() > 0 || sender.send(queues).is_err() {
+                return;
+            }
+        }
+    };
+    // Without the thread the sender is dropped, and the run ends as with a lost one.
+    let _ = thread::Builder::new().name("connect".into()).spawn(connect);
+    receiver
+}
+
+fn start<'scope, 'env>(
+    scope: &'scope Scope<'scope, 'env>,
+    common: Common<'env>,
+    core: usize,
+    progress: &'env Progress,
+    companion: Option<Box<dyn FnMut() + Send>>,
+    report: Sender<Vec<String>>,
+) -> std::io::Result<Worker<'scope>> {
+    let (jobs, inbox) = mpsc::channel();
+    let work = move || work(common, core, progress, companion, &inbox, &report);
+    let thread = thread::Builder::new().name(format!("worker-{core}")).spawn_scoped(scope, work)?;
+    Ok(Worker { core, jobs, thread })
+}
+
+/// A worker's life: pinned, prepared, started with the others, through.
+fn work(
+    common: Common<'_>,
+    core: usize,
+    progress: &Progress,
+    mut companion: Option<Box<dyn FnMut() + Send>>,
+    inbox: &Receiver<Job>,
+    report: &Sender<Vec<String>>,
+) -> Vec<Outcome> {
+    let pinned = cpu::pin(core);
+    let Some(Job::Prepare(jobs)) = next_job(inbox, &mut companion) else { return Vec::new() };
+    let mut problems = Vec::new();
+    let mut contexts = Vec::new();
+    let mut idle = Vec::new();
+    match pinned {
+        Err(error) => {
+            problems.push(format!("no worker on core {core}: {error}; -c must name cores this process may run on"))
+        }
+        Ok(()) => {
+            for (plan, queues) in jobs {
+                idle.extend(queues.idle);
+                match context(common, plan, queues.active) {
+                    Ok(context) => contexts.push(context),
+                    Err(why) => problems.push(why),
+                }
+            }
+        }
+    }
+    let _ = report.send(problems);
+    let Some(Job::Go) = next_job(inbox, &mut companion) else { return Vec::new() };
+    // Who shares the core must not sleep with it.
+    let sleeps = common.options.interrupt && companion.is_none();
+    let beside = Beside {
+        companion: companion.as_deref_mut().map(|run| run as _),
+        sleep: if sleeps { Some(&sleep) } else { None },
+    };
+    drive(&mut contexts, &Tsc, common.times, common.ending, progress, beside);
+    contexts.into_iter().map(|context| context.finish()).collect()
+}
+
+/// The next job; the companion runs meanwhile.
+fn next_job(inbox: &Receiver<Job>, companion: &mut Option<Box<dyn FnMut() + Send>>) -> Option<Job> {
+    let Some(companion) = companion else { return inbox.recv().ok() };
+    loop {
+        match inbox.try_recv() {
+            Ok(job) => return Some(job),
+            Err(TryRecvError::Empty) => companion(),
+            Err(TryRecvError::Disconnected) => return None,
+        }
+    }
+}
+
+/// A context whose loop is compiled for its kind of queue.
+fn context<'a>(common: Common<'a>, plan: Plan, queues: Vec<AnyQueue>) -> Result<Box<dyn Pass + 'a>, String> {
+    let transport = common.options.transport_stats.then(|| plan.port.transport());
+    let mut custom = Vec::new();
+    for queue in queues {
+        match queue {
+            AnyQueue::Custom(queue) => custom.push(queue),
+        }
+    }
+    let context = Context::new(plan.task, plan.workload, custom, Tsc, common.reporter)?;
+    Ok(Box::new(context.with_counters(transport)))
+}
+
+fn sleep(waits: &[Wait]) {
+    let fds: Vec<_> = waits
+        .iter()
+        .filter_map(|wait| match *wait {
+            Wait::Fd { fd, writable } => Some((fd, writable)),
+            Wait::Ready => None,
+        })
+        .collect();
+    poll::wait(&fds, LONGEST_SLEEP);
+}
+
+/// Bytes the system can give without swapping, where it says so.
+fn available_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10)
+}

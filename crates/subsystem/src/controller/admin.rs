@@ -1,0 +1,180 @@
+//! The admin queue, which is the controller: Fabrics and Admin commands, events, the keep alive timer.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use doorbell_spec::{
+    command::{AbortRequest, AdminOpcode, Command},
+    fabrics::{Fctype, fctype},
+    register::{Cc, Csts},
+    status::{Status, command_specific, fabrics, generic},
+};
+
+use super::features::Features;
+use crate::subsystem::{Association, Shared};
+
+/// Asynchronous Event Requests a host may have outstanding (AERL + 1).
+pub(super) const MOST_EVENTS: usize = 4;
+/// Granularity of the keep alive timer (KAS is 1).
+const KEEP_ALIVE_UNIT: u64 = 100;
+
+/// A controller on its admin queue.
+#[derive(Debug)]
+pub(crate) struct Admin {
+    pub(super) shared: Arc<Shared>,
+    pub(super) association: Arc<Association>,
+    /// The address that the host connected to.
+    pub(super) local: SocketAddr,
+    pub(super) cc: Cc,
+    pub(super) csts: Csts,
+    pub(super) features: Features,
+    /// Identifiers of the Asynchronous Event Requests outstanding.
+    events: Vec<u16>,
+    /// Keep alive timeout in milliseconds, 0 for none.
+    pub(super) kato: u32,
+    pub(super) alive: Instant,
+}
+
+/// The answer to a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) status: Status,
+    /// Dwords 0 and 1.
+    pub(crate) result: u64,
+    /// Data for the host, as long as the command asked for.
+    pub(crate) data: Vec<u8>,
+}
+
+impl Answer {
+    pub(crate) fn status(status: Status) -> Self {
+        Self { status, result: 0, data: Vec::new() }
+    }
+
+    pub(super) fn result(result: u64) -> Self {
+        Self { result, ..Self::status(generic::SUCCESS) }
+    }
+
+    pub(super) fn data(data: Vec<u8>) -> Self {
+        Self { data, ..Self::result(0) }
+    }
+}
+
+impl Admin {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        association: Arc<Association>,
+        local: SocketAddr,
+        kato: u32,
+        now: Instant,
+    ) -> Self {
+        let mut admin = Self {
+            shared,
+            association,
+            local,
+            cc: Cc::new(),
+            csts: Csts::new(),
+            features: Features::default(),
+            events: Vec::new(),
+            kato: 0,
+            alive: now,
+        };
+        admin.set_keep_alive(kato, now);
+        admin
+    }
+
+    /// Carries out a command with the data that came with it; `len` is the length of the data that the host takes. None for an
+    /// event request, which stays. `aborted` takes other commands that end with this one.
+    pub(crate) fn execute(
+        &mut self,
+        command: &Command,
+        data: &[u8],
+        len: u32,
+        now: Instant,
+        aborted: &mut Vec<(u16, Status)>,
+    ) -> Option<Answer> {
+        if command.is_fabrics() {
+            return Some(match fctype(command) {
+                Fctype::PROPERTY_GET => self.property_get(command),
+                Fctype::PROPERTY_SET => self.property_set(command, aborted),
+                Fctype::CONNECT => Answer::status(generic::COMMAND_SEQUENCE_ERROR.with_dnr()),
+                Fctype::DISCONNECT => Answer::status(fabrics::INVALID_QUEUE_TYPE.with_dnr()),
+                _ => Answer::status(generic::INVALID_OPCODE.with_dnr()),
+            });
+        }
+        if !self.csts.rdy() {
+            return Some(Answer::status(generic::COMMAND_SEQUENCE_ERROR.with_dnr()));
+        }
+        let answer = match AdminOpcode(command.opc) {
+            AdminOpcode::IDENTIFY => self.identify(command),
+            AdminOpcode::GET_LOG_PAGE => self.log_page(command),
+            AdminOpcode::GET_FEATURES => self.get_features(command),
+            AdminOpcode::SET_FEATURES => self.set_features(command, data, now),
+            AdminOpcode::KEEP_ALIVE => {
+                self.alive = now;
+                Answer::result(0)
+            }
+            AdminOpcode::ABORT => self.abort(command, aborted),
+            AdminOpcode::ASYNC_EVENT_REQUEST => {
+                if self.events.len() < MOST_EVENTS {
+                    self.events.push(command.cid.get());
+                    return None;
+                }
+                Answer::status(command_specific::AER_LIMIT_EXCEEDED.with_dnr())
+            }
+            _ => Answer::status(generic::INVALID_OPCODE.with_dnr()),
+        };
+        if !answer.data.is_empty() && answer.data.len() != len as usize {
+            return Some(Answer::status(generic::DATA_SGL_LENGTH_INVALID.with_dnr()));
+        }
+        Some(answer)
+    }
+
+    /// Most bytes of data of a command.
+    pub(crate) fn max_transfer(&self) -> u32 {
+        self.association.subsystem.config.max_transfer
+    }
+
+    /// When the host must have been heard of again.
+    pub(crate) fn expires(&self) -> Option<Instant> {
+        (self.kato != 0).then(|| self.alive + Duration::from_millis(self.kato.into()))
+    }
+
+    /// Ends the association and its queues.
+    pub(crate) fn end(&self) {
+        tracing::info!(
+            "{} has controller {} of {} no more",
+            self.association.hostnqn,
+            self.association.cntlid,
+            self.association.subsystem.config.nqn
+        );
+        self.association.end(&self.shared);
+    }
+
+    /// Sets the keep alive timeout, rounded up to the unit of the timer; returns what it is.
+    pub(super) fn set_keep_alive(&mut self, kato: u32, now: Instant) -> u32 {
+        let rounded = u64::from(kato).next_multiple_of(KEEP_ALIVE_UNIT);
+        self.kato = u32::try_from(rounded).unwrap_or(u32::MAX);
+        self.alive = now;
+        self.kato
+    }
+
+    pub(super) fn abort_events(&mut self, aborted: &mut Vec<(u16, Status)>) {
+        aborted.extend(self.events.drain(..).map(|cid| (cid, generic::ABORTED_SQ_DELETION)));
+    }
+
+    /// Abort (Base 5.1.1): event requests can be aborted, everything else is done too soon.
+    fn abort(&mut self, command: &Command, aborted: &mut Vec<(u16, Status)>) -> Answer {
+        let request = AbortRequest::parse(command);
+        let event = self.events.iter().position(|&cid| request.sqid == 0 && cid == request.cid);
+        Answer::result(match event {
+            Some(at) => {
+                aborted.push((self.events.remove(at), generic::ABORT_REQUESTED));
+                0
+            }
+            None => 1,
+        })
+    }
+}

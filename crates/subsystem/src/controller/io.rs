@@ -1,0 +1,284 @@
+//! I/O queues and the NVM command set (NVM 3): checks, and the calls to the namespace.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use doorbell_spec::{
+    command::{Command, DsmRange, NSID_ALL, NvmOpcode, control},
+    fabrics::{Fctype, disconnect_recfmt, fctype},
+    status::{Status, fabrics, generic},
+};
+use zerocopy::FromBytes;
+
+use crate::{
+    frames::{FRAME, Frame, place},
+    namespace::{Clear, Found, Namespace, Outcome, Pool},
+    subsystem::Association,
+};
+
+/// Bytes of one range that are enough for a turn of Dataset Management.
+const TURN: u64 = 1 << 20;
+
+/// An I/O queue: it shares only its association's state with the controller.
+#[derive(Debug)]
+pub(crate) struct IoQueue {
+    association: Arc<Association>,
+    qid: u16,
+    period: u64,
+    tally: Tally,
+}
+
+/// What the queue did since its counts were last added to the subsystem's.
+#[derive(Debug, Default)]
+struct Tally {
+    reads: u64,
+    writes: u64,
+    read_bytes: u64,
+    written_bytes: u64,
+}
+
+/// What a command needs before it can be carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// Nothing.
+    Nothing,
+    /// All its data, in frames, beginning `skew` bytes into the first.
+    Data {
+        /// Bytes.
+        skew: u32,
+    },
+}
+
+/// How far a command has come that is carried out in steps.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Progress {
+    bytes: u64,
+    range: usize,
+}
+
+/// The bytes a command addresses.
+type Extent<'a> = (&'a Namespace, u64, u64);
+
+impl IoQueue {
+    pub(super) fn new(association: Arc<Association>, qid: u16, period: u64) -> Self {
+        Self { association, qid, period, tally: Tally::default() }
+    }
+
+    /// Whether the controller it belongs to has been reset or is gone.
+    pub(crate) fn is_over(&self) -> bool {
+        self.association.period() != self.period
+    }
+
+    /// Most bytes of data in a command capsule.
+    pub(crate) fn in_capsule_data(&self) -> u32 {
+        self.association.subsystem.config.in_capsule_data
+    }
+
+    /// Gives the queue identifier back.
+    pub(crate) fn close(&mut self) {
+        self.add_up();
+        self.association.close(self.qid, self.period);
+    }
+
+    /// Adds what was counted to the subsystem's totals.
+    pub(crate) fn add_up(&mut self) {
+        let tally = std::mem::take(&mut self.tally);
+        if tally.reads + tally.writes > 0 {
+            let totals = &self.association.subsystem.totals;
+            totals.reads.fetch_add(tally.reads, Ordering::Relaxed);
+            totals.writes.fetch_add(tally.writes, Ordering::Relaxed);
+            totals.read_bytes.fetch_add(tally.read_bytes, Ordering::Relaxed);
+            totals.written_bytes.fetch_add(tally.written_bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// Checks a command that comes with `len` bytes of data, or takes them.
+    ///
+    /// # Errors
+    /// The status to answer with.
+    #[inline]
+    pub(crate) fn check(&self, command: &Command, len: u32) -> Result<Need, Status> {
+        if self.is_over() {
+            return Err(generic::COMMAND_SEQUENCE_ERROR.with_dnr());
+        }
+        if command.fuse() != 0 || !command.uses_sgl() {
+            return Err(generic::INVALID_FIELD.with_dnr());
+        }
+        match NvmOpcode(command.opc) {
+            NvmOpcode::READ => {
+                self.transfer(command, len)?;
+                Ok(Need::Nothing)
+            }
+            NvmOpcode::WRITE | NvmOpcode::COMPARE => {
+                let (_, at, _) = self.transfer(command, len)?;
+                Ok(Need::Data { skew: (at % u64::from(FRAME)) as u32 })
+            }
+            NvmOpcode::FLUSH if command.nsid.get() == NSID_ALL => Ok(Need::Nothing),
+            NvmOpcode::FLUSH => self.namespace(command).map(|_| Need::Nothing),
+            NvmOpcode::WRITE_ZEROES => self.extent(command).map(|_| Need::Nothing),
+            NvmOpcode::DATASET_MANAGEMENT => {
+                self.namespace(command)?;
+                if len as usize != usize::from(command.range_count()) * size_of::<DsmRange>() {
+                    return Err(generic::DATA_SGL_LENGTH_INVALID.with_dnr());
+                }
+                Ok(Need::Data { skew: 0 })
+            }
+            NvmOpcode::FABRICS => match fctype(command) {
+                Fctype::DISCONNECT if disconnect_recfmt(command) != 0 => {
+                    Err(fabrics::CONNECT_INCOMPATIBLE_FORMAT.with_dnr())
+                }
+                Fctype::DISCONNECT => Ok(Need::Nothing),
+                Fctype::CONNECT => Err(generic::COMMAND_SEQUENCE_ERROR.with_dnr()),
+                _ => Err(generic::INVALID_FIELD.with_dnr()),
+            },
+            _ => Err(generic::INVALID_OPCODE.with_dnr()),
+        }
+    }
+
+    /// Finds the data of a Read that `check` has let through.
+    #[inline]
+    pub(crate) fn read(&mut self, pool: &mut Pool, command: &Command, found: &mut Found) -> Outcome {
+        let Ok((namespace, at, len)) = self.extent(command) else {
+            return Outcome::Done(generic::LBA_OUT_OF_RANGE.with_dnr());
+        };
+        let outcome = namespace.read(pool, at, len as u32, found);
+        if outcome != Outcome::Again {
+            self.tally.reads += 1;
+            self.tally.read_bytes += len;
+        }
+        outcome
+    }
+
+    /// Carries out any other command that `check` has let through. `frames` has its data.
+    pub(crate) fn execute(
+        &mut self,
+        pool: &mut Pool,
+        command: &Command,
+        frames: &mut Vec<Frame>,
+        progress: &mut Progress,
+    ) -> Outcome {
+        let outcome = self.carry_out(pool, command, frames, progress);
+        let outcome = outcome.unwrap_or_else(Outcome::Done);
+        if outcome == Outcome::Done(generic::SUCCESS)
+            && command.fua()
+            && matches!(NvmOpcode(command.opc), NvmOpcode::WRITE | NvmOpcode::WRITE_ZEROES)
+            && let Ok(namespace) = self.namespace(command)
+        {
+            return Outcome::Done(namespace.flush());
+        }
+        outcome
+    }
+
+    fn carry_out(
+        &mut self,
+        pool: &mut Pool,
+        command: &Command,
+        frames: &mut Vec<Frame>,
+        progress: &mut Progress,
+    ) -> Result<Outcome, Status> {
+        Ok(match NvmOpcode(command.opc) {
+            NvmOpcode::WRITE => {
+                let (namespace, at, len) = self.extent(command)?;
+                let outcome = namespace.write(pool, at, len as u32, frames, &mut progress.bytes);
+                if outcome != Outcome::Again {
+                    self.tally.writes += 1;
+                    self.tally.written_bytes += len;
+                }
+                outcome
+            }
+            NvmOpcode::COMPARE => {
+                let (namespace, at, len) = self.extent(command)?;
+                let outcome = namespace.compare(pool, at, len as u32, frames);
+                if outcome != Outcome::Again {
+                    self.tally.reads += 1;
+                    self.tally.read_bytes += len;
+                }
+                outcome
+            }
+            NvmOpcode::WRITE_ZEROES => {
+                let (namespace, at, len) = self.extent(command)?;
+                let how = if command.control() & control::DEAC != 0 { Clear::Unmap } else { Clear::Keep };
+                namespace.clear(pool, at, len, how, &mut progress.bytes)
+            }
+            NvmOpcode::DATASET_MANAGEMENT => self.deallocate(pool, command, frames, progress)?,
+            NvmOpcode::FLUSH => {
+                let all = &self.association.subsystem.namespaces;
+                let addressed = |namespace: &&Namespace| [NSID_ALL, namespace.nsid].contains(&command.nsid.get());
+                let failed = all.iter().filter(addressed).map(Namespace::flush).find(|status| !status.is_success());
+                Outcome::Done(failed.unwrap_or(generic::SUCCESS))
+            }
+            _ => Outcome::Done(generic::SUCCESS),
+        })
+    }
+
+    /// Dataset Management: ranges are checked before any is touched; hints other than deallocate are taken note of by doing
+    /// nothing.
+    fn deallocate(
+        &self,
+        pool: &mut Pool,
+        command: &Command,
+        frames: &[Frame],
+        progress: &mut Progress,
+    ) -> Result<Outcome, Status> {
+        let namespace = self.namespace(command)?;
+        let mut bytes = [0; FRAME as usize];
+        let count = usize::from(command.range_count());
+        let bytes = &mut bytes[..count * size_of::<DsmRange>()];
+        pool.frames.store.region().read(place(frames[0]).offset, bytes);
+        let ranges = <[DsmRange]>::ref_from_bytes(bytes).expect("whole ranges");
+        for range in ranges {
+            within(namespace, range.slba.get(), range.nlb.get().into())?;
+        }
+        if !command.deallocate() {
+            return Ok(Outcome::Done(generic::SUCCESS));
+        }
+        while let Some(range) = ranges.get(progress.range) {
+            let (at, len) = within(namespace, range.slba.get(), range.nlb.get().into())?;
+            if len > 0 {
+                match namespace.clear(pool, at, len, Clear::Hint, &mut progress.bytes) {
+                    Outcome::Done(status) if status.is_success() => {}
+                    other => return Ok(other),
+                }
+            }
+            *progress = Progress { bytes: 0, range: progress.range + 1 };
+            if len >= TURN {
+                return Ok(Outcome::Again);
+            }
+        }
+        Ok(Outcome::Done(generic::SUCCESS))
+    }
+
+    fn namespace(&self, command: &Command) -> Result<&Namespace, Status> {
+        let namespace = self.association.subsystem.namespace(command.nsid.get());
+        namespace.ok_or(generic::INVALID_NAMESPACE.with_dnr())
+    }
+
+    /// The bytes that a command with a range of blocks addresses.
+    #[inline]
+    fn extent(&self, command: &Command) -> Result<Extent<'_>, Status> {
+        let namespace = self.namespace(command)?;
+        let (at, len) = within(namespace, command.slba(), command.block_count().into())?;
+        Ok((namespace, at, len))
+    }
+
+    /// The same for a command that transfers them.
+    #[inline]
+    fn transfer(&self, command: &Command, len: u32) -> Result<Extent<'_>, Status> {
+        let extent = self.extent(command)?;
+        if extent.2 > self.association.subsystem.config.max_transfer.into() {
+            return Err(generic::INVALID_FIELD.with_dnr());
+        }
+        if extent.2 != u64::from(len) {
+            return Err(generic::DATA_SGL_LENGTH_INVALID.with_dnr());
+        }
+        Ok(extent)
+    }
+}
+
+/// Blocks as bytes, if the namespace has them.
+#[inline]
+fn within(namespace: &Namespace, slba: u64, blocks: u64) -> Result<(u64, u64), Status> {
+    if slba > namespace.blocks || blocks > namespace.blocks - slba {
+        return Err(generic::LBA_OUT_OF_RANGE.with_dnr());
+    }
+    Ok((slba << namespace.block_shift, blocks << namespace.block_shift))
+}

@@ -1,0 +1,20 @@
+//! The controller model: what commands mean, without sockets.
+//!
+//! [`connect`] turns a Connect into an [`Admin`] queue, which is the controller itself (registers, features, events: it lives and
+//! dies with the admin connection, on that connection's reactor), or into an [`IoQueue`], which shares nothing with it but the
+//! association. The listener feeds both.
+
+mod admin;
+mod connect;
+mod features;
+mod identify;
+mod io;
+mod log;
+mod property;
+
+pub(crate) use admin::{Admin, Answer};
+pub(crate) use connect::{Accepted, Session, connect};
+pub(crate) use io::{IoQueue, Need, Progress};
+
+#[cfg(test)]
+mod tests;

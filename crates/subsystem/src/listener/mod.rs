@@ -1,0 +1,7 @@
+//! Listeners: how commands come to the subsystem. There is one kind so far, NVMe/TCP.
+
+mod exchange;
+mod tcp;
+
+pub(crate) use exchange::Context;
+pub(crate) use tcp::{Connection, Served};

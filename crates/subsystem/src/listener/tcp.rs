@@ -1,0 +1,248 @@
+//! A connection of NVMe/TCP: the socket, its deadlines and its end. A reactor owns and serves it.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpStream},
+    os::fd::AsFd,
+    time::{Duration, Instant},
+};
+
+use doorbell_platform::socket;
+use doorbell_tcp::{Fault, Lost, Receiver, Role};
+use rustix::event::epoll::EventFlags;
+
+use super::exchange::{Context, Exchange, MOST_H2C_DATA, Port};
+use crate::{controller::Session, namespace::RESERVE};
+
+/// ICReq and Connect must have come by then.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+/// A PDU that has begun must go on, data that was asked for must come, and what we send must be taken: something of it.
+const STALL_DEADLINE: Duration = Duration::from_secs(30);
+/// How long the host may take to close after the end of the protocol.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// A connection.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    socket: TcpStream,
+    peer: SocketAddr,
+    receiver: Receiver,
+    exchange: Exchange,
+    opened: Instant,
+    /// When bytes last came or went.
+    moved: Instant,
+    /// There was no memory to receive with.
+    starved: bool,
+    /// The protocol is over; what is left of the connection ends then.
+    closing: Option<Instant>,
+}
+
+/// What came of serving a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Served {
+    /// There was something to do.
+    Busy,
+    /// There was nothing to do.
+    Idle,
+    /// It is over.
+    Gone,
+}
+
+impl Connection {
+    /// Takes over an accepted socket.
+    pub(crate) fn new(socket: TcpStream, now: Instant) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        socket.set_nodelay(true)?;
+        let (local, peer) = (socket.local_addr()?, socket.peer_addr()?);
+        Ok(Self {
+            socket,
+            peer,
+            receiver: Receiver::new(Role::Controller, MOST_H2C_DATA),
+            exchange: Exchange::new(local),
+            opened: now,
+            moved: now,
+            starved: false,
+            closing: None,
+        })
+    }
+
+    /// The socket.
+    pub(crate) fn socket(&self) -> &TcpStream {
+        &self.socket
+    }
+
+    /// Goes on with what is parked, receives once, and sends what is ready.
+    #[inline]
+    pub(crate) fn serve(&mut self, staging: &mut [u8], context: &mut Context) -> Served {
+        if self.closing.is_some() {
+            return self.linger(staging, context);
+        }
+        match self.work(staging, context) {
+            Ok(true) => Served::Busy,
+            Ok(false) => Served::Idle,
+            Err(lost) => self.lose(&lost, context),
+        }
+    }
+
+    /// Whether a pass may bring something forward though nothing happens on the socket.
+    pub(crate) fn wants_pass(&self) -> bool {
+        self.closing.is_none() && (self.starved || self.exchange.wants_pass())
+    }
+
+    /// What to wait for on the socket.
+    pub(crate) fn interest(&self) -> EventFlags {
+        let mut interest = EventFlags::empty();
+        interest.set(EventFlags::IN, self.closing.is_some() || self.exchange.takes_more());
+        interest.set(EventFlags::OUT, !self.exchange.sender.is_empty());
+        interest
+    }
+
+    /// Looks at the deadlines, and adds what was counted to the totals.
+    pub(crate) fn check(&mut self, staging: &mut [u8], context: &mut Context) -> Served {
+        if let Session::Io(queue) = &mut self.exchange.session {
+            queue.add_up();
+        }
+        let now = context.now;
+        if let Some(end) = self.closing {
+            return if now < end { Served::Idle } else { self.gone(context) };
+        }
+        if self.overdue(now).is_none() {
+            return Served::Idle;
+        }
+        // What lies in the socket may be what was waited for.
+        let served = self.serve(staging, context);
+        let Some(what) = self.overdue(now).filter(|_| self.closing.is_none() && served != Served::Gone) else {
+            return served;
+        };
+        tracing::warn!("{}: {what}", self.peer);
+        self.start_closing(context);
+        Served::Busy
+    }
+
+    /// Releases everything.
+    pub(crate) fn close(&mut self, context: &mut Context) {
+        self.exchange.close(context);
+    }
+
+    #[inline]
+    fn work(&mut self, staging: &mut [u8], context: &mut Context) -> Result<bool, Lost> {
+        if self.exchange.is_over() {
+            tracing::debug!("{}: the queue's controller is gone", self.peer);
+            self.start_closing(context);
+            return Ok(true);
+        }
+        let mut busy = self.exchange.resume(context);
+        self.starved = !context.pool.frames.fill(RESERVE);
+        if !self.starved && self.exchange.takes_more() {
+            busy |= self.receive(staging, context)?;
+        } else {
+            self.moved = context.now;
+        }
+        busy |= self.flush(context)?;
+        if self.exchange.is_leaving() && self.exchange.sender.is_empty() {
+            self.start_closing(context);
+        }
+        Ok(busy)
+    }
+
+    #[inline]
+    fn receive(&mut self, staging: &mut [u8], context: &mut Context) -> Result<bool, Lost> {
+        let ranges = self.receiver.want(&mut Port { exchange: &mut self.exchange, context });
+        let region = Some(context.pool.frames.store.region());
+        let count = match socket::receive(self.socket.as_fd(), ranges, region, staging) {
+            Ok(count) => count,
+            Err(error) => {
+                return match error.kind() {
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(false),
+                    io::ErrorKind::UnexpectedEof => Err(Lost::Closed { within_pdu: self.receiver.is_within_pdu() }),
+                    _ => Err(error.into()),
+                };
+            }
+        };
+        self.moved = context.now;
+        let store = context.pool.frames.store.clone();
+        let mut port = Port { exchange: &mut self.exchange, context };
+        self.receiver.received(count, staging, Some(store.region()), &mut port)?;
+        if let Some(digests) = self.exchange.agreement() {
+            self.receiver.use_digests(digests);
+        }
+        Ok(true)
+    }
+
+    #[inline]
+    fn flush(&mut self, context: &mut Context) -> io::Result<bool> {
+        let sender = &mut self.exchange.sender;
+        if sender.is_empty() {
+            return Ok(false);
+        }
+        let before = sender.sent();
+        sender.send(self.socket.as_fd(), Some(context.pool.frames.store.region()))?;
+        if sender.sent() == before {
+            return Ok(false);
+        }
+        self.moved = context.now;
+        self.exchange.sent(&mut context.pool);
+        Ok(true)
+    }
+
+    /// What the host should have done by now and has not.
+    fn overdue(&self, now: Instant) -> Option<&'static str> {
+        let exchange = &self.exchange;
+        if !exchange.is_connected() {
+            return (now >= self.opened + CONNECT_DEADLINE).then_some("the host does not connect");
+        }
+        if let Session::Admin(admin) = &exchange.session
+            && admin.expires().is_some_and(|end| now >= end)
+        {
+            return Some("the keep alive timer has expired");
+        }
+        let waits = self.receiver.is_within_pdu() || exchange.awaits_data() || !exchange.sender.is_empty();
+        (waits && now >= self.moved + STALL_DEADLINE).then_some("the host neither sends nor takes what is due")
+    }
+
+    fn lose(&mut self, lost: &Lost, context: &mut Context) -> Served {
+        match lost {
+            Lost::Closed { within_pdu: false } => tracing::debug!("{}: {lost}", self.peer),
+            _ => tracing::warn!("{}: {lost}", self.peer),
+        }
+        let Lost::Fault(Fault::Violation(violation)) = lost else {
+            return self.gone(context);
+        };
+        self.exchange.sender.terminate(violation);
+        self.start_closing(context);
+        Served::Busy
+    }
+
+    /// Ends the protocol: sends what is queued and no more, and waits a while for the host to close.
+    fn start_closing(&mut self, context: &mut Context) {
+        self.exchange.end(context);
+        self.closing = Some(context.now + LINGER);
+        // A host that is gone is found out about by reading.
+        let _ = self.flush(context);
+        if self.exchange.sender.is_empty() {
+            let _ = self.socket.shutdown(std::net::Shutdown::Write);
+        }
+    }
+
+    /// Sends the rest and reads until the host closes, as closing a socket with unread data would take back what was sent.
+    fn linger(&mut self, staging: &mut [u8], context: &mut Context) -> Served {
+        if !self.exchange.sender.is_empty() {
+            if self.flush(context).is_err() {
+                return self.gone(context);
+            }
+            if self.exchange.sender.is_empty() {
+                let _ = self.socket.shutdown(std::net::Shutdown::Write);
+            }
+        }
+        match socket::receive(self.socket.as_fd(), &[], None, staging) {
+            Ok(_) => Served::Busy,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Served::Idle,
+            Err(_) => self.gone(context),
+        }
+    }
+
+    fn gone(&mut self, context: &mut Context) -> Served {
+        self.exchange.close(context);
+        Served::Gone
+    }
+}
