@@ -4,6 +4,7 @@ mod connection;
 mod core_mask;
 mod discover;
 mod identify;
+mod output;
 mod perf;
 mod signals;
 mod size;

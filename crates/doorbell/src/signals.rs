@@ -1,13 +1,6 @@
 //! Ctrl-C and SIGTERM: the first asks the run to end with what it has, the second leaves at once.
 
-use std::{
-    io,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread,
-};
+use std::{io, thread};
 
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
@@ -21,17 +14,16 @@ const SECOND_SIGNAL: i32 = 130;
 ///
 /// # Errors
 /// When the handlers cannot be installed.
-pub fn on_signal(end: impl Fn() + Send + 'static) -> io::Result<Arc<AtomicBool>> {
+pub fn on_signal(end: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
-    let seen = Arc::new(AtomicBool::new(false));
-    let flag = seen.clone();
     thread::Builder::new().name("signals".into()).spawn(move || {
+        let mut end = Some(end);
         for _ in signals.forever() {
-            if flag.swap(true, Ordering::Relaxed) {
-                signal_hook::low_level::exit(SECOND_SIGNAL);
+            match end.take() {
+                Some(end) => end(),
+                None => signal_hook::low_level::exit(SECOND_SIGNAL),
             }
-            end();
         }
     })?;
-    Ok(seen)
+    Ok(())
 }

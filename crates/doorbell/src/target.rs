@@ -142,7 +142,10 @@ pub fn run(arguments: &Arguments) -> Result<(), String> {
     config.cores = arguments.core_mask.as_deref().map(<[usize]>::to_vec);
     config.poll = arguments.poll;
     let (sender, ended) = mpsc::channel();
-    signals::on_signal(move || drop(sender.send(()))).map_err(|why| format!("handling signals: {why}"))?;
+    signals::on_signal(move || {
+        let _ = sender.send(());
+    })
+    .map_err(|why| format!("handling signals: {why}"))?;
     let target = Target::start(config).map_err(|why| why.to_string())?;
     println!("Serving {}", arguments.nqn);
     for address in target.addresses() {
@@ -174,12 +177,15 @@ mod tests {
     fn namespaces_keep_the_order_of_the_command_line() {
         let arguments = parse("--null 1T --ram 64M,block=4096 --file /tmp/x --null 2G -c 0x5").unwrap();
         let kinds: Vec<_> = arguments.namespaces.0.iter().map(|one| (one.backend.clone(), one.block_size)).collect();
-        assert_eq!(kinds, [
-            (Backend::Null { size: 1 << 40 }, 512),
-            (Backend::Ram { size: 64 << 20 }, 4096),
-            (Backend::File { path: "/tmp/x".into() }, 512),
-            (Backend::Null { size: 2 << 30 }, 512),
-        ]);
+        assert_eq!(
+            kinds,
+            [
+                (Backend::Null { size: 1 << 40 }, 512),
+                (Backend::Ram { size: 64 << 20 }, 4096),
+                (Backend::File { path: "/tmp/x".into() }, 512),
+                (Backend::Null { size: 2 << 30 }, 512),
+            ]
+        );
         assert_eq!(arguments.core_mask.as_deref(), Some(&[0, 2][..]));
         assert_eq!(arguments.listen, ["127.0.0.1:4420".parse().unwrap()]);
     }

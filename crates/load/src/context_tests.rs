@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use crate::split::Split;
+use doorbell_host::split::Split;
 use doorbell_queue::{Op, null::NullQueue};
 use doorbell_result::EndReason;
 use doorbell_spec::status::generic;

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use crate::split::Split;
+use doorbell_host::split::Split;
 use doorbell_platform::Range;
 use doorbell_queue::{Done, Down, IoQueue, Op, PrepareError, Progress, REAP_BATCH, Slot};
 use doorbell_spec::status::Status;
@@ -51,7 +51,7 @@ pub(crate) struct Geometry {
     pub block_size: u32,
     /// Blocks of an I/O.
     pub blocks: u32,
-    /// Largest piece of a buffer that is presented as one range, `-O`.
+    /// Largest piece of a buffer that is presented as one range, `-O`, at least 1; `u32::MAX` leaves buffers whole.
     pub io_unit: u32,
     pub split: Split,
     /// Most commands of one I/O.
@@ -71,6 +71,9 @@ impl Geometry {
     /// The ranges of `len` bytes at `offset` of the buffer at `buffer`, cut at multiples of the I/O unit.
     fn ranges(&self, buffer: u64, memory: Memory, ranges: &mut Vec<Range>) {
         ranges.clear();
+        if self.io_unit == u32::MAX {
+            return ranges.push(Range { offset: buffer + u64::from(memory.offset), len: memory.len });
+        }
         let end = memory.offset + memory.len;
         let mut at = memory.offset;
         while at < end {

@@ -1,18 +1,30 @@
-//! The load engine.
+//! The load engine: keeps a set number of I/Os in flight on every namespace of a plan, from one pinned worker a core, and counts
+//! them so that the result can be checked. `doorbell perf` calls [`run()`]; the `report` crate shows what it returns.
+//!
+//! [`plan`] says who drives what, `run` connects and watches, `worker` is the loop of a core, `context` one worker's load on one
+//! namespace, `lane` one of its queues, `recorder` its counts, [`workload`] (with [`zipf`]) its sequence of I/Os.
 
 mod context;
 #[cfg(test)]
 mod context_tests;
 mod lane;
-pub mod observer;
+mod observer;
 pub mod plan;
 mod port;
 mod recorder;
-pub mod run;
-mod split;
-pub mod stop;
+mod run;
+#[cfg(test)]
+mod run_tests;
+mod stop;
 #[cfg(test)]
 mod test_queue;
 mod worker;
 pub mod workload;
 pub mod zipf;
+
+pub use observer::{Event, Observer, Second};
+pub use plan::{Limit, RunOptions};
+pub use port::Target;
+pub use run::{Companion, run};
+pub use stop::StopFlag;
+pub use workload::Pattern;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::split::Split;
+use doorbell_host::split::Split;
 
 use crate::workload::Pattern;
 

@@ -1,15 +1,17 @@
-//! What a run needs of a namespace's controller; the host driver gives it, and tests give their own.
+//! What a run needs of a namespace and its controller; the host driver gives it, and tests give their own.
 
-use doorbell_queue::IoQueue;
+use doorbell_host::{AnyQueue, Controller, Namespace};
 
 use crate::plan::Shape;
 
-pub enum AnyQueue {
-    Custom(Box<dyn IoQueue>),
-}
-
 /// A namespace to test.
-pub struct Target {}
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Its controller, which hands out the queues.
+    pub controller: Controller,
+    /// The namespace.
+    pub namespace: Namespace,
+}
 
 /// A namespace of a live controller.
 pub(crate) trait Port: Send + Sync {
@@ -17,27 +19,44 @@ pub(crate) trait Port: Send + Sync {
     fn shape(&self) -> Shape;
     /// The transport's name in statistics.
     fn transport(&self) -> String;
-    /// Connects one I/O queue of about `entries` entries; takes as long as the driver's deadlines allow.
+    /// Connects one I/O queue of at most `entries` entries; takes as long as the driver's deadlines allow.
     fn connect(&self, entries: u32) -> Result<AnyQueue, String>;
     /// Why the controller is lost, when it is.
     fn failure(&self) -> Option<String>;
     /// What the controller has told since the last call.
     fn events(&self) -> Vec<String>;
 }
+
 impl Port for Target {
     fn shape(&self) -> Shape {
-        unimplemented!()
+        let namespace = &self.namespace;
+        Shape {
+            name: namespace.name.clone(),
+            nsid: namespace.nsid,
+            blocks: namespace.blocks,
+            block_size: namespace.block_size,
+            metadata_size: namespace.metadata_size,
+            max_transfer: namespace.max_transfer,
+            stripe_blocks: namespace.stripe_blocks,
+            queue_entries: self.controller.io_queue_entries(),
+        }
     }
+
     fn transport(&self) -> String {
-        unimplemented!()
+        self.controller.id().trtype.word().into()
     }
-    fn connect(&self, _: u32) -> Result<AnyQueue, String> {
-        unimplemented!()
+
+    fn connect(&self, entries: u32) -> Result<AnyQueue, String> {
+        let entries = entries.min(self.controller.io_queue_entries());
+        self.controller.connect_io_queue(entries).map_err(|error| error.to_string())
     }
+
     fn failure(&self) -> Option<String> {
-        unimplemented!()
+        self.controller.failure().map(|why| format!("{}: {why}", self.controller.name()))
     }
+
     fn events(&self) -> Vec<String> {
-        unimplemented!()
+        let name = self.controller.name();
+        self.controller.events().into_iter().map(|event| format!("{name}: {event}")).collect()
     }
 }

@@ -15,6 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use doorbell_host::AnyQueue;
 use doorbell_platform::{
     clock::{Anchor, Clock},
     cpu, poll,
@@ -28,7 +29,7 @@ use crate::{
     lane::Geometry,
     observer::{Event, Observer, Reporter, Second},
     plan::{Limit, RunOptions, associate},
-    port::{AnyQueue, Port, Target},
+    port::{Port, Target},
     stop::{StopFlag, Tsc},
     worker::{Beside, Ending, Progress, Times, drive},
     workload::{Part, Workload, generator},
@@ -44,7 +45,8 @@ const HURRIED_DRAIN: Duration = Duration::from_millis(1500);
 /// Largest relative difference of the in-flight check that is not a finding.
 const AUDIT_TOLERANCE: f64 = 0.001;
 
-/// Work that shares a worker's core: called once a pass, and over and over while the worker waits for its start.
+/// Work that shares a worker's core: called once a pass, and over and over while the worker waits for its start or for the other
+/// workers' end. It is dropped when all are through.
 pub struct Companion {
     /// The core of the worker.
     pub core: usize,
@@ -154,7 +156,7 @@ impl Run<'_> {
             }
         }
         if admitted.is_empty() {
-            self.result.problems.push("there is no namespace to test".into());
+            self.problem("there is no namespace to test".into());
         }
         let mut zipfs = HashMap::new();
         let mut of_worker = vec![0; options.cores.len()];
@@ -190,7 +192,7 @@ impl Run<'_> {
                         control: if options.fua { control::FUA } else { 0 },
                         block_size: shape.block_size,
                         blocks: options.io_size / shape.block_size,
-                        io_unit: options.io_unit.unwrap_or(u32::MAX),
+                        io_unit: options.io_unit.map_or(u32::MAX, |unit| unit.max(1)),
                         most_pieces: split.most_pieces() as u32,
                         split,
                     },
@@ -269,17 +271,21 @@ impl Run<'_> {
     ) -> bool {
         let mut jobs: Vec<Vec<(Plan, Queues)>> = workers.iter().map(|_| Vec::new()).collect();
         for plan in plans {
-            match self.next(connecting) {
+            match self.next(connecting, workers) {
                 Some(Ok(queues)) => jobs[plan.worker].push((plan, queues)),
                 Some(Err(why)) => self.problem(format!("{} from core {}: {why}", plan.task.name, plan.task.core)),
                 None => return false,
             }
         }
+        if jobs.iter().all(Vec::is_empty) {
+            self.result.end = EndReason::Lost;
+            return false;
+        }
         for (worker, jobs) in workers.iter().zip(jobs) {
             let _ = worker.jobs.send(Job::Prepare(jobs));
         }
         for _ in workers {
-            match self.next(reports) {
+            match self.next(reports, workers) {
                 Some(problems) => problems.into_iter().for_each(|problem| self.problem(problem)),
                 None => return false,
             }
@@ -287,17 +293,19 @@ impl Run<'_> {
         true
     }
 
-    /// The next message; `None` when its sender is gone or a request to stop came.
-    fn next<T>(&mut self, messages: &Receiver<T>) -> Option<T> {
+    /// The next message before the start; `None` when a request to stop came, or a sender or a worker is gone.
+    fn next<T>(&mut self, messages: &Receiver<T>, workers: &[Worker<'_>]) -> Option<T> {
         loop {
             if self.ending.stop.requests() > 0 {
                 self.result.end = EndReason::Signal;
                 return None;
             }
-            match messages.recv_timeout(WATCH) {
+            let message = messages.recv_timeout(WATCH);
+            let gone = workers.iter().any(|worker| worker.thread.is_finished());
+            match message {
                 Ok(message) => return Some(message),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => {
+                Err(RecvTimeoutError::Timeout) if !gone => {}
+                Err(_) => {
                     self.result.end = EndReason::Lost;
                     return None;
                 }
@@ -413,7 +421,7 @@ fn start<'scope, 'env>(
     report: Sender<Vec<String>>,
 ) -> std::io::Result<Worker<'scope>> {
     let (jobs, inbox) = mpsc::channel();
-    let work = move || work(common, core, progress, companion, &inbox, &report);
+    let work = move || work(common, core, progress, companion, &inbox, report);
     let thread = thread::Builder::new().name(format!("worker-{core}")).spawn_scoped(scope, work)?;
     Ok(Worker { core, jobs, thread })
 }
@@ -425,7 +433,7 @@ fn work(
     progress: &Progress,
     mut companion: Option<Box<dyn FnMut() + Send>>,
     inbox: &Receiver<Job>,
-    report: &Sender<Vec<String>>,
+    report: Sender<Vec<String>>,
 ) -> Vec<Outcome> {
     let pinned = cpu::pin(core);
     let Some(Job::Prepare(jobs)) = next_job(inbox, &mut companion) else { return Vec::new() };
@@ -455,7 +463,13 @@ fn work(
         sleep: if sleeps { Some(&sleep) } else { None },
     };
     drive(&mut contexts, &Tsc, common.times, common.ending, progress, beside);
-    contexts.into_iter().map(|context| context.finish()).collect()
+    let outcomes = contexts.into_iter().map(|context| context.finish()).collect();
+    // This worker is through; its companion goes on until all are.
+    drop(report);
+    if companion.is_some() {
+        next_job(inbox, &mut companion);
+    }
+    outcomes
 }
 
 /// The next job; the companion runs meanwhile.
@@ -473,14 +487,19 @@ fn next_job(inbox: &Receiver<Job>, companion: &mut Option<Box<dyn FnMut() + Send
 /// A context whose loop is compiled for its kind of queue.
 fn context<'a>(common: Common<'a>, plan: Plan, queues: Vec<AnyQueue>) -> Result<Box<dyn Pass + 'a>, String> {
     let transport = common.options.transport_stats.then(|| plan.port.transport());
-    let mut custom = Vec::new();
+    let (mut tcp, mut custom) = (Vec::new(), Vec::new());
     for queue in queues {
         match queue {
+            AnyQueue::Tcp(queue) => tcp.push(queue),
             AnyQueue::Custom(queue) => custom.push(queue),
         }
     }
-    let context = Context::new(plan.task, plan.workload, custom, Tsc, common.reporter)?;
-    Ok(Box::new(context.with_counters(transport)))
+    let (task, workload, reporter) = (plan.task, plan.workload, common.reporter);
+    Ok(if custom.is_empty() {
+        Box::new(Context::new(task, workload, tcp, Tsc, reporter)?.with_counters(transport))
+    } else {
+        Box::new(Context::new(task, workload, custom, Tsc, reporter)?.with_counters(transport))
+    })
 }
 
 fn sleep(waits: &[Wait]) {

@@ -48,12 +48,15 @@ pub(crate) struct Progress {
     pub idle_ticks: AtomicU64,
 }
 
+/// Sleeps until one of the descriptors is ready.
+pub(crate) type Sleep = dyn Fn(&[Wait]);
+
 /// What a worker does besides its contexts.
 pub(crate) struct Beside<'a> {
     /// Called once a pass.
     pub companion: Option<&'a mut (dyn FnMut() + Send)>,
     /// Sleeps until one of the descriptors is ready, 100 ms at most (`-E`).
-    pub sleep: Option<&'a dyn Fn(&[Wait])>,
+    pub sleep: Option<&'a Sleep>,
 }
 
 /// Runs contexts to their end: warm-up, window, drain.

@@ -107,7 +107,7 @@ pub fn fill_byte(task: u32) -> u8 {
 /// Brings 64 random bits to `0..range` by the upper half of a product: no division, and a bias below `range` / 2^64.
 #[inline]
 fn scale(bits: u64, range: u64) -> u64 {
-    (u128::from(bits) * u128::from(range) >> 64) as u64
+    ((u128::from(bits) * u128::from(range)) >> 64) as u64
 }
 
 #[cfg(test)]

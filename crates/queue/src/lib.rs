@@ -57,6 +57,13 @@ pub struct Done {
     pub result: u64,
 }
 
+impl Default for Done {
+    /// A place to be filled by [`IoQueue::reap`].
+    fn default() -> Self {
+        Self { slot: 0, status: Status::SUCCESS, result: 0 }
+    }
+}
+
 /// Whether everything that was committed has left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {

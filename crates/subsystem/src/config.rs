@@ -24,13 +24,7 @@ pub struct TargetConfig {
 impl TargetConfig {
     /// A target of one subsystem on one address, with one reactor that sleeps when idle and 64 MiB for transfers.
     pub fn new(subsystem: SubsystemConfig, listen: SocketAddr) -> Self {
-        Self {
-            subsystems: vec![subsystem],
-            listen: vec![listen],
-            cores: None,
-            poll: false,
-            transfer_memory: 64 << 20,
-        }
+        Self { subsystems: vec![subsystem], listen: vec![listen], cores: None, poll: false, transfer_memory: 64 << 20 }
     }
 
     pub(crate) fn check(&self) -> Result<(), Error> {
@@ -95,7 +89,7 @@ impl SubsystemConfig {
         if let Err(error) = nqn::validate(&self.nqn) {
             return fail(format!("this is not an NVMe Qualified Name: {error}"));
         }
-        if nqn::is_discovery(&self.nqn) {
+        if self.nqn == nqn::DISCOVERY_NQN {
             return fail("this is the name of the discovery subsystem, which every target has".into());
         }
         for host in &self.allowed_hosts {
@@ -118,10 +112,7 @@ impl SubsystemConfig {
             return fail(format!("{} bytes a command are not a power of two from 8192 to 4 MiB", self.max_transfer));
         }
         if !self.in_capsule_data.is_multiple_of(16) || self.in_capsule_data > 65536 {
-            return fail(format!(
-                "{} bytes in a capsule are not a multiple of 16 up to 65536",
-                self.in_capsule_data
-            ));
+            return fail(format!("{} bytes in a capsule are not a multiple of 16 up to 65536", self.in_capsule_data));
         }
         for (at, namespace) in self.namespaces.iter().enumerate() {
             let nsid = at + 1;

@@ -65,6 +65,12 @@ impl FrameStore {
     pub(crate) fn region(&self) -> &Region {
         &self.region
     }
+
+    /// Frames on the common list.
+    #[cfg(test)]
+    pub(crate) fn free(&self) -> usize {
+        self.free.len()
+    }
 }
 
 /// The place of a whole frame in the region.
@@ -189,7 +195,7 @@ mod tests {
             local.release(frame);
         }
         drop(local);
-        assert_eq!(store.free.len(), 10);
+        assert_eq!(store.free(), 10);
     }
 
     #[test]
@@ -197,10 +203,7 @@ mod tests {
         let mut ranges = Vec::new();
         push_ranges(&[300, 301, 310], 512, 0, 8192, &mut ranges);
         let at = |frame: u64| frame * 4096;
-        assert_eq!(
-            ranges,
-            [Range { offset: at(300) + 512, len: 4096 + 3584 }, Range { offset: at(310), len: 512 }]
-        );
+        assert_eq!(ranges, [Range { offset: at(300) + 512, len: 4096 + 3584 }, Range { offset: at(310), len: 512 }]);
         ranges.clear();
         push_ranges(&[300, 301, 310], 512, 7680, 512, &mut ranges);
         assert_eq!(ranges, [Range { offset: at(310), len: 512 }]);
@@ -256,6 +259,6 @@ mod tests {
                 reader.join().unwrap();
             }
         });
-        assert_eq!(store.free.len(), 64);
+        assert_eq!(store.free(), 64);
     }
 }

@@ -111,13 +111,7 @@ struct Registry {
 
 impl Subsystem {
     pub(crate) fn new(config: SubsystemConfig, namespaces: Vec<Namespace>) -> Self {
-        Self {
-            config,
-            namespaces,
-            is_discovery: false,
-            totals: Totals::default(),
-            registry: Mutex::default(),
-        }
+        Self { config, namespaces, is_discovery: false, totals: Totals::default(), registry: Mutex::default() }
     }
 
     pub(crate) fn discovery() -> Self {
@@ -205,17 +199,17 @@ pub(crate) enum NoQueue {
 impl Association {
     /// The controller has been enabled.
     pub(crate) fn enable(&self) {
-        let _ = self.state.fetch_update(Ordering::Release, Ordering::Relaxed, |state| {
-            (state != ENDED).then_some(state | 1)
-        });
+        let _ = self
+            .state
+            .fetch_update(Ordering::Release, Ordering::Relaxed, |state| (state != ENDED).then_some(state | 1));
     }
 
     /// The controller has been reset: its I/O queues are over.
     pub(crate) fn reset(&self, shared: &Shared) {
         lock(&self.queues).used.clear();
-        let _ = self.state.fetch_update(Ordering::Release, Ordering::Relaxed, |state| {
-            (state != ENDED).then_some((state | 1) + 1)
-        });
+        let _ = self
+            .state
+            .fetch_update(Ordering::Release, Ordering::Relaxed, |state| (state != ENDED).then_some((state | 1) + 1));
         shared.announce();
     }
 

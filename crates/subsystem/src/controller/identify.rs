@@ -13,10 +13,7 @@ use doorbell_spec::{
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::{Admin, Answer, admin::MOST_EVENTS, features::WARNING_TEMPERATURE, property::VERSION};
-use crate::{
-    namespace::Namespace,
-    subsystem::Subsystem,
-};
+use crate::{namespace::Namespace, subsystem::Subsystem};
 
 /// Firmware revision, at most 8 characters.
 pub(super) const REVISION: &str = env!("CARGO_PKG_VERSION");
@@ -107,7 +104,8 @@ impl Admin {
             data.dctype = 1;
             return data;
         }
-        let capacity = subsystem.namespaces.iter().map(|each| u128::from(each.blocks) << each.block_shift).sum::<u128>();
+        let capacity =
+            subsystem.namespaces.iter().map(|each| u128::from(each.blocks) << each.block_shift).sum::<u128>();
         data.cntrltype = Cntrltype::IO.0;
         data.cmic |= cmic::ANA;
         data.rab = 6;

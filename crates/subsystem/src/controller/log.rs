@@ -4,11 +4,11 @@ use std::{net::SocketAddr, sync::atomic::Ordering};
 
 use doorbell_spec::{
     command::{AdminOpcode, Command, LogRequest, NSID_ALL, NvmOpcode},
+    fabrics::CNTLID_DYNAMIC,
     log::{
         Adrfam, AnaGroupDescriptor, AnaHeader, AnaState, ChangedNamespaces, CommandEffects, DiscoveryEntry,
         DiscoveryHeader, ErrorEntry, FirmwareSlots, Lid, Smart, Subtype, SupportedLogPages, Trtype, effect, treq,
     },
-    fabrics::CNTLID_DYNAMIC,
     status::{command_specific, generic},
 };
 use zerocopy::{FromZeros, IntoBytes};

@@ -4,4 +4,4 @@ mod exchange;
 mod tcp;
 
 pub(crate) use exchange::Context;
-pub(crate) use tcp::{Connection, Served};
+pub(crate) use tcp::{Connection, Served, Staging};

@@ -4,6 +4,7 @@ use std::{
     io,
     net::{SocketAddr, TcpStream},
     os::fd::AsFd,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -12,14 +13,29 @@ use doorbell_tcp::{Fault, Lost, Receiver, Role};
 use rustix::event::epoll::EventFlags;
 
 use super::exchange::{Context, Exchange, MOST_H2C_DATA, Port};
-use crate::{controller::Session, namespace::RESERVE};
+use crate::{controller::Session, frames::FrameStore, namespace::RESERVE};
 
+/// Bytes received at once, beside those that go where they belong.
+const STAGING: usize = 256 << 10;
 /// ICReq and Connect must have come by then.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// A PDU that has begun must go on, data that was asked for must come, and what we send must be taken: something of it.
 const STALL_DEADLINE: Duration = Duration::from_secs(30);
 /// How long the host may take to close after the end of the protocol.
 const LINGER: Duration = Duration::from_secs(1);
+
+/// Where bytes come in, the same for all connections of a reactor.
+#[derive(Debug)]
+pub(crate) struct Staging {
+    buffer: Box<[u8]>,
+    store: Arc<FrameStore>,
+}
+
+impl Staging {
+    pub(crate) fn new(store: Arc<FrameStore>) -> Self {
+        Self { buffer: vec![0; STAGING].into(), store }
+    }
+}
 
 /// A connection.
 #[derive(Debug)]
@@ -73,7 +89,7 @@ impl Connection {
 
     /// Goes on with what is parked, receives once, and sends what is ready.
     #[inline]
-    pub(crate) fn serve(&mut self, staging: &mut [u8], context: &mut Context) -> Served {
+    pub(crate) fn serve(&mut self, staging: &mut Staging, context: &mut Context) -> Served {
         if self.closing.is_some() {
             return self.linger(staging, context);
         }
@@ -98,7 +114,7 @@ impl Connection {
     }
 
     /// Looks at the deadlines, and adds what was counted to the totals.
-    pub(crate) fn check(&mut self, staging: &mut [u8], context: &mut Context) -> Served {
+    pub(crate) fn check(&mut self, staging: &mut Staging, context: &mut Context) -> Served {
         if let Session::Io(queue) = &mut self.exchange.session {
             queue.add_up();
         }
@@ -125,7 +141,7 @@ impl Connection {
     }
 
     #[inline]
-    fn work(&mut self, staging: &mut [u8], context: &mut Context) -> Result<bool, Lost> {
+    fn work(&mut self, staging: &mut Staging, context: &mut Context) -> Result<bool, Lost> {
         if self.exchange.is_over() {
             tracing::debug!("{}: the queue's controller is gone", self.peer);
             self.start_closing(context);
@@ -146,10 +162,10 @@ impl Connection {
     }
 
     #[inline]
-    fn receive(&mut self, staging: &mut [u8], context: &mut Context) -> Result<bool, Lost> {
+    fn receive(&mut self, staging: &mut Staging, context: &mut Context) -> Result<bool, Lost> {
         let ranges = self.receiver.want(&mut Port { exchange: &mut self.exchange, context });
-        let region = Some(context.pool.frames.store.region());
-        let count = match socket::receive(self.socket.as_fd(), ranges, region, staging) {
+        let region = Some(staging.store.region());
+        let count = match socket::receive(self.socket.as_fd(), ranges, region, &mut staging.buffer) {
             Ok(count) => count,
             Err(error) => {
                 return match error.kind() {
@@ -160,9 +176,8 @@ impl Connection {
             }
         };
         self.moved = context.now;
-        let store = context.pool.frames.store.clone();
         let mut port = Port { exchange: &mut self.exchange, context };
-        self.receiver.received(count, staging, Some(store.region()), &mut port)?;
+        self.receiver.received(count, &staging.buffer, region, &mut port)?;
         if let Some(digests) = self.exchange.agreement() {
             self.receiver.use_digests(digests);
         }
@@ -225,7 +240,7 @@ impl Connection {
     }
 
     /// Sends the rest and reads until the host closes, as closing a socket with unread data would take back what was sent.
-    fn linger(&mut self, staging: &mut [u8], context: &mut Context) -> Served {
+    fn linger(&mut self, staging: &mut Staging, context: &mut Context) -> Served {
         if !self.exchange.sender.is_empty() {
             if self.flush(context).is_err() {
                 return self.gone(context);
@@ -234,7 +249,7 @@ impl Connection {
                 let _ = self.socket.shutdown(std::net::Shutdown::Write);
             }
         }
-        match socket::receive(self.socket.as_fd(), &[], None, staging) {
+        match socket::receive(self.socket.as_fd(), &[], None, &mut staging.buffer) {
             Ok(_) => Served::Busy,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Served::Idle,
             Err(_) => self.gone(context),

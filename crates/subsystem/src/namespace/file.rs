@@ -204,8 +204,7 @@ impl FileBlocks {
         for group in groups.clone() {
             let old = version(group).load(Ordering::Relaxed);
             let free = old % 2 == 0;
-            let exchange =
-                || version(group).compare_exchange(old, old + 1, Ordering::AcqRel, Ordering::Relaxed);
+            let exchange = || version(group).compare_exchange(old, old + 1, Ordering::AcqRel, Ordering::Relaxed);
             if !free || exchange().is_err() {
                 for taken in groups.start..group {
                     version(taken).fetch_add(1, Ordering::Release);

@@ -115,11 +115,6 @@ impl Namespace {
         }
     }
 
-    /// Bytes of a block.
-    pub(crate) fn block_size(&self) -> u32 {
-        1 << self.block_shift
-    }
-
     /// Blocks of a group.
     pub(crate) fn group_blocks(&self) -> u16 {
         (FRAME >> self.block_shift) as u16

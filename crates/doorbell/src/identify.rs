@@ -1,0 +1,142 @@
+//! `doorbell identify`: what controllers and their namespaces say of themselves.
+
+use std::fmt::Write;
+
+use clap::Args;
+use doorbell_host::{Controller, Namespace, probe};
+use doorbell_spec::log::{Lid, Smart};
+use serde_json::{Value, json};
+use zerocopy::FromBytes;
+
+use crate::{connection::Connection, output};
+
+/// Options of `doorbell identify`.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    connection: Connection,
+}
+
+/// Identifies every controller that the transport ID names, one or all that its discovery service lists.
+///
+/// # Errors
+/// When a controller cannot be brought up; those that can are shown all the same.
+pub fn run(arguments: &Arguments) -> Result<(), String> {
+    let (options, cancel) = arguments.connection.prepare()?;
+    let (mut shown, mut failures) = (Vec::new(), Vec::new());
+    for probed in probe(std::slice::from_ref(&arguments.connection.id), &options, &cancel) {
+        match probed.outcome {
+            Ok(controller) => {
+                shown.push(describe(&controller, probed.id.ns));
+                controller.detach();
+            }
+            Err(why) => failures.push(why.to_string()),
+        }
+    }
+    if arguments.connection.json {
+        output::show(&format!("{:#}\n", Value::Array(shown)));
+    } else {
+        let texts: Vec<String> = shown.iter().map(as_text).collect();
+        output::show(&texts.join("\n"));
+    }
+    if failures.is_empty() { Ok(()) } else { Err(failures.join("\n")) }
+}
+
+/// Everything shown of a controller, in the order it is shown.
+fn describe(controller: &Controller, ns: Option<u32>) -> Value {
+    let data = controller.identify();
+    let cap = controller.cap();
+    let namespaces = controller.namespaces();
+    let namespaces = namespaces.iter().filter(|one| ns.is_none_or(|ns| ns == one.nsid)).map(namespace);
+    json!({
+        "controller": controller.name(),
+        "transport": controller.id().to_string(),
+        "subsystem": data.subnqn().unwrap_or_default(),
+        "vendor": format!("{:04x}h", data.vid.get()),
+        "serial": data.sn().to_string(),
+        "model": data.mn().to_string(),
+        "firmware": data.fr().to_string(),
+        "controller id": controller.cntlid(),
+        "version": controller.vs().to_string(),
+        "queue entries": u32::from(cap.mqes()) + 1,
+        "io queues granted": controller.io_queues(),
+        "largest transfer": controller.max_transfer(),
+        "in-capsule data": controller.in_capsule_bytes(),
+        "keep alive ms": controller.keep_alive().map(|time| time.as_millis() as u64),
+        "volatile write cache": data.vwc & 1 != 0,
+        "namespace limit": data.nn.get(),
+        "health": health(controller),
+        "namespaces": namespaces.collect::<Vec<_>>(),
+    })
+}
+
+fn namespace(namespace: &Namespace) -> Value {
+    let hex = |bytes: &[u8]| match bytes.iter().all(|&byte| byte == 0) {
+        true => Value::Null,
+        false => bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into(),
+    };
+    json!({
+        "nsid": namespace.nsid,
+        "blocks": namespace.blocks,
+        "block size": namespace.block_size,
+        "bytes": namespace.size(),
+        "metadata": namespace.metadata_size,
+        "protection type": namespace.protection,
+        "optimal boundary": namespace.stripe_blocks,
+        "ana group": namespace.ana_group,
+        "eui64": hex(&namespace.eui64),
+        "nguid": hex(&namespace.nguid),
+        "uuid": hex(&namespace.uuid),
+    })
+}
+
+/// The SMART log, or why there is none.
+fn health(controller: &Controller) -> Value {
+    match controller.log_page(Lid::SMART, 0xffff_ffff, 512) {
+        Err(why) => json!({ "unavailable": why.to_string() }),
+        Ok(page) => match Smart::read_from_bytes(&page) {
+            Err(_) => json!({ "unavailable": "the log page is too short" }),
+            Ok(smart) => json!({
+                "critical warning": smart.cw,
+                "temperature C": smart.celsius(),
+                "available spare %": smart.avsp,
+                "percentage used": smart.pused,
+                "power on hours": smart.poh.get() as u64,
+                "media errors": smart.mdie.get() as u64,
+            }),
+        },
+    }
+}
+
+/// A description as indented lines.
+fn as_text(value: &Value) -> String {
+    let mut text = String::new();
+    lines(&mut text, value, 0);
+    text
+}
+
+fn lines(text: &mut String, value: &Value, depth: usize) {
+    let Value::Object(fields) = value else { return };
+    for (key, value) in fields {
+        let key = format!("{:1$}{key}:", "", depth * 2);
+        // Writing to a String cannot fail.
+        let _ = match value {
+            Value::Null => continue,
+            Value::String(value) => writeln!(text, "{key:<26}{value}"),
+            Value::Array(items) => {
+                let _ = writeln!(text, "{key}");
+                for (at, item) in items.iter().enumerate() {
+                    let _ = if at > 0 { writeln!(text) } else { Ok(()) };
+                    lines(text, item, depth + 1);
+                }
+                continue;
+            }
+            Value::Object(_) => {
+                let _ = writeln!(text, "{key}");
+                lines(text, value, depth + 1);
+                continue;
+            }
+            plain => writeln!(text, "{key:<26}{plain}"),
+        };
+    }
+}

@@ -1,0 +1,116 @@
+//! `--embedded`: a RAM target inside this process, on a core outside `-c` if there is one, else cooperatively on the first worker's.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use doorbell_host::{AddressFamily, TransportId, TransportType};
+use doorbell_load::Companion;
+use doorbell_platform::cpu;
+use doorbell_subsystem::{Backend, Cooperative, NamespaceConfig, SubsystemConfig, Target, TargetConfig};
+
+/// Size of the namespace in bytes.
+const SIZE: u64 = 256 << 20;
+const NQN: &str = "nqn.2026-11.io.doorbell:embedded";
+
+/// The embedded target.
+pub struct Embedded {
+    address: SocketAddr,
+    place: Place,
+}
+
+enum Place {
+    /// On a core of its own, for as long as this lives.
+    Apart { _target: Target },
+    /// Inside the first worker's loop, and on a thread that serves while no worker does.
+    Shared { target: Arc<Mutex<Cooperative>>, worker_serves: Arc<AtomicBool>, ended: Arc<AtomicBool> },
+}
+
+impl Embedded {
+    /// Starts it; `cores` are the workers'.
+    pub fn start(cores: &[usize]) -> Result<Self, String> {
+        let allowed =
+            cpu::allowed().map_err(|why| format!("--embedded: asking for the cores of this machine: {why}"))?;
+        let free = allowed.iter().copied().find(|core| !cores.contains(core));
+        let subsystem = SubsystemConfig {
+            namespaces: vec![NamespaceConfig { backend: Backend::Ram { size: SIZE }, block_size: 512 }],
+            ..SubsystemConfig::new(NQN)
+        };
+        let mut config = TargetConfig::new(subsystem, (Ipv4Addr::LOCALHOST, 0).into());
+        config.cores = free.map(|core| vec![core]);
+        let fail = |why: doorbell_subsystem::Error| format!("--embedded: {why}");
+        if let Some(core) = free {
+            let target = Target::start(config).map_err(fail)?;
+            eprintln!("Embedded target: RAM, {} MiB, on core {core}", SIZE >> 20);
+            return Ok(Self { address: target.addresses()[0], place: Place::Apart { _target: target } });
+        }
+        let (addresses, target) = Target::cooperative(config).map_err(fail)?;
+        eprintln!(
+            "Embedded target: RAM, {} MiB, no core is left for it: it shares core {} with a worker, and the result is that of both",
+            SIZE >> 20,
+            cores[0]
+        );
+        let target = Arc::new(Mutex::new(target));
+        let (worker_serves, ended) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let place =
+            Place::Shared { target: target.clone(), worker_serves: worker_serves.clone(), ended: ended.clone() };
+        thread::spawn(move || {
+            while !ended.load(Ordering::Relaxed) {
+                if worker_serves.load(Ordering::Relaxed) || !pass(&target) {
+                    thread::sleep(Duration::from_micros(200));
+                }
+            }
+        });
+        Ok(Self { address: addresses[0], place })
+    }
+
+    /// How to reach it.
+    pub fn transport_id(&self) -> TransportId {
+        TransportId {
+            trtype: TransportType::Tcp,
+            adrfam: AddressFamily::Ipv4,
+            traddr: self.address.ip().to_string(),
+            trsvcid: self.address.port().to_string(),
+            subnqn: NQN.into(),
+            ..TransportId::default()
+        }
+    }
+
+    /// What the first worker has to do for it, from now until [`Embedded::run_is_over`].
+    pub fn companion(&self, core: usize) -> Option<Companion> {
+        let Place::Shared { target, worker_serves, .. } = &self.place else { return None };
+        worker_serves.store(true, Ordering::Relaxed);
+        let target = target.clone();
+        Some(Companion {
+            core,
+            run: Box::new(move || {
+                let _ = pass(&target);
+            }),
+        })
+    }
+
+    /// The workers have ended: it serves by itself again.
+    pub fn run_is_over(&self) {
+        if let Place::Shared { worker_serves, .. } = &self.place {
+            worker_serves.store(false, Ordering::Relaxed);
+        }
+    }
+}
+
+fn pass(target: &Mutex<Cooperative>) -> bool {
+    target.lock().unwrap_or_else(PoisonError::into_inner).pass()
+}
+
+impl Drop for Embedded {
+    fn drop(&mut self) {
+        if let Place::Shared { ended, .. } = &self.place {
+            ended.store(true, Ordering::Relaxed);
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! What a run shows: lines while it goes on, tables at its end.
+
+use std::io::{IsTerminal, stdout};
+
+use doorbell_load::{Event, Second};
+use doorbell_report::{
+    failures, spdk_latency, spdk_table,
+    status_line::{ERASE, StatusLine},
+    transport_stats,
+};
+use doorbell_result::RunResult;
+
+use super::options::{LatencyOutput, Options};
+use crate::output::show as out;
+
+/// Shows an event of the run.
+pub fn event(event: &Event<'_>, options: &Options) {
+    match event {
+        Event::Skipped(why) => out(&format!("WARNING: {why}\n")),
+        Event::Advice(line) => out(&format!("{line}\n")),
+        Event::Notice(line) | Event::Error(line) => eprintln!("{line}"),
+        Event::Associated { name, core, percent_ios } => {
+            out(&format!("Associating {name} with lcore {core}\n"));
+            if let Some(ios) = percent_ios {
+                out(&format!("{name} with lcore {core} runs {ios} I/Os\n"));
+            }
+        }
+        Event::Launching => out("Initialization complete. Launching workers.\n"),
+        Event::Second(second) if stdout().is_terminal() => out(&status(second, options).text()),
+        Event::WarmedUp if stdout().is_terminal() => out(ERASE),
+        Event::Second(_) | Event::WarmedUp => {}
+    }
+}
+
+fn status(second: &Second, options: &Options) -> StatusLine {
+    StatusLine {
+        warm_up: second.warm_up,
+        ios: second.ios,
+        io_size: options.io_size,
+        seconds: second.seconds,
+        busy: options.cpu_usage.then_some((second.cores, second.busy_percent)),
+    }
+}
+
+/// Shows the result; returns whether it is that of a run in which everything went well.
+pub fn result(result: &RunResult, options: &Options) -> bool {
+    if options.transport_stats {
+        out(&transport_stats::blocks(result));
+    }
+    out(&spdk_table::table(result));
+    if options.latency != LatencyOutput::None {
+        out(&spdk_latency::summaries(result));
+    }
+    if options.latency == LatencyOutput::Histogram {
+        out(&spdk_latency::histograms(result));
+    }
+    eprint!("{}", failures::failures(result));
+    for problem in &result.problems {
+        eprintln!("{problem}");
+    }
+    let failed = result.contexts.iter().any(|context| context.failed() > 0);
+    !failed && result.problems.is_empty()
+}

@@ -1,0 +1,320 @@
+//! Whole runs over queues in memory, with real threads and real time.
+
+use std::{
+    io::{Read, Write},
+    os::{fd::AsRawFd, unix::net::UnixStream},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
+    time::Duration,
+};
+
+use doorbell_host::AnyQueue;
+use doorbell_platform::{Arena, Range, cpu};
+use doorbell_queue::{
+    Counters, Done, Down, Drain, IoQueue, Needs, Op, PrepareError, Progress, Slot, Wait, null::NullQueue,
+};
+use doorbell_result::{EndReason, RunResult};
+use doorbell_spec::command::Command;
+
+use crate::{
+    observer::Event,
+    plan::{
+        Limit, RunOptions, Shape,
+        tests::{options, shape},
+    },
+    port::Port,
+    run::{Companion, run_on},
+    stop::StopFlag,
+};
+
+type Connect = dyn Fn(u32) -> Result<Box<dyn IoQueue>, String> + Send + Sync;
+
+struct TestPort {
+    shape: Shape,
+    connect: Box<Connect>,
+    failure: Option<String>,
+}
+
+impl Port for TestPort {
+    fn shape(&self) -> Shape {
+        self.shape.clone()
+    }
+    fn transport(&self) -> String {
+        "TEST".into()
+    }
+    fn connect(&self, entries: u32) -> Result<AnyQueue, String> {
+        (self.connect)(entries).map(AnyQueue::Custom)
+    }
+    fn failure(&self) -> Option<String> {
+        self.failure.clone()
+    }
+    fn events(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+fn port(
+    name: &str,
+    connect: impl Fn(u32) -> Result<Box<dyn IoQueue>, String> + Send + Sync + 'static,
+) -> Arc<dyn Port> {
+    Arc::new(TestPort { shape: Shape { name: name.into(), ..shape() }, connect: Box::new(connect), failure: None })
+}
+
+fn null(entries: u32) -> Result<Box<dyn IoQueue>, String> {
+    Ok(Box::new(NullQueue::new(entries as u16 - 1)))
+}
+
+fn cores(most: usize) -> Vec<usize> {
+    let mut cores = cpu::allowed().unwrap();
+    cores.truncate(most);
+    cores
+}
+
+/// A run of a fixed count of I/Os on one core, unless told otherwise.
+fn base() -> RunOptions {
+    RunOptions { cores: cores(1), number_ios: Some(Limit::Count(2000)), time: Duration::from_secs(3600), ..options() }
+}
+
+fn run(ports: Vec<Arc<dyn Port>>, options: &RunOptions) -> (RunResult, Vec<String>) {
+    run_with(ports, options, None, &StopFlag::default())
+}
+
+/// The result and the events, as text.
+fn run_with(
+    ports: Vec<Arc<dyn Port>>,
+    options: &RunOptions,
+    companion: Option<Companion>,
+    stop: &StopFlag,
+) -> (RunResult, Vec<String>) {
+    let events = Mutex::new(Vec::new());
+    let observer = |event: Event<'_>| events.lock().unwrap().push(format!("{event:?}"));
+    let result = run_on(ports, options, companion, stop, &observer);
+    (result, events.into_inner().unwrap())
+}
+
+#[test]
+fn every_pair_is_connected_run_and_accounted_for() {
+    let cores = cores(2);
+    let made = Arc::new(AtomicUsize::new(0));
+    let counting = || {
+        let made = made.clone();
+        move |entries| {
+            made.fetch_add(1, Ordering::Relaxed);
+            null(entries)
+        }
+    };
+    let options = RunOptions {
+        cores: cores.clone(),
+        qpairs: 2,
+        unused_qpairs: 1,
+        use_every_core: true,
+        transport_stats: true,
+        ..base()
+    };
+    let (result, events) = run(vec![port("a", counting()), port("b", counting())], &options);
+    assert_eq!((result.end, &result.problems), (EndReason::Count, &vec![]));
+    assert_eq!(made.load(Ordering::Relaxed), cores.len() * 2 * 3);
+    let pairs: Vec<_> = result.contexts.iter().map(|context| (context.core, context.name.as_str())).collect();
+    let expected: Vec<_> = cores.iter().flat_map(|&core| [(core, "a"), (core, "b")]).collect();
+    assert_eq!(pairs, expected);
+    for context in &result.contexts {
+        assert_eq!((context.account.missing(), context.account.measured), (0, 2000));
+        assert!(context.audit.difference() < 0.001 && context.window_ticks > 0);
+        let counters = context.transport.as_ref().unwrap();
+        assert_eq!(counters.transport, "TEST");
+        assert!(counters.counters.contains(&("nvme_completions", 2000)), "{counters:?}");
+    }
+    assert!(result.ticks_per_second > 1e6);
+    let associated = events.iter().filter(|event| event.starts_with("Associated")).count();
+    assert_eq!((associated, events.last().unwrap().as_str()), (pairs.len(), "Launching"));
+}
+
+#[test]
+fn time_warm_up_and_the_line_a_second() {
+    let options = RunOptions {
+        number_ios: None,
+        warm_up: Duration::from_millis(200),
+        time: Duration::from_millis(1600),
+        io_depth: 4,
+        ..base()
+    };
+    let (result, events) = run(vec![port("a", null)], &options);
+    assert_eq!((result.end, &result.problems), (EndReason::Time, &vec![]));
+    let context = &result.contexts[0];
+    assert_eq!(context.account.missing(), 0);
+    assert!(context.account.warm_up > 0 && context.account.measured > 0);
+    let seconds = context.window_ticks as f64 / result.ticks_per_second;
+    assert!((seconds / 1.6 - 1.0).abs() < 0.02, "{seconds} s measured instead of 1.6");
+    let ticks = (context.busy_ticks + context.idle_ticks) as f64;
+    assert!((ticks / context.window_ticks as f64 - 1.0).abs() < 0.02);
+    let lines: Vec<_> = events.iter().filter(|event| event.starts_with("Second")).collect();
+    assert!(!lines.is_empty() && lines[0].contains("warm_up: false") && !lines[0].contains("ios: 0,"), "{lines:?}");
+    assert!(events.iter().position(|event| event == "WarmedUp") > events.iter().position(|event| event == "Launching"));
+}
+
+#[test]
+fn a_namespace_that_cannot_be_connected_leaves_the_others() {
+    let refused = |_| Err("connection refused".to_owned());
+    let (result, events) = run(vec![port("a", refused), port("b", null)], &base());
+    let names: Vec<_> = result.contexts.iter().map(|context| context.name.as_str()).collect();
+    assert_eq!(names, ["b"]);
+    assert!(result.problems[0].contains("connection refused") && events.iter().any(|event| event.contains("refused")));
+
+    let (result, events) = run(vec![port("a", refused)], &base());
+    assert!(result.contexts.is_empty() && result.problems.len() == 1 && result.end == EndReason::Lost);
+    assert!(!events.contains(&"Launching".to_owned()));
+}
+
+#[test]
+fn nothing_to_test_is_a_problem() {
+    let small = TestPort { shape: Shape { blocks: 1, ..shape() }, connect: Box::new(null), failure: None };
+    let (result, events) = run(vec![Arc::new(small)], &base());
+    assert_eq!(result.problems, ["there is no namespace to test"]);
+    assert!(events[0].starts_with("Skipped"), "{events:?}");
+    assert_eq!(run(vec![], &base()).0.problems, ["there is no namespace to test"]);
+}
+
+#[test]
+fn what_the_machine_cannot_give_is_said_before_it_is_taken() {
+    let options = RunOptions { io_size: 1 << 30, io_depth: 1 << 20, ..base() };
+    let roomy = TestPort { shape: Shape { blocks: 1 << 40, ..shape() }, connect: Box::new(null), failure: None };
+    let (result, _) = run(vec![Arc::new(roomy)], &options);
+    assert!(result.problems[0].contains("lower -q or -o"), "{:?}", result.problems);
+
+    let (result, _) = run(vec![port("a", null)], &RunOptions { cores: vec![1 << 20], ..base() });
+    assert!(result.problems[0].contains("no worker on core 1048576"), "{:?}", result.problems);
+    assert!(result.contexts.is_empty());
+}
+
+#[test]
+fn a_stop_while_connecting_does_not_wait_for_the_target() {
+    let stop = StopFlag::default();
+    let (release, blocked) = mpsc::channel::<()>();
+    let (blocked, asked) = (Mutex::new(blocked), stop.clone());
+    let stalls = move |_: u32| {
+        asked.request();
+        let _ = blocked.lock().unwrap().recv();
+        Err("stalled".to_owned())
+    };
+    let (result, _) = run_with(vec![port("a", stalls)], &base(), None, &stop);
+    assert_eq!((result.end, result.contexts.len()), (EndReason::Signal, 0));
+    drop(release);
+}
+
+#[test]
+fn a_lost_controller_ends_the_run() {
+    let failing =
+        TestPort { shape: shape(), connect: Box::new(null), failure: Some("keep alive was not answered".into()) };
+    let (result, _) = run(vec![Arc::new(failing)], &RunOptions { number_ios: None, ..base() });
+    assert_eq!(
+        (result.end, result.problems.as_slice()),
+        (EndReason::Lost, &["keep alive was not answered".to_owned()][..])
+    );
+    assert_eq!(result.contexts[0].account.missing(), 0);
+}
+
+#[test]
+fn a_stop_while_running_keeps_the_results() {
+    let stop = StopFlag::default();
+    let signal = stop.clone();
+    let observer = move |event: Event<'_>| {
+        if matches!(event, Event::Launching) {
+            signal.request();
+        }
+    };
+    let result = run_on(vec![port("a", null)], &RunOptions { number_ios: None, ..base() }, None, &stop, &observer);
+    assert_eq!((result.end, result.contexts[0].account.missing(), &result.problems), (EndReason::Signal, 0, &vec![]));
+}
+
+#[test]
+fn a_companion_is_served_from_the_beginning() {
+    let rounds = Arc::new(AtomicUsize::new(0));
+    let seen = rounds.clone();
+    // The queue comes only when the companion, the target on the same core, has been called.
+    let connect = move |entries| {
+        while seen.load(Ordering::Relaxed) == 0 {
+            std::thread::yield_now();
+        }
+        null(entries)
+    };
+    let before = rounds.clone();
+    let round = move || {
+        rounds.fetch_add(1, Ordering::Relaxed);
+    };
+    let companion = Companion { core: cores(1)[0], run: Box::new(round) };
+    let (result, _) = run_with(vec![port("a", connect)], &base(), Some(companion), &StopFlag::default());
+    assert_eq!(result.contexts[0].account.measured, 2000);
+    assert!(before.load(Ordering::Relaxed) > 2000 / 16, "once a pass at least");
+}
+
+/// A null queue whose completions come through a socket, so that there is something to sleep on.
+struct SocketQueue {
+    null: NullQueue,
+    near: UnixStream,
+    far: UnixStream,
+    armed: Arc<AtomicUsize>,
+}
+
+impl IoQueue for SocketQueue {
+    fn needs(&self) -> Needs {
+        self.null.needs()
+    }
+    fn attach(&mut self, arena: &Arc<Arena>) -> Result<(), PrepareError> {
+        self.null.attach(arena)
+    }
+    fn prepare(&mut self, slot: Slot, data: &[Range]) -> Result<(), PrepareError> {
+        self.null.prepare(slot, data)
+    }
+    fn submit(&mut self, ops: &[Op]) -> usize {
+        self.null.submit(ops)
+    }
+    fn submit_raw(&mut self, slot: Slot, command: &Command) -> bool {
+        self.null.submit_raw(slot, command)
+    }
+    fn commit(&mut self) -> Result<Progress, Down> {
+        let mut far = self.far.try_clone().unwrap();
+        // The answer takes a moment, so that the worker finds nothing and sleeps.
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(1));
+            far.write_all(b"x").unwrap();
+        });
+        self.null.commit()
+    }
+    fn reap(&mut self, done: &mut [Done]) -> Result<usize, Down> {
+        let answers = self.near.read(&mut [0; 64]).unwrap_or(0);
+        if answers > 0 { self.null.reap(done) } else { Ok(0) }
+    }
+    fn stop(&mut self) {
+        self.null.stop();
+    }
+    fn drained(&self) -> Drain {
+        self.null.drained()
+    }
+    fn arm(&mut self) -> Result<Wait, Down> {
+        self.armed.fetch_add(1, Ordering::Relaxed);
+        Ok(Wait::Fd { fd: self.near.as_raw_fd(), writable: false })
+    }
+    fn counters(&self) -> Counters {
+        self.null.counters()
+    }
+}
+
+#[test]
+fn workers_sleep_when_asked_to() {
+    let armed = Arc::new(AtomicUsize::new(0));
+    let counted = armed.clone();
+    let connect = move |_| {
+        let (near, far) = UnixStream::pair().unwrap();
+        near.set_nonblocking(true).unwrap();
+        Ok(Box::new(SocketQueue { null: NullQueue::new(16), near, far, armed: armed.clone() }) as _)
+    };
+    let options = RunOptions { interrupt: true, number_ios: Some(Limit::Count(320)), ..base() };
+    let (result, _) = run(vec![port("a", connect)], &options);
+    assert_eq!((result.contexts[0].account.measured, result.end), (320, EndReason::Count));
+    let sleeps = counted.load(Ordering::Relaxed);
+    // 20 rounds of 16: a few sleeps each, where a spinning worker would have polled thousands of times.
+    assert!((1..200).contains(&sleeps), "{sleeps}");
+}

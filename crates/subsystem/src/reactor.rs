@@ -1,0 +1,350 @@
+//! The loop that serves connections: one a core, each connection on one reactor for its life.
+//!
+//! A pass serves every *hot* connection: it receives once, carries out what came, and sends everything that is ready in one call. A
+//! connection that has had nothing to do for [`COLD`] passes turns cold and is left to epoll, which is looked at every
+//! [`POLL_EVERY`] passes and when nothing is hot. When there has been nothing to do for [`SPIN`], the reactor sleeps in epoll until
+//! something comes, or a deadline has to be looked at; one that polls never sleeps.
+
+use std::{
+    io,
+    mem::MaybeUninit,
+    net::{TcpListener, TcpStream},
+    os::fd::AsFd,
+    sync::{Arc, atomic::Ordering, mpsc},
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    event::{
+        Timespec,
+        epoll::{self, CreateFlags, Event, EventData, EventFlags},
+    },
+    fd::OwnedFd,
+};
+
+use crate::{
+    frames::{FrameStore, LocalFrames},
+    listener::{Connection, Context, Served, Staging},
+    namespace::Pool,
+    subsystem::Shared,
+};
+
+/// Passes without anything to do after which a connection turns cold.
+const COLD: u8 = 64;
+/// Passes between two looks at epoll while something is hot.
+const POLL_EVERY: u32 = 16;
+/// How long a reactor without anything to do spins before it sleeps: longer than a host on the same machine takes to answer.
+const SPIN: Duration = Duration::from_micros(100);
+/// How often deadlines are looked at.
+const CHECK_EVERY: Duration = Duration::from_millis(250);
+/// How long to sleep while a connection waits for memory that another reactor may free.
+const NAP: Duration = Duration::from_millis(1);
+
+/// Events taken from epoll at a time.
+const EVENTS: usize = 64;
+
+const BELL: u64 = u64::MAX;
+/// Listeners have the numbers from here on, connections those below.
+const LISTENERS: u64 = 1 << 32;
+
+/// A reactor.
+#[derive(Debug)]
+pub(crate) struct Reactor {
+    context: Context,
+    staging: Staging,
+    epoll: OwnedFd,
+    listeners: Vec<TcpListener>,
+    inbox: mpsc::Receiver<TcpStream>,
+    /// The inboxes of all reactors, for the one that has the listeners.
+    inboxes: Vec<mpsc::Sender<TcpStream>>,
+    connections: Vec<Option<Seat>>,
+    free: Vec<u32>,
+    hot: Vec<u32>,
+    passes: u32,
+    next_check: Instant,
+    changes: u64,
+    /// A listener is not watched until the next check.
+    looks_away: bool,
+}
+
+#[derive(Debug)]
+struct Seat {
+    connection: Connection,
+    is_hot: bool,
+    idle: u8,
+    interest: EventFlags,
+}
+
+impl Reactor {
+    /// The reactor of a desk, with the inbox that others put connections into.
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        desk: usize,
+        store: Arc<FrameStore>,
+        inbox: mpsc::Receiver<TcpStream>,
+    ) -> io::Result<Self> {
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        epoll::add(&epoll, shared.desks[desk].bell(), EventData::new_u64(BELL), EventFlags::IN)?;
+        let pool = Pool::new(LocalFrames::new(store.clone()));
+        Ok(Self {
+            context: Context::new(shared, pool, desk),
+            staging: Staging::new(store),
+            epoll,
+            listeners: Vec::new(),
+            inbox,
+            inboxes: Vec::new(),
+            connections: Vec::new(),
+            free: Vec::new(),
+            hot: Vec::new(),
+            passes: 0,
+            next_check: Instant::now(),
+            changes: 0,
+            looks_away: false,
+        })
+    }
+
+    /// Accepts from these listeners, for all reactors.
+    pub(crate) fn listen(
+        &mut self,
+        listeners: Vec<TcpListener>,
+        inboxes: Vec<mpsc::Sender<TcpStream>>,
+    ) -> io::Result<()> {
+        for (listener, number) in listeners.iter().zip(LISTENERS..) {
+            listener.set_nonblocking(true)?;
+            epoll::add(&self.epoll, listener, EventData::new_u64(number), EventFlags::IN)?;
+        }
+        (self.listeners, self.inboxes) = (listeners, inboxes);
+        Ok(())
+    }
+
+    /// Serves until the target stops.
+    pub(crate) fn run(mut self, poll: bool) {
+        let mut last = Instant::now();
+        while !self.context.shared.stop.load(Ordering::Acquire) {
+            if self.pass() {
+                last = self.context.now;
+            } else if !poll && self.context.now - last >= SPIN {
+                self.sleep();
+                last = Instant::now();
+            }
+        }
+        self.close();
+    }
+
+    /// Serves everything that is ready once; returns whether there was something to do.
+    pub(crate) fn pass(&mut self) -> bool {
+        self.context.now = Instant::now();
+        let mut busy = false;
+        let changes = self.context.shared.changes.load(Ordering::Acquire);
+        if changes != self.changes {
+            self.changes = changes;
+            (0..self.connections.len() as u32).for_each(|index| self.warm(index));
+        }
+        self.passes = self.passes.wrapping_add(1);
+        if self.hot.is_empty() || self.passes.is_multiple_of(POLL_EVERY) {
+            busy |= self.poll(Some(Duration::ZERO));
+        }
+        let mut at = 0;
+        while at < self.hot.len() {
+            let index = self.hot[at];
+            let Some(seat) = &mut self.connections[index as usize] else {
+                self.hot.swap_remove(at);
+                continue;
+            };
+            match seat.connection.serve(&mut self.staging, &mut self.context) {
+                Served::Busy => {
+                    seat.idle = 0;
+                    busy = true;
+                    at += 1;
+                }
+                Served::Idle => {
+                    seat.idle = seat.idle.saturating_add(1);
+                    if seat.idle < COLD || !self.cool(at) {
+                        at += 1;
+                    }
+                }
+                Served::Gone => {
+                    self.hot.swap_remove(at);
+                    self.remove(index);
+                    busy = true;
+                }
+            }
+        }
+        if self.context.now >= self.next_check {
+            self.check();
+        }
+        busy
+    }
+
+    /// Closes all connections.
+    pub(crate) fn close(&mut self) {
+        for index in 0..self.connections.len() as u32 {
+            if let Some(seat) = &mut self.connections[index as usize] {
+                seat.connection.close(&mut self.context);
+                self.remove(index);
+            }
+        }
+        self.hot.clear();
+    }
+
+    /// Waits until there is something to do or a deadline to look at.
+    fn sleep(&mut self) {
+        let mut at = 0;
+        while at < self.hot.len() {
+            if !self.cool(at) {
+                at += 1;
+            }
+        }
+        let has_connections = self.free.len() < self.connections.len();
+        let wait = match (self.hot.is_empty(), has_connections || self.looks_away) {
+            (false, _) => Some(NAP),
+            (true, true) => Some(self.next_check.saturating_duration_since(Instant::now()) + NAP),
+            (true, false) => None,
+        };
+        // Frames kept here may be what another reactor waits for.
+        self.context.pool.frames.spill(0);
+        self.poll(wait);
+    }
+
+    /// Asks epoll what is ready, waiting at most so long; returns whether anything was.
+    fn poll(&mut self, wait: Option<Duration>) -> bool {
+        let timeout = wait.map(|wait| Timespec { tv_sec: wait.as_secs() as _, tv_nsec: wait.subsec_nanos().into() });
+        let mut space = [const { MaybeUninit::<Event>::uninit() }; EVENTS];
+        // Interrupted is nothing ready.
+        let Ok((events, _)) = epoll::wait(&self.epoll, &mut space[..], timeout.as_ref()) else {
+            return false;
+        };
+        for event in &*events {
+            match event.data.u64() {
+                BELL => {
+                    self.context.shared.desks[self.context.desk].hear();
+                    while let Ok(socket) = self.inbox.try_recv() {
+                        self.seat(socket);
+                    }
+                }
+                number if number >= LISTENERS => self.accept((number - LISTENERS) as usize),
+                index => self.warm(index as u32),
+            }
+        }
+        !events.is_empty()
+    }
+
+    /// Accepts what waits at a listener and hands each connection to the reactor with the least to do.
+    fn accept(&mut self, at: usize) {
+        loop {
+            match self.listeners[at].accept() {
+                Ok((socket, peer)) => {
+                    let desks = &self.context.shared.desks;
+                    let load = |desk: usize| {
+                        let desk = &desks[desk];
+                        (desk.queues.load(Ordering::Relaxed), desk.connections.load(Ordering::Relaxed))
+                    };
+                    let desk = (0..desks.len()).min_by_key(|&desk| load(desk)).unwrap_or(0);
+                    tracing::debug!("{peer} connects; reactor {desk} serves it");
+                    desks[desk].connections.fetch_add(1, Ordering::Relaxed);
+                    if desk == self.context.desk {
+                        self.seat(socket);
+                    } else if self.inboxes[desk].send(socket).is_ok() {
+                        desks[desk].ring();
+                    }
+                }
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => return,
+                    io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
+                    _ => {
+                        // Out of descriptors or memory: look away until the next check.
+                        tracing::error!("a connection cannot be accepted: {error}");
+                        self.watch(at, EventFlags::empty());
+                        self.looks_away = true;
+                        return;
+                    }
+                },
+            }
+        }
+    }
+
+    fn watch(&self, listener: usize, interest: EventFlags) {
+        let number = EventData::new_u64(LISTENERS + listener as u64);
+        if let Err(error) = epoll::modify(&self.epoll, &self.listeners[listener], number, interest) {
+            tracing::error!("a listener cannot be watched: {error}");
+        }
+    }
+
+    /// Takes a connection in.
+    fn seat(&mut self, socket: TcpStream) {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.connections.push(None);
+            (self.connections.len() - 1) as u32
+        });
+        let interest = EventFlags::IN;
+        let connection = Connection::new(socket, self.context.now).and_then(|connection| {
+            epoll::add(&self.epoll, connection.socket(), EventData::new_u64(index.into()), interest)?;
+            Ok(connection)
+        });
+        match connection {
+            Ok(connection) => {
+                self.connections[index as usize] = Some(Seat { connection, is_hot: true, idle: 0, interest });
+                self.hot.push(index);
+            }
+            Err(error) => {
+                tracing::warn!("a connection is lost before it begins: {error}");
+                self.free.push(index);
+                self.context.shared.desks[self.context.desk].connections.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn remove(&mut self, index: u32) {
+        if let Some(seat) = self.connections[index as usize].take() {
+            let _ = epoll::delete(&self.epoll, seat.connection.socket().as_fd());
+            self.free.push(index);
+            self.context.shared.desks[self.context.desk].connections.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    fn warm(&mut self, index: u32) {
+        if let Some(Some(seat)) = self.connections.get_mut(index as usize) {
+            seat.idle = 0;
+            if !std::mem::replace(&mut seat.is_hot, true) {
+                self.hot.push(index);
+            }
+        }
+    }
+
+    /// Leaves the hot connection at `at` to epoll, unless it may go on without anything happening on its socket.
+    fn cool(&mut self, at: usize) -> bool {
+        let index = self.hot[at];
+        if let Some(seat) = &mut self.connections[index as usize] {
+            if seat.connection.wants_pass() {
+                return false;
+            }
+            let interest = seat.connection.interest();
+            if interest != seat.interest {
+                let number = EventData::new_u64(index.into());
+                if epoll::modify(&self.epoll, seat.connection.socket(), number, interest).is_err() {
+                    return false;
+                }
+                seat.interest = interest;
+            }
+            seat.is_hot = false;
+        }
+        self.hot.swap_remove(at);
+        true
+    }
+
+    /// Looks at the deadlines of all connections.
+    fn check(&mut self) {
+        for index in 0..self.connections.len() as u32 {
+            let Some(seat) = &mut self.connections[index as usize] else { continue };
+            match seat.connection.check(&mut self.staging, &mut self.context) {
+                Served::Gone => self.remove(index),
+                Served::Busy => self.warm(index),
+                Served::Idle => {}
+            }
+        }
+        if std::mem::take(&mut self.looks_away) {
+            (0..self.listeners.len()).for_each(|at| self.watch(at, EventFlags::IN));
+        }
+        self.next_check = self.context.now + CHECK_EVERY;
+    }
+}

@@ -1,0 +1,228 @@
+//! The target: puts subsystems, frames, listeners and reactors together, and takes them apart again.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc,
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use doorbell_platform::cpu;
+
+use crate::{
+    config::TargetConfig,
+    frames::{FRAME, FrameStore, MOST_LOCAL, ZERO_FRAMES},
+    namespace::{Namespace, RESERVE},
+    reactor::Reactor,
+    subsystem::{Desk, Shared, Subsystem},
+};
+
+/// How long [`Target::stop`] waits for a reactor.
+const STOP_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Why a target does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration asks for what cannot be.
+    #[error("{0}")]
+    Config(String),
+    /// The memory of the namespaces and transfers is not to be had.
+    #[error("{bytes} bytes of memory for namespaces and transfers are not to be had: {source}")]
+    Memory {
+        /// How much.
+        bytes: u64,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The file of a namespace.
+    #[error("cannot {what} {}: {source}", path.display())]
+    File {
+        /// Its path.
+        path: PathBuf,
+        /// What was tried.
+        what: &'static str,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// An address.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// A core.
+    #[error("cannot run on core {core}: {source}")]
+    Core {
+        /// The core.
+        core: usize,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// Anything else that the system refused.
+    #[error("cannot {what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// The system's answer.
+        source: io::Error,
+    },
+}
+
+/// A target that runs on threads of its own. It stops when it is dropped.
+#[derive(Debug)]
+pub struct Target {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Target {
+    /// Starts a target; it listens when this returns.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration, or what the system refused.
+    pub fn start(config: TargetConfig) -> Result<Self, Error> {
+        let cores: Vec<Option<usize>> = match &config.cores {
+            Some(cores) => cores.iter().copied().map(Some).collect(),
+            None => vec![None],
+        };
+        let poll = config.poll;
+        let (shared, reactors) = build(config, cores.len())?;
+        let mut target = Self { shared, threads: Vec::new() };
+        for (reactor, core) in reactors.into_iter().zip(cores) {
+            let (report, reported) = mpsc::channel();
+            let run = move || {
+                let pinned = core.map_or(Ok(()), cpu::pin);
+                let failed = pinned.is_err();
+                let _ = report.send(pinned);
+                if !failed {
+                    reactor.run(poll);
+                }
+            };
+            let thread = std::thread::Builder::new().name(format!("reactor {}", target.threads.len())).spawn(run);
+            target.threads.push(thread.map_err(|source| Error::System { what: "start a thread", source })?);
+            if let Ok(Err(source)) = reported.recv() {
+                return Err(Error::Core { core: core.unwrap_or(0), source });
+            }
+        }
+        Ok(target)
+    }
+
+    /// A target without threads: somebody else's loop calls [`Cooperative::pass`]. Cores and polling of the configuration play no
+    /// part.
+    ///
+    /// # Errors
+    /// As [`Target::start`].
+    pub fn cooperative(config: TargetConfig) -> Result<(Vec<SocketAddr>, Cooperative), Error> {
+        let (shared, mut reactors) = build(config, 1)?;
+        let reactor = reactors.pop().ok_or_else(|| Error::Config("no reactor".into()))?;
+        Ok((shared.addresses.clone(), Cooperative { reactor }))
+    }
+
+    /// Where it listens, in the order of the configuration, with the ports that the system chose.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.shared.addresses
+    }
+
+    /// Closes all connections and ends the threads. One that hangs in a file for more than 5 s is left behind.
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        self.shared.desks.iter().for_each(Desk::ring);
+        let deadline = Instant::now() + STOP_DEADLINE;
+        for thread in self.threads.drain(..) {
+            while !thread.is_finished() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            if !thread.is_finished() {
+                tracing::error!("a reactor does not stop; it is left behind");
+            } else if thread.join().is_err() {
+                tracing::error!("a reactor has panicked");
+            }
+        }
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// A target that runs whenever it is asked to. It stops when it is dropped.
+#[derive(Debug)]
+pub struct Cooperative {
+    reactor: Reactor,
+}
+
+impl Cooperative {
+    /// Serves everything that is ready once, without waiting; returns whether there was something to do.
+    pub fn pass(&mut self) -> bool {
+        self.reactor.pass()
+    }
+}
+
+impl Drop for Cooperative {
+    fn drop(&mut self) {
+        self.reactor.close();
+    }
+}
+
+/// A target's parts, its listeners bound, for as many reactors.
+fn build(config: TargetConfig, reactors: usize) -> Result<(Arc<Shared>, Vec<Reactor>), Error> {
+    config.check()?;
+    let system = |what| move |source| Error::System { what, source };
+    let (mut subsystems, mut published, mut largest) = (Vec::new(), 0, 0);
+    for config in config.subsystems {
+        let mut namespaces = Vec::new();
+        for (each, nsid) in config.namespaces.iter().zip(1..) {
+            // Frame numbers that do not fit are refused by the store below.
+            let first = ZERO_FRAMES.saturating_add(u32::try_from(published).unwrap_or(u32::MAX));
+            namespaces.push(Namespace::open(each, &config.nqn, nsid, first)?);
+            published += Namespace::frames(each);
+        }
+        largest = largest.max(config.max_transfer);
+        subsystems.push(Arc::new(Subsystem::new(config, namespaces)));
+    }
+    // Enough for what reactors keep at hand, and for a few of the largest transfers beside.
+    let least = reactors * (MOST_LOCAL + RESERVE) + 4 * ((largest / FRAME) as usize + 1);
+    let spare = (config.transfer_memory / FRAME as usize).max(least);
+    let store = FrameStore::new(published, spare)
+        .map_err(|source| Error::Memory { bytes: (published + spare) as u64 * u64::from(FRAME), source })?;
+    let store = Arc::new(store);
+
+    let mut listeners = Vec::new();
+    for address in config.listen {
+        let listener = TcpListener::bind(address).map_err(|source| Error::Listen { address, source })?;
+        listeners.push(listener);
+    }
+    let addresses = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<_>>();
+    let desks = (0..reactors).map(|_| Desk::new()).collect::<io::Result<_>>();
+    let shared = Arc::new(Shared {
+        subsystems,
+        discovery: Arc::new(Subsystem::discovery()),
+        addresses: addresses.map_err(system("read a listener's address"))?,
+        changes: AtomicU64::new(0),
+        stop: AtomicBool::new(false),
+        desks: desks.map_err(system("make an eventfd"))?,
+        started: Instant::now(),
+    });
+    let (senders, receivers): (Vec<_>, Vec<_>) = (0..reactors).map(|_| mpsc::channel()).unzip();
+    let mut all = Vec::new();
+    for (desk, inbox) in receivers.into_iter().enumerate() {
+        let reactor = Reactor::new(shared.clone(), desk, store.clone(), inbox);
+        all.push(reactor.map_err(system("set up epoll"))?);
+    }
+    all[0].listen(listeners, senders).map_err(system("watch a listener"))?;
+    Ok((shared, all))
+}
