@@ -56,15 +56,15 @@ fn describe(controller: &Controller, ns: Option<u32>) -> Value {
         "serial": data.sn().to_string(),
         "model": data.mn().to_string(),
         "firmware": data.fr().to_string(),
-        "controller id": controller.cntlid(),
+        "controller_id": controller.cntlid(),
         "version": controller.vs().to_string(),
-        "queue entries": u32::from(cap.mqes()) + 1,
-        "io queues granted": controller.io_queues(),
-        "largest transfer": controller.max_transfer(),
-        "in-capsule data": controller.in_capsule_bytes(),
-        "keep alive ms": controller.keep_alive().map(|time| time.as_millis() as u64),
-        "volatile write cache": data.vwc & 1 != 0,
-        "namespace limit": data.nn.get(),
+        "queue_entries": u32::from(cap.mqes()) + 1,
+        "io_queues_granted": controller.io_queues(),
+        "largest_transfer": controller.max_transfer(),
+        "in_capsule_data": controller.in_capsule_bytes(),
+        "keep_alive_ms": controller.keep_alive().map(|time| time.as_millis() as u64),
+        "volatile_write_cache": data.vwc & 1 != 0,
+        "namespace_limit": data.nn.get(),
         "health": health(controller),
         "namespaces": namespaces.collect::<Vec<_>>(),
     })
@@ -78,12 +78,12 @@ fn namespace(namespace: &Namespace) -> Value {
     json!({
         "nsid": namespace.nsid,
         "blocks": namespace.blocks,
-        "block size": namespace.block_size,
+        "block_size": namespace.block_size,
         "bytes": namespace.size(),
         "metadata": namespace.metadata_size,
-        "protection type": namespace.protection,
-        "optimal boundary": namespace.stripe_blocks,
-        "ana group": namespace.ana_group,
+        "protection_type": namespace.protection,
+        "optimal_boundary": namespace.stripe_blocks,
+        "ana_group": namespace.ana_group,
         "eui64": hex(&namespace.eui64),
         "nguid": hex(&namespace.nguid),
         "uuid": hex(&namespace.uuid),
@@ -97,12 +97,12 @@ fn health(controller: &Controller) -> Value {
         Ok(page) => match Smart::read_from_bytes(&page) {
             Err(_) => json!({ "unavailable": "the log page is too short" }),
             Ok(smart) => json!({
-                "critical warning": smart.cw,
-                "temperature C": smart.celsius(),
-                "available spare %": smart.avsp,
-                "percentage used": smart.pused,
-                "power on hours": smart.poh.get() as u64,
-                "media errors": smart.mdie.get() as u64,
+                "critical_warning": smart.cw,
+                "temperature_celsius": smart.celsius(),
+                "available_spare_percent": smart.avsp,
+                "used_percent": smart.pused,
+                "power_on_hours": smart.poh.get() as u64,
+                "media_errors": smart.mdie.get() as u64,
             }),
         },
     }
@@ -118,7 +118,7 @@ fn as_text(value: &Value) -> String {
 fn lines(text: &mut String, value: &Value, depth: usize) {
     let Value::Object(fields) = value else { return };
     for (key, value) in fields {
-        let key = format!("{:1$}{key}:", "", depth * 2);
+        let key = format!("{:1$}{2}:", "", depth * 2, key.replace('_', " "));
         // Writing to a String cannot fail.
         let _ = match value {
             Value::Null => continue,

@@ -214,6 +214,8 @@ impl Reactor {
         let Ok((events, _)) = epoll::wait(&self.epoll, &mut space[..], timeout.as_ref()) else {
             return false;
         };
+        // The wait may have been long, and new connections count their deadlines from now on.
+        self.context.now = Instant::now();
         for event in &*events {
             match event.data.u64() {
                 BELL => {

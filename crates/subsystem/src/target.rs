@@ -182,6 +182,12 @@ impl Drop for Cooperative {
 fn build(config: TargetConfig, reactors: usize) -> Result<(Arc<Shared>, Vec<Reactor>), Error> {
     config.check()?;
     let system = |what| move |source| Error::System { what, source };
+    // Bound first: hosts that come while memory is being made wait instead of being refused.
+    let mut listeners = Vec::new();
+    for address in config.listen {
+        let listener = TcpListener::bind(address).map_err(|source| Error::Listen { address, source })?;
+        listeners.push(listener);
+    }
     let (mut subsystems, mut published, mut largest) = (Vec::new(), 0, 0);
     for config in config.subsystems {
         let mut namespaces = Vec::new();
@@ -200,12 +206,6 @@ fn build(config: TargetConfig, reactors: usize) -> Result<(Arc<Shared>, Vec<Reac
     let store = FrameStore::new(published, spare)
         .map_err(|source| Error::Memory { bytes: (published + spare) as u64 * u64::from(FRAME), source })?;
     let store = Arc::new(store);
-
-    let mut listeners = Vec::new();
-    for address in config.listen {
-        let listener = TcpListener::bind(address).map_err(|source| Error::Listen { address, source })?;
-        listeners.push(listener);
-    }
     let addresses = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<_>>();
     let desks = (0..reactors).map(|_| Desk::new()).collect::<io::Result<_>>();
     let shared = Arc::new(Shared {
