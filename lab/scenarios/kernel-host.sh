@@ -95,7 +95,8 @@ check changed-ns-list-log run 30 nvme changed-ns-list-log /dev/$CTRL
 check feature.queues run 30 nvme get-feature /dev/$CTRL -f 7
 check feature.events run 30 nvme get-feature /dev/$CTRL -f 0xb
 check feature.keep-alive run 30 nvme get-feature /dev/$CTRL -f 0xf
-check feature.write-cache run 30 nvme get-feature /dev/$CTRL -f 6
+# Memory has no cache in front of it, and says so.
+check_refused feature.write-cache 30 'invalid' nvme get-feature /dev/$CTRL -f 6
 for offset in 0x0 0x8 0x14 0x1c; do check property.$offset run 30 nvme get-property /dev/$CTRL -o $offset; done
 check_refused property.reserved 30 'invalid|no such|fail|error' nvme get-property /dev/$CTRL -o 0xffc
 check_refused feature.unknown 30 'invalid' nvme get-feature /dev/$CTRL -f 0x7f
@@ -230,7 +231,12 @@ check hosts.stop stop
 
 need several.start start --ram 32M --null 1G --ram 64M,block=4096 --listen '[::1]:4421' --max-transfer 64K --max-queues 1 --queue-entries 32
 need several.connect connect
-sizes() { for n in 1 2 3; do cat /sys/block/${DEV%1}$n/size /sys/block/${DEV%1}$n/queue/logical_block_size; done | tr '\n' ' '; }
+# Linux numbers block devices in the order it scans them, which is not that of the namespace identifiers.
+sizes() {
+  for n in 1 2 3; do
+    for d in /sys/block/"${DEV%1}"*; do [ "$(cat "$d/nsid")" = $n ] && cat "$d/size" "$d/queue/logical_block_size"; done
+  done | tr '\n' ' '
+}
 DEV=${DEV#/dev/}
 wait_for 10 [ -e /sys/block/${DEV%1}3 ]
 check several.sizes [ "$(sizes)" = "65536 512 2097152 512 131072 4096 " ]
@@ -254,6 +260,7 @@ truncate -s 192M /data/disk
 need file.start start --file /data/disk
 need file.connect connect
 check file.size sh -c "[ \$((\$(cat /sys/block/${DEV#/dev/}/size) * 512)) = $((192 << 20)) ]"
+check file.write-cache run 30 nvme get-feature /dev/$CTRL -f 6
 check file.blocks blocks 16k
 need file.make make_fs
 check file.copy copy one

@@ -28,7 +28,7 @@ mkdir $NVMET/hosts/$HOST_NQN
 ln -s $NVMET/hosts/$HOST_NQN $NVMET/subsystems/$CLOSED/allowed_hosts/$HOST_NQN
 
 port 1 ipv4 127.0.0.1 4420
-port 2 ipv4 127.0.0.1 4421 param_inline_data_size=0
+port 2 ipv4 127.0.0.1 4421 param_inline_data_size=1024
 port 3 ipv6 ::1 4422
 port 4 ipv4 127.0.0.1 4423
 for subsystem in $A $B; do publish 1 $subsystem; done

@@ -80,6 +80,8 @@ fn piece(controller: &Controller, bytes: u64, offset: u64) -> Result<Vec<u8>, Er
 pub enum Found {
     /// A subsystem, and how to reach it.
     Subsystem(Box<TransportId>),
+    /// The discovery service the log came from.
+    Itself,
     /// Something else, in words.
     Other(String),
 }
@@ -95,7 +97,7 @@ pub fn found(entry: &DiscoveryEntry, origin: &TransportId) -> Found {
     match entry.subtype() {
         Subtype::NVM => {}
         Subtype::REFERRAL => return Found::Other(format!("a referral to the discovery service {place}")),
-        Subtype::CURRENT_DISCOVERY => return Found::Other(format!("the discovery service itself, {place}")),
+        Subtype::CURRENT_DISCOVERY => return Found::Itself,
         other => return Found::Other(format!("an entry of subtype {} ({place})", other.0)),
     }
     let trtype = match entry.trtype() {
@@ -133,9 +135,9 @@ mod tests {
         let Found::Subsystem(id) = found(&entry, &origin) else { panic!("a subsystem") };
         let text = "trtype:TCP adrfam:IPv6 traddr:fe80::1 trsvcid:4420 subnqn:nqn.2016-06.io.x:y hostnqn:nqn.2014-08.org.x:me priority:2";
         assert_eq!(id.to_string(), text);
-        for (subtype, said) in
-            [(Subtype::REFERRAL, "referral"), (Subtype::CURRENT_DISCOVERY, "itself"), (Subtype(9), "subtype 9")]
-        {
+        entry.subtype = Subtype::CURRENT_DISCOVERY.0;
+        assert_eq!(found(&entry, &origin), Found::Itself);
+        for (subtype, said) in [(Subtype::REFERRAL, "referral"), (Subtype(9), "subtype 9")] {
             entry.subtype = subtype.0;
             assert!(matches!(found(&entry, &origin), Found::Other(text) if text.contains(said)));
         }

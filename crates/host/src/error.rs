@@ -83,6 +83,7 @@ impl Cause {
     pub(crate) fn status(&self) -> Option<Status> {
         match self {
             Self::Status { status, .. } => Some(*status),
+            Self::Step { why, .. } => why.status(),
             _ => None,
         }
     }

@@ -20,18 +20,34 @@ impl HostIdentity {
         static IDENTITY: OnceLock<HostIdentity> = OnceLock::new();
         IDENTITY.get_or_init(|| {
             let read = |path| fs::read_to_string(path).map(|text| text.trim().to_string()).unwrap_or_default();
-            Self::from_texts(&read("/etc/nvme/hostnqn"), &read("/etc/nvme/hostid"))
+            let (hostnqn, hostid) = (read("/etc/nvme/hostnqn"), read("/etc/nvme/hostid"));
+            let identity = Self::from_texts(&hostnqn, &hostid);
+            if !hostnqn.is_empty() && hostnqn != identity.nqn {
+                tracing::warn!(
+                    "/etc/nvme/hostnqn: \"{hostnqn}\" is no NVMe Qualified Name; this run is {}",
+                    identity.nqn
+                );
+            }
+            if !hostid.is_empty() && uuid_of(&hostid).is_none() {
+                let made_up = Uuid::from_bytes(identity.id);
+                tracing::warn!("/etc/nvme/hostid: \"{hostid}\" is no UUID; this run is {made_up}");
+            }
+            identity
         })
     }
 
     fn from_texts(hostnqn: &str, hostid: &str) -> Self {
-        let named = nqn::to_field(hostnqn).is_ok() && !hostnqn.is_empty();
         // A name of the UUID form carries the identifier too.
-        let inside = hostnqn.strip_prefix(UUID_PREFIX).and_then(|text| text.parse().ok());
-        let id: Uuid = hostid.parse().ok().or(inside).unwrap_or_else(Uuid::new_v4);
-        let nqn = if named { hostnqn.to_string() } else { format!("{UUID_PREFIX}{id}") };
+        let inside = || hostnqn.strip_prefix(UUID_PREFIX).and_then(uuid_of);
+        let id = uuid_of(hostid).or_else(inside).unwrap_or_else(Uuid::new_v4);
+        let nqn = if nqn::validate(hostnqn).is_ok() { hostnqn.to_string() } else { format!("{UUID_PREFIX}{id}") };
         Self { nqn, id: id.into_bytes() }
     }
+}
+
+/// A UUID that can be a Host Identifier: zero says that there is none (Base 5.1.25.1.28).
+fn uuid_of(text: &str) -> Option<Uuid> {
+    text.parse().ok().filter(|id: &Uuid| !id.is_nil())
 }
 
 #[cfg(test)]
@@ -47,8 +63,10 @@ mod tests {
         assert_eq!(by_name.id, named.id);
         let by_id = HostIdentity::from_texts("", id);
         assert_eq!(by_id.nqn, by_name.nqn);
-        let made_up = HostIdentity::from_texts("", "nonsense");
-        assert!(nqn::validate(&made_up.nqn).is_ok() && made_up.id != [0; 16]);
+        for (hostnqn, hostid) in [("", "nonsense"), ("me", "00000000-0000-0000-0000-000000000000")] {
+            let made_up = HostIdentity::from_texts(hostnqn, hostid);
+            assert!(nqn::validate(&made_up.nqn).is_ok() && made_up.id != [0; 16], "{hostnqn}");
+        }
         assert_eq!(HostIdentity::of_this_machine(), HostIdentity::of_this_machine());
     }
 }

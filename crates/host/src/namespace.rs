@@ -1,6 +1,9 @@
 //! A namespace as far as reading and writing it goes.
 
-use doorbell_spec::identify::{self, Csi};
+use doorbell_spec::{
+    identify::{self, Csi},
+    log::AnaState,
+};
 
 /// A namespace of a controller.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +28,8 @@ pub struct Namespace {
     pub stripe_blocks: u32,
     /// ANA group, 0 where there are none.
     pub ana_group: u32,
+    /// State of that group, where the controller reports it.
+    pub ana_state: Option<AnaState>,
     /// IEEE Extended Unique Identifier, zero for none.
     pub eui64: [u8; 8],
     /// Globally Unique Identifier, zero for none.
@@ -54,6 +59,11 @@ impl Namespace {
         if blocks.checked_mul(stored).is_none_or(|size| size > i64::MAX as u64) {
             return Err(format!("{name}: it claims {blocks} blocks of {stored} bytes"));
         }
+        if stored > u64::from(max_transfer) {
+            return Err(format!(
+                "{name}: a block of {stored} bytes does not fit a command ({max_transfer} bytes, MDTS)"
+            ));
+        }
         Ok(Self {
             nsid,
             name,
@@ -65,6 +75,7 @@ impl Namespace {
             max_transfer,
             stripe_blocks: data.noiob.get().into(),
             ana_group: data.anagrpid.get(),
+            ana_state: None,
             eui64: data.eui64,
             nguid: data.nguid,
             uuid: [0; 16],

@@ -7,6 +7,7 @@ use crate::{
     controller::{Controller, ControllerOptions, name_of},
     discovery::{Found, discover, found},
     error::{Cause, Error},
+    transport,
     transport_id::TransportId,
 };
 
@@ -22,8 +23,7 @@ pub struct Probed {
 /// Brings up the controllers of all `ids`, in the order given; an ID without a subsystem stands for all that its discovery service
 /// lists. Takes as long as the slowest one; each has its own deadlines.
 pub fn probe(ids: &[TransportId], options: &ControllerOptions, cancel: &Cancel) -> Vec<Probed> {
-    let (discoveries, direct): (Vec<_>, Vec<_>) = ids.iter().partition(|id| id.is_discovery());
-    drop(direct);
+    let discoveries: Vec<_> = ids.iter().filter(|id| id.is_discovery()).collect();
     let logs = each(&discoveries, |id| discover(id, options, cancel));
     let mut logs = logs.into_iter();
     let mut wanted: Vec<Result<TransportId, (TransportId, Error)>> = Vec::new();
@@ -37,21 +37,27 @@ pub fn probe(ids: &[TransportId], options: &ControllerOptions, cancel: &Cancel) 
                 let before = wanted.len();
                 for entry in &log.entries {
                     match found(entry, id) {
-                        Found::Subsystem(subsystem) => wanted.push(Ok(*subsystem)),
-                        Found::Other(what) => tracing::info!("{}: skipping {what}", name_of(id)),
+                        Found::Subsystem(subsystem) => match transport::unusable(&subsystem.trtype) {
+                            None => wanted.push(Ok(*subsystem)),
+                            Some(why) => tracing::warn!("{}: skipping {subsystem}: {why}", name_of(id)),
+                        },
+                        Found::Itself => {}
+                        Found::Other(what) => tracing::warn!("{}: skipping {what}", name_of(id)),
                     }
                 }
                 if wanted.len() == before {
-                    let cause = Cause::Nonsense("its discovery log lists no subsystem for this host".into());
+                    let cause =
+                        Cause::Nonsense("its discovery log lists no subsystem that this host may and can use".into());
                     wanted.push(Err((id.clone(), cause.of(&name_of(id)))));
                 }
             }
             Err(error) => wanted.push(Err((id.clone(), error))),
         }
     }
+    let same = |one: &TransportId, other: &TransportId| one.is_same_controller(other, &options.host.nqn);
     let mut unique: Vec<TransportId> = Vec::new();
     for id in wanted.iter().flatten() {
-        if !unique.iter().any(|known| known.is_same_controller(id)) {
+        if !unique.iter().any(|known| same(known, id)) {
             unique.push(id.clone());
         }
     }
@@ -59,7 +65,7 @@ pub fn probe(ids: &[TransportId], options: &ControllerOptions, cancel: &Cancel) 
     let mut outcomes: Vec<_> = outcomes.into_iter().map(Some).collect();
     let mut connected: Vec<Option<Controller>> = vec![None; unique.len()];
     let mut outcome_of = |id: &TransportId| {
-        let at = unique.iter().position(|known| known.is_same_controller(id)).expect("collected above");
+        let at = unique.iter().position(|known| same(known, id)).expect("collected above");
         match (outcomes[at].take(), &connected[at]) {
             (Some(outcome), _) => {
                 connected[at] = outcome.as_ref().ok().cloned();

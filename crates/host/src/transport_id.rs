@@ -3,9 +3,12 @@
 //! Pairs of key and value, separated by blanks; each pair by the first `:` or `=` in it, so values may hold either. Keys and the
 //! words for transports and address families are case-insensitive.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, net::IpAddr, str::FromStr};
 
-use doorbell_spec::nqn::{self, DISCOVERY_NQN};
+use doorbell_spec::{
+    nqn::{self, DISCOVERY_NQN},
+    tcp::IO_PORT,
+};
 
 /// Where a controller, or a discovery service, is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,9 +137,23 @@ impl TransportId {
         self.subnqn == DISCOVERY_NQN
     }
 
-    /// Whether both name the same subsystem at the same address for the same host, so that one controller serves both.
-    pub fn is_same_controller(&self, other: &Self) -> bool {
-        let key = |id: &Self| Self { ns: None, priority: None, alt_traddr: None, ..id.clone() };
+    /// Whether both name the same subsystem at the same address for the same host, so that one controller serves both. An ID
+    /// that names no host is for `hostnqn`.
+    pub fn is_same_controller(&self, other: &Self, hostnqn: &str) -> bool {
+        let key = |id: &Self| Self {
+            hostnqn: Some(id.hostnqn.as_deref().unwrap_or(hostnqn).into()),
+            // Addresses are written in more than one way.
+            traddr: id.traddr.parse::<IpAddr>().map_or_else(|_| id.traddr.clone(), |ip| ip.to_string()),
+            adrfam: AddressFamily::None,
+            trsvcid: match (&id.trtype, id.trsvcid.as_str()) {
+                (TransportType::Tcp | TransportType::Rdma, "") => IO_PORT.to_string(),
+                (_, port) => port.into(),
+            },
+            ns: None,
+            priority: None,
+            alt_traddr: None,
+            ..id.clone()
+        };
         key(self) == key(other)
     }
 
@@ -282,6 +299,20 @@ mod tests {
         assert_eq!((id.traddr.as_str(), id.subnqn.as_str()), ("fe80::1", "nqn.2016-06.io.x:ns:3"));
         assert_eq!((id.ns, id.priority), (Some(7), Some(3)), "a substring of a name is no key");
         assert_eq!(parse("trtype:memory traddr:x").trtype, TransportType::Custom("MEMORY".into()));
+    }
+
+    #[test]
+    fn one_subsystem_written_differently_is_one_controller() {
+        let base = parse("trtype:tcp traddr:fe80::1 subnqn:nqn.x");
+        for (text, same) in [
+            ("trtype:tcp adrfam:ipv6 traddr:fe80:0::01 trsvcid:4420 subnqn:nqn.x ns:3 hostnqn:nqn.me", true),
+            ("trtype:tcp traddr:fe80::1 trsvcid:4421 subnqn:nqn.x", false),
+            ("trtype:tcp traddr:fe80::1 subnqn:nqn.y", false),
+            ("trtype:tcp traddr:fe80::1 subnqn:nqn.x hostnqn:nqn.you", false),
+            ("trtype:tcp traddr:fe80::2 subnqn:nqn.x", false),
+        ] {
+            assert_eq!(base.is_same_controller(&parse(text), "nqn.me"), same, "{text}");
+        }
     }
 
     #[test]

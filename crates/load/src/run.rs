@@ -490,7 +490,7 @@ fn context<'a>(common: Common<'a>, plan: Plan, queues: Vec<AnyQueue>) -> Result<
     let (mut tcp, mut custom) = (Vec::new(), Vec::new());
     for queue in queues {
         match queue {
-            AnyQueue::Tcp(queue) => tcp.push(queue),
+            AnyQueue::Tcp(queue) => tcp.push(*queue),
             AnyQueue::Custom(queue) => custom.push(queue),
         }
     }

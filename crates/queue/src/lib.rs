@@ -116,7 +116,7 @@ pub enum Wait {
     },
 }
 
-/// What a queue counted since it was made; the labels are those of `--transport-stats`.
+/// What a queue counted since memory was attached to it; the labels are those of `--transport-stats`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Calls of `reap`.

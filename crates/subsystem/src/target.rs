@@ -188,24 +188,27 @@ fn build(config: TargetConfig, reactors: usize) -> Result<(Arc<Shared>, Vec<Reac
         let listener = TcpListener::bind(address).map_err(|source| Error::Listen { address, source })?;
         listeners.push(listener);
     }
-    let (mut subsystems, mut published, mut largest) = (Vec::new(), 0, 0);
-    for config in config.subsystems {
-        let mut namespaces = Vec::new();
-        for (each, nsid) in config.namespaces.iter().zip(1..) {
-            // Frame numbers that do not fit are refused by the store below.
-            let first = ZERO_FRAMES.saturating_add(u32::try_from(published).unwrap_or(u32::MAX));
-            namespaces.push(Namespace::open(each, &config.nqn, nsid, first)?);
-            published += Namespace::frames(each);
-        }
-        largest = largest.max(config.max_transfer);
-        subsystems.push(Arc::new(Subsystem::new(config, namespaces)));
-    }
+    let published = config.subsystems.iter().flat_map(|each| &each.namespaces).map(Namespace::frames).sum::<usize>();
+    let largest = config.subsystems.iter().map(|each| each.max_transfer).max().unwrap_or(0);
     // Enough for what reactors keep at hand, and for a few of the largest transfers beside.
     let least = reactors * (MOST_LOCAL + RESERVE) + 4 * ((largest / FRAME) as usize + 1);
     let spare = (config.transfer_memory / FRAME as usize).max(least);
-    let store = FrameStore::new(published, spare)
-        .map_err(|source| Error::Memory { bytes: (published + spare) as u64 * u64::from(FRAME), source })?;
+    let store = FrameStore::new(published, spare).map_err(|source| {
+        let bytes = (published as u64).saturating_add(spare as u64).saturating_mul(FRAME.into());
+        Error::Memory { bytes, source }
+    })?;
     let store = Arc::new(store);
+
+    let (mut subsystems, mut first) = (Vec::new(), ZERO_FRAMES);
+    for config in config.subsystems {
+        let mut namespaces = Vec::new();
+        for (each, nsid) in config.namespaces.iter().zip(1..) {
+            namespaces.push(Namespace::open(each, &config.nqn, nsid, first)?);
+            first += Namespace::frames(each) as u32;
+        }
+        subsystems.push(Arc::new(Subsystem::new(config, namespaces)));
+    }
+
     let addresses = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<_>>();
     let desks = (0..reactors).map(|_| Desk::new()).collect::<io::Result<_>>();
     let shared = Arc::new(Shared {

@@ -375,9 +375,10 @@ fn every_field_of_connect_is_checked() {
     let unknown = ConnectData::new(HOST_ID, CNTLID_DYNAMIC, "nqn.2014-08.org.example:none", HOST).unwrap();
     let (command, data) = (false, true);
     type Change = fn(&mut command::Command);
+    type Row = (u16, u16, ConnectData, Change, (u16, bool));
     let none: Change = |_| {};
     // Queue, entries 0-based, data, change to the command, where the fault is.
-    let table: [(u16, u16, ConnectData, Change, (u16, bool)); 14] = [
+    let table: [Row; 14] = [
         (0, 31, ConnectData { cntlid: 5.into(), ..good }, none, (ConnectData::CNTLID_OFFSET, data)),
         (0, 31, unknown, none, (ConnectData::SUBNQN_OFFSET, data)),
         (0, 31, ConnectData { subnqn: [b'x'; 256], ..fresh }, none, (ConnectData::SUBNQN_OFFSET, data)),
@@ -551,6 +552,42 @@ fn several_reactors_share_the_load() {
     assert!(start.elapsed() < Duration::from_secs(5));
 }
 
+/// Hosts that ask for the largest transfers and give nothing take all there is, but the reserve for what comes unasked; who waits is
+/// served when one of them goes.
+#[test]
+fn memory_is_bounded_and_comes_back() {
+    let config = SubsystemConfig { max_transfer: 4 << 20, ..subsystem() };
+    let config = TargetConfig { transfer_memory: 0, ..TargetConfig::new(config, ANY.parse().unwrap()) };
+    let target = Target::start(config).unwrap();
+    let address = target.addresses()[0];
+    let (_admin, cntlid) = Client::admin(address, NQN, Setup::default());
+    let mut io = Client::io(address, cntlid, 1, Setup::default());
+    let mut hoarders = Vec::new();
+    let mut served = 0;
+    for qid in 2..12 {
+        let mut hoarder = Client::io(address, cntlid, qid, Setup::default());
+        let mut write = command::write(RAM_4096, 0, 1024, 0);
+        write.set_sgl(SglDescriptor::transport(4 << 20));
+        hoarder.submit(write, &[]);
+        // A command behind it tells when the target has looked at it.
+        hoarder.submit(command::flush(RAM_4096), &[]);
+        hoarder.until(|inbox| !inbox.responses.is_empty()).unwrap();
+        served += hoarder.inbox.requests.len();
+        hoarders.push(hoarder);
+    }
+    assert!((1..10).contains(&served), "{served} of 10 hosts got 4 MiB");
+    let bytes = pattern(2, 8192);
+    assert_eq!(io.write(RAM_512, 1, 512, &bytes, Way::InCapsule), generic::SUCCESS);
+    assert!(io.read(RAM_512, 1, 512, 16) == bytes);
+    while let Some(mut last) = hoarders.pop() {
+        // The one that is left has been given its turn, if not before.
+        if hoarders.is_empty() {
+            last.until(|inbox| !inbox.requests.is_empty()).unwrap();
+        }
+        hoarders.reverse();
+    }
+}
+
 #[test]
 fn a_cooperative_target_runs_in_a_loop_of_ours() {
     let config = TargetConfig::new(subsystem(), ANY.parse().unwrap());
@@ -589,6 +626,7 @@ fn configurations_that_cannot_be_are_refused() {
         (change(|subsystem| subsystem.in_capsule_data = 100), "100"),
         (change(|subsystem| subsystem.namespaces[0].block_size = 1024), "1024"),
         (change(|subsystem| subsystem.namespaces[0].backend = Backend::Ram { size: 100 }), "namespace 1"),
+        (change(|subsystem| subsystem.namespaces[0].backend = Backend::Ram { size: u64::MAX }), "memory"),
         (TargetConfig { listen: Vec::new(), ..base() }, "address"),
         (TargetConfig { cores: Some(vec![4000]), ..base() }, "core 4000"),
         (TargetConfig { subsystems: vec![subsystem(), subsystem()], ..base() }, "two subsystems"),

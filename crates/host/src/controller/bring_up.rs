@@ -7,8 +7,8 @@ use doorbell_spec::{
     command::{self, LogRequest, NSID_ALL},
     fabrics::{self, ConnectData, ConnectResponse, cattr},
     feature::{Fid, HostBehavior, NumberOfQueues, Select, async_event_config as event},
-    identify::{self, Cns, Csi, NamespaceList, Nidt, ctratt},
-    log::Lid,
+    identify::{self, Cns, Csi, NamespaceList, Nidt, cmic, ctratt},
+    log::{self, AnaGroupDescriptor, AnaHeader, Lid},
     register::{self, Cap, Cc, Csts, Vs},
     status::generic,
 };
@@ -87,13 +87,14 @@ impl BringUp<'_> {
         self.configure_events(port, &data, vs, &mut warnings)?;
         let keep_alive = self.keep_alive(port)?;
         let most = data.max_transfer(cap.mpsmin()).unwrap_or(UNLIMITED_TRANSFER).min(UNLIMITED_TRANSFER) as u32;
+        let most = most.min(port.most_bytes());
         let mut ready = Ready {
             cap,
             vs,
             cntlid: connected.cntlid,
             keep_alive,
             io_queues: 0,
-            io_entries: self.options.io_queue_size.clamp(2, 32768).min(u32::from(cap.mqes()) + 1),
+            io_entries: self.options.io_queue_size.min(32768).min(u32::from(cap.mqes()) + 1).max(2),
             in_capsule_bytes: data.in_capsule_data_size().min(BUFFER.into()) as u32,
             max_transfer: most,
             namespaces: Vec::new(),
@@ -105,8 +106,9 @@ impl BringUp<'_> {
             ready.warnings.push(format!("Connect gave controller {}, Identify says {said}", connected.cntlid));
         }
         if !self.id.is_discovery() {
-            ready.io_queues = self.number_of_queues(port)?;
+            ready.io_queues = self.number_of_queues(port, &mut ready.warnings)?;
             ready.namespaces = self.namespaces(port, &ready.data, vs, most, &mut ready.warnings)?;
+            self.ana_states(port, &ready.data, &mut ready.namespaces)?;
             self.host_behavior(port, &ready.data)?;
         }
         Ok(ready)
@@ -166,23 +168,18 @@ impl BringUp<'_> {
         port.property(offset, eight, self.timeout()).map_err(|why| why.at(step))
     }
 
-    /// Waits until CSTS.RDY is as it should be, for the time CAP.TO grants.
-    fn wait_ready(&self, port: &mut Port, cap: Cap, ready: bool, step: InitState) -> Step<()> {
+    /// Waits until CSTS is as it should be, for the time CAP.TO grants.
+    fn wait_status(&self, port: &mut Port, cap: Cap, step: InitState, reached: fn(Csts) -> bool) -> Step<Csts> {
         let limit = Duration::from_millis(500) * u32::from(cap.to().max(1));
         let deadline = Instant::now() + limit;
         loop {
             let csts = Csts::from_bits(self.register(port, step, register::CSTS, false)? as u32);
-            if csts.rdy() == ready && csts.into_bits() != u32::MAX {
-                return Ok(());
-            }
-            if ready && csts.cfs() && csts.into_bits() != u32::MAX {
-                return Err(Cause::Nonsense("it reports a fatal status (CSTS.CFS): reset the target".into()).at(step));
+            if reached(csts) && csts.into_bits() != u32::MAX {
+                return Ok(csts);
             }
             if Instant::now() >= deadline {
-                let state = if ready { "ready" } else { "disabled" };
-                return Err(
-                    Cause::Nonsense(format!("it was not {state} within {limit:?} (CAP.TO), CSTS {csts:?}")).at(step)
-                );
+                let late = format!("it did not get there within {limit:?} (CAP.TO), CSTS {:x}h", csts.into_bits());
+                return Err(Cause::Nonsense(late).at(step));
             }
             port.sleep(REGISTER_INTERVAL, None)?;
         }
@@ -193,16 +190,21 @@ impl BringUp<'_> {
         if !cc.en() {
             return Ok(());
         }
+        self.wait_status(port, cap, InitState::DisableWaitForReady1, |csts| csts.rdy() || csts.cfs())?;
         port.set_property(register::CC, cc.with_en(false).into_bits(), self.timeout())
             .map_err(|why| why.at(InitState::SetEn0))?;
-        self.wait_ready(port, cap, false, InitState::DisableWaitForReady0)
+        self.wait_status(port, cap, InitState::DisableWaitForReady0, |csts| !csts.rdy()).map(|_| ())
     }
 
     fn enable(&self, port: &mut Port, cap: Cap) -> Step<()> {
-        let css = if cap.css() & Cap::CSS_IO != 0 { 6 } else { 0 };
+        let css = if cap.css() & Cap::CSS_IO != 0 { Cc::CSS_ALL } else { Cc::CSS_NVM };
         let cc = Cc::new().with_en(true).with_css(css).with_mps(cap.mpsmin()).with_iosqes(6).with_iocqes(4);
         port.set_property(register::CC, cc.into_bits(), self.timeout()).map_err(|why| why.at(InitState::Enable))?;
-        self.wait_ready(port, cap, true, InitState::EnableWaitForReady1)
+        let step = InitState::EnableWaitForReady1;
+        match self.wait_status(port, cap, step, |csts| csts.rdy() || csts.cfs())?.cfs() {
+            true => Err(Cause::Nonsense("it reports a fatal status (CSTS.CFS): reset the target".into()).at(step)),
+            false => Ok(()),
+        }
     }
 
     /// An Identify data structure of 4096 bytes.
@@ -257,14 +259,19 @@ impl BringUp<'_> {
         }
     }
 
-    fn number_of_queues(&self, port: &mut Port) -> Step<u16> {
+    /// The I/O queues granted; a controller that refuses to say has none, and may still answer admin commands.
+    fn number_of_queues(&self, port: &mut Port, warnings: &mut Vec<String>) -> Step<u16> {
         let wanted = self.options.num_io_queues.max(1);
         let asked = NumberOfQueues { submission: wanted.into(), completion: wanted.into() };
         let command = command::set_features(Fid::NUMBER_OF_QUEUES, false, 0, asked.to_dword());
-        let (result, _) =
-            port.succeed(&command, &AdminData::None, self.timeout()).map_err(|why| why.at(InitState::SetNumQueues))?;
-        let granted = NumberOfQueues::from_dword(result as u32);
-        Ok(u32::from(wanted).min(granted.submission.into()).min(granted.completion.into()) as u16)
+        let at = |why: Cause| why.at(InitState::SetNumQueues);
+        let (done, _) = port.execute(&command, &AdminData::None, self.timeout()).map_err(at)?;
+        if !done.status.is_success() {
+            warnings.push(format!("no I/O queues: {}", refused(&command, done.status, String::new())));
+            return Ok(0);
+        }
+        let granted = NumberOfQueues::from_dword(done.result as u32);
+        Ok(u32::from(wanted).min(granted.submission).min(granted.completion) as u16)
     }
 
     fn namespaces(
@@ -275,14 +282,11 @@ impl BringUp<'_> {
         max_transfer: u32,
         warnings: &mut Vec<String>,
     ) -> Step<Vec<Namespace>> {
-        let active = self.active(port, data, vs).map_err(|why| why.at(InitState::IdentifyActiveNs))?;
+        let active = self.active(port, data, vs)?;
         let mut found = Vec::new();
         for nsid in active {
-            match self.namespace(port, nsid, max_transfer).map_err(|why| why.at(InitState::IdentifyNs))? {
-                Some(Ok(mut namespace)) => {
-                    self.identifiers(port, &mut namespace, vs).map_err(|why| why.at(InitState::IdentifyIdDescs))?;
-                    found.push(namespace);
-                }
+            match self.namespace(port, nsid, vs, max_transfer)? {
+                Some(Ok(namespace)) => found.push(namespace),
                 Some(Err(why)) => warnings.push(why),
                 None => {}
             }
@@ -290,48 +294,56 @@ impl BringUp<'_> {
         Ok(found)
     }
 
-    fn active(&self, port: &mut Port, data: &identify::Controller, vs: Vs) -> Step<Vec<u32>> {
+    /// The identifiers of the active namespaces, ascending.
+    pub fn active(&self, port: &mut Port, data: &identify::Controller, vs: Vs) -> Step<Vec<u32>> {
+        let at = |why: Cause| why.at(InitState::IdentifyActiveNs);
         if vs < Vs::version(1, 1, 0) {
             return Ok((1..=data.nn.get().min(MOST_NAMESPACES as u32)).collect());
         }
         let mut active: Vec<u32> = Vec::new();
         loop {
             let last = active.last().copied().unwrap_or(0);
-            let bytes = self.page(port, Cns::ACTIVE_NAMESPACES, last)?;
+            let bytes = self.page(port, Cns::ACTIVE_NAMESPACES, last).map_err(at)?;
             let list = NamespaceList::ref_from_bytes(&bytes).expect("4096 bytes");
-            // Ascending and new ones only, so that a list that repeats itself ends.
+            // Ascending ones only, so that a list that repeats itself ends.
             let before = active.len();
-            for nsid in list.after(last) {
-                if active.last().is_none_or(|&known| nsid > known) {
-                    active.push(nsid);
-                }
-            }
-            if active.len() - before < identify::SIZE / 4 {
+            active.extend(list.after(last).filter(|&nsid| nsid != NSID_ALL));
+            if active.len() - before < NamespaceList::CAPACITY {
                 return Ok(active);
             }
             if active.len() > MOST_NAMESPACES {
-                return Err(Cause::Nonsense(format!("it claims more than {MOST_NAMESPACES} active namespaces")));
+                return Err(at(Cause::Nonsense(format!("it claims more than {MOST_NAMESPACES} active namespaces"))));
             }
         }
     }
 
-    /// A namespace; `None` when it is not active after all.
-    pub fn namespace(&self, port: &mut Port, nsid: u32, max_transfer: u32) -> Step<Option<Result<Namespace, String>>> {
+    /// A namespace, or why it cannot be used; `None` when it is not active after all.
+    pub fn namespace(
+        &self,
+        port: &mut Port,
+        nsid: u32,
+        vs: Vs,
+        max_transfer: u32,
+    ) -> Step<Option<Result<Namespace, String>>> {
         let bytes = match self.page(port, Cns::NAMESPACE, nsid) {
             Ok(bytes) => bytes,
             Err(why) => {
                 let inactive = [generic::INVALID_NAMESPACE, generic::INVALID_FIELD];
                 return match why.status() {
                     Some(status) if inactive.iter().any(|&code| status.is(code)) => Ok(None),
-                    _ => Err(why),
+                    _ => Err(why.at(InitState::IdentifyNs)),
                 };
             }
         };
         let data = identify::Namespace::read_from_bytes(&bytes).expect("4096 bytes");
-        match data.nsze.get() {
-            0 => Ok(None),
-            _ => Ok(Some(Namespace::new(nsid, self.name, &data, max_transfer))),
+        if data.nsze.get() == 0 {
+            return Ok(None);
         }
+        let mut namespace = Namespace::new(nsid, self.name, &data, max_transfer);
+        if let Ok(namespace) = &mut namespace {
+            self.identifiers(port, namespace, vs).map_err(|why| why.at(InitState::IdentifyIdDescs))?;
+        }
+        Ok(Some(namespace))
     }
 
     /// UUID and command set of a namespace; a controller that does not list them is asked no further.
@@ -351,6 +363,27 @@ impl BringUp<'_> {
                 (Nidt::UUID, nid) => namespace.uuid = nid.try_into().unwrap_or(namespace.uuid),
                 _ => namespace.csi = descriptor.csi().unwrap_or(namespace.csi),
             }
+        }
+        Ok(())
+    }
+
+    /// The states of the namespaces' ANA groups (Base 8.1.1), where the controller reports them.
+    pub fn ana_states(&self, port: &mut Port, data: &identify::Controller, namespaces: &mut [Namespace]) -> Step<()> {
+        if data.cmic & cmic::ANA == 0 {
+            return Ok(());
+        }
+        let groups = u64::from(data.nanagrpid.get()) * size_of::<AnaGroupDescriptor>() as u64;
+        let bytes = size_of::<AnaHeader>() as u64 + groups + 4 * namespaces.len() as u64;
+        let page = match self.log_page(port, Lid::ANA, bytes.min(BUFFER.into()), 0) {
+            Ok(page) => page,
+            Err(why) if why.status().is_some() => return Ok(()),
+            Err(why) => return Err(why.at(InitState::SetSupportedLogPages)),
+        };
+        let groups = log::ana_groups(&page).into_iter().flat_map(|(_, groups)| groups);
+        let states: Vec<_> = groups.map(|group| (group.descriptor.agid.get(), group.descriptor.state())).collect();
+        for namespace in namespaces {
+            let state = states.iter().find(|(group, _)| *group == namespace.ana_group);
+            namespace.ana_state = state.map(|(_, state)| *state);
         }
         Ok(())
     }

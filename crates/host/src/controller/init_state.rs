@@ -13,6 +13,8 @@ pub enum InitState {
     ReadCap,
     /// See whether it is enabled.
     CheckEn,
+    /// Wait until a controller that is still being enabled can be disabled.
+    DisableWaitForReady1,
     /// Disable it.
     SetEn0,
     /// Wait until it is disabled.
@@ -48,6 +50,7 @@ impl fmt::Display for InitState {
             Self::ReadVs => "READ_VS",
             Self::ReadCap => "READ_CAP",
             Self::CheckEn => "CHECK_EN",
+            Self::DisableWaitForReady1 => "DISABLE_WAIT_FOR_READY_1",
             Self::SetEn0 => "SET_EN_0",
             Self::DisableWaitForReady0 => "DISABLE_WAIT_FOR_READY_0",
             Self::Enable => "ENABLE",

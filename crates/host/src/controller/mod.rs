@@ -32,7 +32,10 @@ use crate::{
     cancel::Cancel,
     error::{Cause, Error},
     namespace::Namespace,
-    transport::{AnyQueue, port::AdminData},
+    transport::{
+        AnyQueue,
+        port::{AdminData, BUFFER},
+    },
     transport_id::{TransportId, TransportType},
 };
 
@@ -218,6 +221,15 @@ impl Controller {
     /// # Errors
     /// The status when it is none of success; no answer in time; a lost controller.
     pub fn admin(&self, command: Command, data: AdminData) -> Result<(u64, Vec<u8>), Error> {
+        let bytes = match &data {
+            AdminData::None => 0,
+            AdminData::In(bytes) => *bytes as usize,
+            AdminData::Out(bytes) => bytes.len(),
+        };
+        if bytes > BUFFER as usize {
+            let why = format!("an admin command moves at most {BUFFER} bytes, not {bytes}");
+            return Err(Cause::Transport(why).of(self.name()));
+        }
         self.ask(|answer| Request::Admin { command: Box::new(command), data, answer })
     }
 

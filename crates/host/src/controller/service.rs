@@ -23,7 +23,7 @@ use super::{
     ControllerOptions, Request, Shared,
     bring_up::{BringUp, EVENT_SLOTS, KEEP_ALIVE_SLOT, Ready},
 };
-use crate::{cancel::Cancel, error::Cause, transport::port::Port, transport_id::TransportId};
+use crate::{cancel::Cancel, error::Cause, namespace::Namespace, transport::port::Port, transport_id::TransportId};
 
 /// Longest sleep between two looks at everything.
 const PULSE: Duration = Duration::from_secs(1);
@@ -31,8 +31,8 @@ const PULSE: Duration = Duration::from_secs(1);
 const SHUTDOWN_AT_LEAST: Duration = Duration::from_secs(10);
 /// An orderly shutdown when the user has given up.
 const SHUTDOWN_CANCELLED: Duration = Duration::from_millis(500);
-/// CSTS.SHST: shutdown complete.
-const SHUTDOWN_COMPLETE: u8 = 2;
+/// Most events kept for somebody to ask for; a controller that reports more is not listened to.
+const MOST_EVENTS: usize = 1024;
 
 /// Everything the thread starts with.
 pub(super) struct Start {
@@ -144,33 +144,36 @@ impl Service<'_> {
         self.port.into_queue().stop();
     }
 
-    /// One look at everything, and a sleep until there is more.
+    /// One request, one look at everything, and a sleep when there was no request: many requests in a row do not hold up
+    /// Keep Alive.
     fn pass(&mut self, requests: &Receiver<Request>) -> Result<(), End> {
-        loop {
-            match requests.try_recv() {
-                Ok(Request::Connect { entries, answer }) => drop(answer.send(self.connect(entries))),
-                Ok(Request::Admin { command, data, answer }) => {
-                    let result = self.port.succeed(&command, &data, self.shared.admin_timeout);
-                    let lost = match &result {
-                        Err(Cause::Status { .. }) | Ok(_) => None,
-                        Err(cause) => Some(cause.to_string()),
-                    };
-                    let _ = answer.send(result);
-                    // A command that was not answered still owns the buffer: the queue cannot be used again.
-                    if let Some(why) = lost {
-                        return Err(Cause::Down(why).into());
-                    }
+        let mut idle = false;
+        match requests.try_recv() {
+            Ok(Request::Connect { entries, answer }) => drop(answer.send(self.connect(entries))),
+            Ok(Request::Admin { command, data, answer }) => {
+                let result = self.port.succeed(&command, &data, self.shared.admin_timeout);
+                let lost = match &result {
+                    Err(Cause::Status { .. }) | Ok(_) => None,
+                    Err(cause) => Some(cause.to_string()),
+                };
+                let _ = answer.send(result);
+                // A command that was not answered still owns the buffer: the queue cannot be used again.
+                if let Some(why) = lost {
+                    return Err(Cause::Down(why).into());
                 }
-                Ok(Request::Detach { answer }) => return Err(End::Detached(Some(answer))),
-                Err(TryRecvError::Disconnected) => return Err(End::Detached(None)),
-                Err(TryRecvError::Empty) => break,
             }
+            Ok(Request::Detach { answer }) => return Err(End::Detached(Some(answer))),
+            Err(TryRecvError::Disconnected) => return Err(End::Detached(None)),
+            Err(TryRecvError::Empty) => idle = true,
         }
         self.port.poll()?;
         for done in std::mem::take(&mut self.port.others) {
             self.over(done)?;
         }
         self.keep_alive()?;
+        if !idle {
+            return Ok(());
+        }
         let due = self.keep_alive_due.map_or(PULSE, |due| due.saturating_duration_since(Instant::now()).min(PULSE));
         self.port.sleep(due, Some(self.wake.as_raw_fd()))?;
         let mut count = [0; 8];
@@ -201,43 +204,50 @@ impl Service<'_> {
                 false => Err(Cause::Down(format!("Keep Alive was answered {}", done.status))),
             };
         }
-        if !EVENT_SLOTS.contains(&done.slot) || !done.status.is_success() {
+        // Whoever gave up wants to leave: an event's commands would only stand in the way of the shutdown.
+        let given_up = self.bring_up.cancel.is_cancelled();
+        if !EVENT_SLOTS.contains(&done.slot) || !done.status.is_success() || given_up {
             return Ok(());
         }
         let event = AsyncEvent::from_dword(done.result as u32);
         self.note(format!("event: {}", event.name()));
-        if event == AsyncEvent::NAMESPACE_ATTRIBUTE_CHANGED {
-            self.namespaces_changed()?;
-        } else if event.lid != Lid(0) {
+        let read = match event {
+            AsyncEvent::NAMESPACE_ATTRIBUTE_CHANGED => self.namespaces_changed(),
+            AsyncEvent::ANA_CHANGE => self.ana_changed(),
+            AsyncEvent { lid: Lid(0), .. } => Ok(()),
             // Reading the page is what lets the controller report the next event of the kind.
-            match self.bring_up.log_page(&mut self.port, event.lid, 512, 0) {
-                Err(Cause::Status { .. }) | Ok(_) => {}
-                Err(cause) => return Err(cause),
-            }
+            AsyncEvent { lid, .. } => self.bring_up.log_page(&mut self.port, lid, 512, 0).map(|_| ()),
+        };
+        match read {
+            Err(cause) if cause.status().is_some() => self.note(format!("after that event: {cause}")),
+            other => other?,
         }
         self.port.send(done.slot, &command::async_event_request())
     }
 
     fn note(&self, event: String) {
         tracing::info!("{}: {event}", self.shared.name);
-        self.shared.events.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+        let mut events = self.shared.events.lock().unwrap_or_else(PoisonError::into_inner);
+        if events.len() < MOST_EVENTS {
+            events.push(event);
+        }
     }
 
     /// Identifies the namespaces that the changed namespace list names again.
     fn namespaces_changed(&mut self) -> Result<(), Cause> {
-        let bytes = match self.bring_up.log_page(&mut self.port, Lid::CHANGED_NAMESPACES, 4096, 0) {
-            Err(Cause::Status { .. }) => return Ok(()),
-            other => other?,
-        };
+        let bytes = self.bring_up.log_page(&mut self.port, Lid::CHANGED_NAMESPACES, 4096, 0)?;
         let list =
             ChangedNamespaces::read_from_bytes(&bytes).map_err(|_| Cause::Nonsense("a short log page".into()))?;
-        let mut known = self.shared.namespaces.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let changed: Vec<u32> = match list.overflowed() {
-            true => known.iter().map(|namespace| namespace.nsid).collect(),
-            false => list.iter().collect(),
-        };
+        let mut known = self.namespaces();
+        let mut changed: Vec<u32> = list.iter().collect();
+        if list.overflowed() {
+            changed = self.bring_up.active(&mut self.port, &self.shared.data, self.shared.vs)?;
+            changed.extend(known.iter().map(|namespace| namespace.nsid));
+            changed.sort_unstable();
+            changed.dedup();
+        }
         for nsid in changed {
-            let found = self.bring_up.namespace(&mut self.port, nsid, self.shared.max_transfer)?;
+            let found = self.bring_up.namespace(&mut self.port, nsid, self.shared.vs, self.shared.max_transfer)?;
             known.retain(|namespace| namespace.nsid != nsid);
             match found {
                 Some(Ok(namespace)) => {
@@ -252,8 +262,28 @@ impl Service<'_> {
             }
         }
         known.sort_by_key(|namespace| namespace.nsid);
+        self.bring_up.ana_states(&mut self.port, &self.shared.data, &mut known)?;
         *self.shared.namespaces.lock().unwrap_or_else(PoisonError::into_inner) = known;
         Ok(())
+    }
+
+    /// Reads the ANA log page again.
+    fn ana_changed(&mut self) -> Result<(), Cause> {
+        let mut known = self.namespaces();
+        self.bring_up.ana_states(&mut self.port, &self.shared.data, &mut known)?;
+        for (old, new) in self.namespaces().iter().zip(&known) {
+            if let Some(state) = new.ana_state
+                && old.ana_state != new.ana_state
+            {
+                self.note(format!("{}: {}", new.name, state.name()));
+            }
+        }
+        *self.shared.namespaces.lock().unwrap_or_else(PoisonError::into_inner) = known;
+        Ok(())
+    }
+
+    fn namespaces(&self) -> Vec<Namespace> {
+        self.shared.namespaces.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Sends Keep Alive when due, and gives up when the last was not answered for the whole time granted.
@@ -283,10 +313,10 @@ impl Service<'_> {
         self.port.use_cancel(&patient);
         let outcome = (|| {
             let cc = Cc::from_bits(self.port.property(register::CC, false, limit)? as u32);
-            self.port.set_property(register::CC, cc.with_shn(1).into_bits(), limit)?;
+            self.port.set_property(register::CC, cc.with_shn(Cc::SHN_NORMAL).into_bits(), limit)?;
             while Instant::now() < deadline {
                 let csts = Csts::from_bits(self.port.property(register::CSTS, false, limit)? as u32);
-                if csts.shst() == SHUTDOWN_COMPLETE {
+                if csts.shst() == Csts::SHST_COMPLETE {
                     return Ok(());
                 }
                 self.port.sleep(Duration::from_millis(1), None)?;

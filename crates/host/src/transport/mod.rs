@@ -76,32 +76,43 @@ pub fn register(transport: Arc<dyn Transport>) -> Result<(), String> {
 
 /// Opens a queue over the transport that `id` names.
 pub(crate) fn open_queue(id: &TransportId, request: &QueueRequest) -> Result<AnyQueue, Cause> {
-    let not_built =
-        |part: &str| Err(Cause::Transport(format!("transport {} is not built yet: it needs {part}", id.trtype.word())));
-    match &id.trtype {
-        TransportType::Tcp => Ok(AnyQueue::Tcp(tcp::connect(id, request)?)),
+    if let Some(why) = unusable(&id.trtype) {
+        return Err(Cause::Transport(why));
+    }
+    match registered(id.trtype.word()) {
+        Some(transport) => Ok(AnyQueue::Custom(transport.open_queue(id, request).map_err(Cause::Transport)?)),
+        None => Ok(AnyQueue::Tcp(Box::new(tcp::connect(id, request)?))),
+    }
+}
+
+fn registered(name: &str) -> Option<Arc<dyn Transport>> {
+    let registered = REGISTERED.lock().unwrap_or_else(PoisonError::into_inner);
+    registered.iter().find(|known| known.trtype().eq_ignore_ascii_case(name)).cloned()
+}
+
+/// Why a transport cannot be used; `None` when it can.
+pub(crate) fn unusable(trtype: &TransportType) -> Option<String> {
+    let word = trtype.word();
+    let not_built = |part: &str| Some(format!("transport {word} is not built yet: it needs {part}"));
+    match trtype {
+        TransportType::Tcp => None,
         TransportType::Pcie => not_built("the driver of local devices (VFIO)"),
         TransportType::Rdma => not_built("the RDMA link"),
         TransportType::VfioUser => not_built("the vfio-user link"),
-        TransportType::Fc => Err(Cause::Transport(
+        TransportType::Fc => Some(
             "transport FC is not supported: user space has no access to Fibre Channel adapters; use the kernel's host and test its \
              block device"
                 .into(),
-        )),
-        TransportType::Custom(name) => {
-            let registered = REGISTERED.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            match registered.iter().find(|known| known.trtype().eq_ignore_ascii_case(name)) {
-                Some(transport) => Ok(AnyQueue::Custom(transport.open_queue(id, request).map_err(Cause::Transport)?)),
-                None => Err(Cause::Transport(format!("no transport is registered as {name}; built in is TCP"))),
-            }
-        }
+        ),
+        TransportType::Custom(name) if registered(name).is_some() => None,
+        TransportType::Custom(name) => Some(format!("no transport is registered as {name}; built in is TCP")),
     }
 }
 
 /// A queue of any transport. Match on it to have the load's loop compiled for a built-in one.
 pub enum AnyQueue {
     /// NVMe/TCP.
-    Tcp(TcpQueue),
+    Tcp(Box<TcpQueue>),
     /// A registered transport's.
     Custom(Box<dyn IoQueue>),
 }

@@ -55,6 +55,11 @@ impl Port {
         Ok(Self { queue, arena, buffer, cancel: cancel.clone(), others: Vec::new() })
     }
 
+    /// Most bytes one command may transfer as far as the transport goes.
+    pub fn most_bytes(&self) -> u32 {
+        self.queue.needs().bytes
+    }
+
     pub fn into_queue(self) -> AnyQueue {
         self.queue
     }

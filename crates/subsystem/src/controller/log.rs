@@ -42,7 +42,7 @@ impl Admin {
         if !supported.contains(&request.lid) {
             return Answer::status(command_specific::INVALID_LOG_PAGE.with_dnr());
         }
-        if request.bytes > subsystem.config.max_transfer.into() || request.ot || request.offset % 4 != 0 {
+        if request.bytes > subsystem.config.max_transfer.into() || request.ot || !request.offset.is_multiple_of(4) {
             return Answer::status(generic::INVALID_FIELD.with_dnr());
         }
         if ![0, NSID_ALL].contains(&request.nsid) && subsystem.namespace(request.nsid).is_none() {

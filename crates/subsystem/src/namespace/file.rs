@@ -193,7 +193,7 @@ impl FileBlocks {
     fn versions(&self, at: u64, end: u64) -> Option<u64> {
         (at / GROUP..end.div_ceil(GROUP)).try_fold(0, |sum, group| {
             let version = self.versions[(group % STRIPES) as usize].load(Ordering::Acquire);
-            (version % 2 == 0).then_some(sum + version)
+            version.is_multiple_of(2).then_some(sum + version)
         })
     }
 
@@ -203,7 +203,7 @@ impl FileBlocks {
         let version = |group: u64| &self.versions[(group % STRIPES) as usize];
         for group in groups.clone() {
             let old = version(group).load(Ordering::Relaxed);
-            let free = old % 2 == 0;
+            let free = old.is_multiple_of(2);
             let exchange = || version(group).compare_exchange(old, old + 1, Ordering::AcqRel, Ordering::Relaxed);
             if !free || exchange().is_err() {
                 for taken in groups.start..group {

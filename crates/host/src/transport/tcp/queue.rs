@@ -133,6 +133,8 @@ impl IoQueue for TcpQueue {
             slot.ranges.clear();
         }
         self.arena = Some(arena.clone());
+        // What was counted so far belongs to Connect.
+        self.counters = Counters::default();
         Ok(())
     }
 
