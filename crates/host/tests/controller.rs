@@ -14,17 +14,18 @@ use std::{
 };
 
 use doorbell_host::{
-    AdminData, Cancel, Cause, Controller, ControllerOptions, Error, HostIdentity, InitState, Probed, TransportId, discover,
-    probe, transport,
+    AdminData, Cancel, Cause, Controller, ControllerOptions, Error, HostIdentity, InitState, Probed, TransportId,
+    discover, probe, transport,
 };
 use doorbell_queue::IoQueue;
 use doorbell_spec::{
     command::{self, AdminOpcode, Command, IdentifyRequest, LogRequest, NSID_ALL},
-    fabrics::{self, ConnectData, Fctype, InvalidParameter, PropertyRequest},
+    fabrics::{self, ConnectData, ConnectRequest, Fctype, InvalidParameter, PropertyRequest},
     feature::{AsyncEvent, Fid},
     identify::{Cns, Csi, NamespaceList},
     log::{
-        Adrfam, AnaGroupDescriptor, AnaHeader, AnaState, ChangedNamespaces, DiscoveryEntry, DiscoveryHeader, Lid, Subtype, Trtype,
+        Adrfam, AnaGroupDescriptor, AnaHeader, AnaState, ChangedNamespaces, DiscoveryEntry, DiscoveryHeader, Lid,
+        Subtype, Trtype,
     },
     register::{self, Cc},
     status::{Status, fabrics as code, generic},
@@ -163,7 +164,9 @@ fn a_refused_step_is_named_with_what_was_sent_and_answered() {
         let error = connect(&site).unwrap_err();
         let text = error.to_string();
         assert!(matches!(&error.cause, Cause::Step { step: at, .. } if *at == step), "{step}: {text}");
-        for part in [&format!("step {step}: sent {sent}"), "answered Internal Error (sct 0h, sc 06h, dnr)", "CUSTOM (site"] {
+        for part in
+            [&format!("step {step}: sent {sent}"), "answered Internal Error (sct 0h, sc 06h, dnr)", "CUSTOM (site"]
+        {
             assert!(text.contains(part), "\"{part}\" is not in \"{text}\"");
         }
     }
@@ -204,20 +207,32 @@ fn giving_up_ends_a_step_that_would_wait_long() {
 
 #[test]
 fn a_refused_connect_says_what_to_check() {
-    let host = u64::from(InvalidParameter { ipo: ConnectData::HOSTNQN_OFFSET, in_data: true }.dw0());
-    assert_ne!(host, 0);
-    for (status, said) in [
-        (code::CONNECT_INVALID_HOST, "the host nqn.2016-06.org.example:host is not allowed"),
-        (code::CONNECT_CONTROLLER_BUSY, "in use"),
-        (code::CONNECT_INVALID_PARAMETERS, "is at fault"),
+    let at = |ipo, in_data| InvalidParameter { ipo, in_data }.dw0();
+    for (status, dw0, said) in [
+        (code::CONNECT_INVALID_HOST, 0, "the host nqn.2016-06.org.example:host is not allowed"),
+        (code::CONNECT_CONTROLLER_BUSY, 0, "in use"),
+        (
+            code::CONNECT_INVALID_PARAMETERS,
+            at(ConnectData::SUBNQN_OFFSET, true),
+            "no subsystem nqn.2016-06.org.example:memory",
+        ),
+        (
+            code::CONNECT_INVALID_PARAMETERS,
+            at(ConnectData::HOSTNQN_OFFSET, true),
+            "host NQN nqn.2016-06.org.example:host",
+        ),
+        (code::CONNECT_INVALID_PARAMETERS, at(ConnectRequest::SQSIZE_OFFSET, false), "the queue is too large"),
+        (code::CONNECT_INVALID_PARAMETERS, at(17, true), "byte 17 of the Connect data"),
     ] {
         let site = Site::with_hook(move |_, command| match is_fabrics(command, Fctype::CONNECT) {
-            true => Reply::Status(status),
+            true => Reply::Answer(status, dw0.into()),
             false => Reply::Model,
         });
         let text = connect(&site).unwrap_err().to_string();
-        assert!(text.contains("step CONNECT_ADMINQ: sent Fabrics Connect (queue 0), answered") && text.contains(said), "{text}");
-        assert!(text.contains(status.fabrics_name()), "{text}");
+        let sent = "step CONNECT_ADMINQ: sent Fabrics Connect (queue 0), answered";
+        for part in [sent, status.fabrics_name(), said] {
+            assert!(text.contains(part), "\"{part}\" is not in \"{text}\"");
+        }
     }
 }
 
@@ -258,12 +273,23 @@ fn lies_neither_panic_nor_hang_nor_become_namespaces() {
         ("controller data of ones", faulty(identifies(Cns::CONTROLLER), || Reply::Data(vec![0xff; 4096]))),
         ("controller data of zeroes", faulty(identifies(Cns::CONTROLLER), || Reply::Data(vec![0; 4096]))),
         ("namespace data of ones", faulty(identifies(Cns::NAMESPACE), || Reply::Data(vec![0xff; 4096]))),
-        ("a list that goes nowhere", faulty(identifies(Cns::ACTIVE_NAMESPACES), || Reply::Data(1u32.to_le_bytes().repeat(1024)))),
+        (
+            "a list that goes nowhere",
+            faulty(identifies(Cns::ACTIVE_NAMESPACES), || Reply::Data(1u32.to_le_bytes().repeat(1024))),
+        ),
         ("a list of ones", faulty(identifies(Cns::ACTIVE_NAMESPACES), || Reply::Data(vec![0xff; 4096]))),
         ("descriptors of ones", faulty(identifies(Cns::NAMESPACE_DESCRIPTORS), || Reply::Data(vec![0xff; 4096]))),
+        ("no capabilities", faulty(gets(register::CAP), || Reply::Value(0))),
+        ("every capability", faulty(gets(register::CAP), || Reply::Value(u64::MAX))),
         ("no version", faulty(gets(register::VS), || Reply::Value(0))),
-        ("all queues there are", faulty(feature(AdminOpcode::SET_FEATURES, Fid::NUMBER_OF_QUEUES), || Reply::Value(u64::MAX))),
-        ("the shortest keep alive", faulty(feature(AdminOpcode::GET_FEATURES, Fid::KEEP_ALIVE_TIMER), || Reply::Value(1))),
+        (
+            "all queues there are",
+            faulty(feature(AdminOpcode::SET_FEATURES, Fid::NUMBER_OF_QUEUES), || Reply::Value(u64::MAX)),
+        ),
+        (
+            "the shortest keep alive",
+            faulty(feature(AdminOpcode::GET_FEATURES, Fid::KEEP_ALIVE_TIMER), || Reply::Value(1)),
+        ),
     ];
     for (what, site) in lies {
         let Ok(controller) = connect(&site) else { continue };
@@ -271,8 +297,26 @@ fn lies_neither_panic_nor_hang_nor_become_namespaces() {
             assert_eq!((namespace.nsid, namespace.blocks), (1, 2048), "{what}");
         }
         assert!(controller.max_transfer() >= 512 && controller.io_queues() <= 1024, "{what}");
+        if controller.io_queues() > 0 {
+            assert!(controller.connect_io_queue(u32::MAX).unwrap().needs().slots >= 1, "{what}");
+        }
         controller.detach();
     }
+}
+
+#[test]
+fn the_last_handle_shuts_the_controller_down() {
+    let site = Site::new();
+    let controller = connect(&site).unwrap();
+    let other = controller.clone();
+    drop(controller);
+    assert!(other.connect_io_queue(32).is_ok());
+    drop(other);
+    let shuts = |command: &Command| {
+        let value = Cc::from_bits(PropertyRequest::parse(command).value as u32);
+        is_fabrics(command, Fctype::PROPERTY_SET) && value.shn() == Cc::SHN_NORMAL
+    };
+    until("the shutdown", || seen(&site, shuts) == 1);
 }
 
 #[test]
@@ -288,7 +332,7 @@ fn a_namespace_list_without_end_is_a_lie() {
 #[test]
 fn a_controller_that_never_gets_ready_is_given_up() {
     let text = connect(&faulty(gets(register::CSTS), || Reply::Value(0))).unwrap_err().to_string();
-    assert!(text.contains("step ENABLE_WAIT_FOR_READY_1: it was not ready within 1s"), "{text}");
+    assert!(text.contains("step ENABLE_WAIT_FOR_READY_1: it did not get there within 1s"), "{text}");
     let text = connect(&faulty(gets(register::CSTS), || Reply::Value(2))).unwrap_err().to_string();
     assert!(text.contains("CSTS.CFS"), "{text}");
 }
@@ -366,6 +410,9 @@ fn an_overflowed_list_of_changes_means_all_that_are_active() {
         }
         true if identifies(Cns::ACTIVE_NAMESPACES)(command) => {
             Reply::Data(NamespaceList::collect(command.nsid.get(), [2, 5]).as_bytes().to_vec())
+        }
+        true if identifies(Cns::NAMESPACE)(command) && command.nsid.get() == 1 => {
+            Reply::Status(generic::INVALID_NAMESPACE)
         }
         true if identifies(Cns::NAMESPACE)(command) => Reply::Data(memory::identify_namespace().as_bytes().to_vec()),
         _ => Reply::Model,
@@ -507,11 +554,13 @@ fn a_discovery_log_is_read_until_it_stands_still() {
     assert_eq!((log.genctr, log.entries.len()), (4, 2));
     assert_eq!(log.entries[1].as_bytes(), entries[1].as_bytes());
     let shut = |command: &Command| {
-        is_fabrics(command, Fctype::PROPERTY_SET) && Cc::from_bits(PropertyRequest::parse(command).value as u32).shn() == 1
+        is_fabrics(command, Fctype::PROPERTY_SET)
+            && Cc::from_bits(PropertyRequest::parse(command).value as u32).shn() == 1
     };
     assert_eq!(seen(&site, shut), 1, "the discovery controller is let go in order");
 
-    let text = discover(&place(&discovery(entries.clone(), 2, 100)), &options(), &Cancel::new()).unwrap_err().to_string();
+    let text =
+        discover(&place(&discovery(entries.clone(), 2, 100)), &options(), &Cancel::new()).unwrap_err().to_string();
     assert!(text.contains("changed"), "{text}");
     let text = discover(&place(&discovery(entries, u64::MAX, 0)), &options(), &Cancel::new()).unwrap_err().to_string();
     assert!(text.contains("claims 18446744073709551615 entries"), "{text}");
@@ -545,7 +594,10 @@ fn a_discovery_id_stands_for_the_subsystems_that_can_be_driven() {
 
 #[test]
 fn a_given_up_shutdown_does_not_take_its_time() {
-    let (cancel, site) = (Cancel::new(), faulty(|command| is_fabrics(command, Fctype::PROPERTY_SET) && command.cdw12 != 0x0046_0001, || Reply::Never));
+    let (cancel, site) = (
+        Cancel::new(),
+        faulty(|command| is_fabrics(command, Fctype::PROPERTY_SET) && command.cdw12 != 0x0046_0001, || Reply::Never),
+    );
     let controller = Controller::connect(&place(&site), &options(), &cancel).unwrap();
     cancel.cancel();
     let start = Instant::now();
@@ -555,7 +607,9 @@ fn a_given_up_shutdown_does_not_take_its_time() {
 
 #[test]
 fn statuses_are_compared_whatever_their_retry_bits() {
-    let site = faulty(identifies(Cns::NAMESPACE), || Reply::Status(Status { more: true, ..generic::INVALID_NAMESPACE.with_dnr() }));
+    let site = faulty(identifies(Cns::NAMESPACE), || {
+        Reply::Status(Status { more: true, ..generic::INVALID_NAMESPACE.with_dnr() })
+    });
     let controller = connect(&site).unwrap();
     assert!(controller.namespaces().is_empty());
     controller.detach();

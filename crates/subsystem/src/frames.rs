@@ -138,18 +138,24 @@ impl LocalFrames {
     pub(crate) fn hold(&mut self, cell: &AtomicU32) -> Frame {
         loop {
             let frame = cell.load(Ordering::Acquire);
-            if frame < ZERO_FRAMES {
+            if frame < ZERO_FRAMES || self.hold_while(frame, cell) {
                 return frame;
             }
-            let count = &self.store.counts[frame as usize];
-            let more = |count: u32| (count != 0).then_some(count + 1);
-            if count.fetch_update(Ordering::Acquire, Ordering::Relaxed, more).is_ok() {
-                if cell.load(Ordering::Acquire) == frame {
-                    return frame;
-                }
-                self.release(frame);
-            }
         }
+    }
+
+    /// Holds a frame that `cell` has named, if it still does.
+    #[inline]
+    fn hold_while(&mut self, frame: Frame, cell: &AtomicU32) -> bool {
+        let more = |count: u32| (count != 0).then_some(count + 1);
+        if self.store.counts[frame as usize].fetch_update(Ordering::Acquire, Ordering::Relaxed, more).is_err() {
+            return false;
+        }
+        if cell.load(Ordering::Acquire) == frame {
+            return true;
+        }
+        self.release(frame);
+        false
     }
 
     /// Gives back one count of a frame.
@@ -196,6 +202,26 @@ mod tests {
         }
         drop(local);
         assert_eq!(store.free(), 10);
+    }
+
+    #[test]
+    fn a_frame_that_is_not_published_any_more_is_not_held() {
+        let store = Arc::new(FrameStore::new(1, 1).unwrap());
+        let mut local = LocalFrames::new(store.clone());
+        let count = |frame: Frame| store.counts[frame as usize].load(Ordering::Relaxed);
+        let cell = AtomicU32::new(ZERO_FRAMES);
+        let mut fresh = Vec::new();
+        // A reader has looked at the cell; then a writer replaces the frame, and it is free.
+        let seen = cell.load(Ordering::Relaxed);
+        assert!(local.take(1, 0, &mut fresh));
+        let old = cell.swap(fresh.pop().unwrap(), Ordering::AcqRel);
+        local.release(old);
+        assert!(!local.hold_while(seen, &cell) && count(seen) == 0);
+        // Or it already belongs to somebody who fills it.
+        assert!(local.take(1, 0, &mut fresh) && fresh == [seen]);
+        assert!(!local.hold_while(seen, &cell) && count(seen) == 1);
+        let now = local.hold(&cell);
+        assert!(now != seen && count(now) == 2);
     }
 
     #[test]

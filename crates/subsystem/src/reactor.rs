@@ -25,7 +25,7 @@ use rustix::{
 use crate::{
     frames::{FrameStore, LocalFrames},
     listener::{Connection, Context, Served, Staging},
-    namespace::Pool,
+    namespace::{Pool, RESERVE},
     subsystem::Shared,
 };
 
@@ -202,7 +202,7 @@ impl Reactor {
             (true, false) => None,
         };
         // Frames kept here may be what another reactor waits for.
-        self.context.pool.frames.spill(0);
+        self.context.pool.frames.spill(RESERVE);
         self.poll(wait);
     }
 

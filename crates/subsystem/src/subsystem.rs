@@ -206,10 +206,13 @@ impl Association {
 
     /// The controller has been reset: its I/O queues are over.
     pub(crate) fn reset(&self, shared: &Shared) {
-        lock(&self.queues).used.clear();
+        // One step for who opens or closes a queue meanwhile.
+        let mut queues = lock(&self.queues);
+        queues.used.clear();
         let _ = self
             .state
             .fetch_update(Ordering::Release, Ordering::Relaxed, |state| (state != ENDED).then_some((state | 1) + 1));
+        drop(queues);
         shared.announce();
     }
 

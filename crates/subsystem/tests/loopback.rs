@@ -143,6 +143,13 @@ fn blocks_are_cleared_and_flushed() {
         expected[first * 512..(first + blocks) * 512].fill(0);
     }
     assert!(io.read(RAM_512, 0, 512, 128) == expected);
+    // As Linux does it: room for 256 ranges, of which one counts.
+    let mut list = [DsmRange::new(1 << 40, 1); 256];
+    list[0] = DsmRange::new(120, 4);
+    let one = command::dataset_management(RAM_512, 1, dsm::AD);
+    assert_eq!(io.send(one, list.as_bytes(), Way::InCapsule).unwrap().status(), generic::SUCCESS);
+    expected[120 * 512..124 * 512].fill(0);
+    assert!(io.read(RAM_512, 0, 512, 128) == expected);
     io.none(command::flush(RAM_512));
     io.none(command::flush(NSID_ALL));
     // Everything at once, in many turns.

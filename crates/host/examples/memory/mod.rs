@@ -71,6 +71,8 @@ pub enum Reply {
     Model,
     /// This status.
     Status(Status),
+    /// This status, with a result.
+    Answer(Status, u64),
     /// Success, with this result.
     Value(u64),
     /// Success, with this data.
@@ -200,6 +202,7 @@ impl MemoryQueue {
         match (self.site.hook)(self.qid, command) {
             Reply::Model => self.model(slot, command),
             Reply::Status(status) => self.finish(slot, status, 0),
+            Reply::Answer(status, result) => self.finish(slot, status, result),
             Reply::Value(value) => self.finish(slot, Status::SUCCESS, value),
             Reply::Data(bytes) => {
                 self.put(slot, &bytes);

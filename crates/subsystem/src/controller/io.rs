@@ -243,7 +243,7 @@ impl IoQueue {
             }
             *progress = Progress { bytes: 0, range: progress.range + 1 };
             if len >= TURN {
-                return Ok(Outcome::Again);
+                return Ok(Outcome::Turn);
             }
         }
         Ok(Outcome::Done(generic::SUCCESS))

@@ -82,6 +82,8 @@ pub(super) struct Exchange {
     head: u32,
     flow_control: bool,
     outstanding: u32,
+    /// A command has come forward without being done.
+    turned: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,6 +146,7 @@ impl Exchange {
             head: 0,
             flow_control: true,
             outstanding: 0,
+            turned: false,
         }
     }
 
@@ -200,9 +203,10 @@ impl Exchange {
         }
     }
 
-    /// Tries parked commands again; returns whether one is done.
+    /// Tries parked commands again; returns whether one has come forward.
     pub(super) fn resume(&mut self, context: &mut Context) -> bool {
         let mut any = false;
+        self.turned = false;
         for _ in 0..self.parked.len().min(TRIES) {
             let Some(index) = self.parked.pop_front() else { break };
             if self.run(index, context) {
@@ -211,7 +215,7 @@ impl Exchange {
                 self.parked.push_back(index);
             }
         }
-        any
+        any || self.turned
     }
 
     /// Ends the session and gives up every command; what is queued can still be sent.
@@ -281,7 +285,7 @@ impl Exchange {
                 {
                     match queue.read(&mut context.pool, command, &mut context.found) {
                         Outcome::Done(status) => self.send_found(command.cid.get(), status, context),
-                        Outcome::Again => self.park(command, len),
+                        Outcome::Turn | Outcome::Again => self.park(command, len),
                     }
                 } else {
                     let index = self.slot(command, Stage::Ready, 0, len, None);
@@ -448,9 +452,10 @@ impl Exchange {
         if let Some(status) = slot.verdict {
             self.answer(cid, status, 0);
         } else if matches!(self.session, Session::Io(_)) {
-            match self.run_io(index, context) {
-                Outcome::Again => return false,
-                Outcome::Done(_) => {}
+            let outcome = self.run_io(index, context);
+            self.turned |= outcome == Outcome::Turn;
+            if !matches!(outcome, Outcome::Done(_)) {
+                return false;
             }
         } else if !self.run_admin(index, context) {
             return false;

@@ -144,7 +144,7 @@ impl FileBlocks {
         if result.is_ok() {
             *progress += part;
             if *progress < len {
-                return Outcome::Again;
+                return Outcome::Turn;
             }
         }
         self.outcome(result, "clear", from, media::WRITE_FAULT)
@@ -247,4 +247,33 @@ fn pieces(ranges: &[Range], most: usize, at: u64) -> impl Iterator<Item = Range>
             (piece.len > 0).then_some(piece)
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_reads_or_writes_where_a_writer_is_at_work() {
+        let path = std::env::temp_dir().join(format!("doorbell-stripes-{}", std::process::id()));
+        File::create(&path).unwrap().set_len(64 << 10).unwrap();
+        let blocks = FileBlocks::open(&path, 512).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let mut bytes = [0; 8192];
+        let before = blocks.versions(0, 16384);
+        let result = blocks.exclusively(4096 + 512, 4096, || {
+            for at in [0, 4096, 8192 + 3584] {
+                assert!(matches!(blocks.read_whole(at, &mut bytes), Err(Failure::Busy)), "{at}");
+                assert!(matches!(blocks.exclusively(at, 8192, || Ok(())), Err(Failure::Busy)), "{at}");
+            }
+            for at in [0, 12288] {
+                assert!(blocks.read_whole(at, &mut bytes[..4096]).is_ok(), "{at}");
+                assert!(blocks.exclusively(at, 4096, || Ok(())).is_ok(), "{at}");
+            }
+            Err(io::ErrorKind::StorageFull.into())
+        });
+        // One that fails makes way too, and readers that began before see that something happened.
+        assert!(matches!(result, Err(Failure::Io(_))));
+        assert!(blocks.read_whole(4096, &mut bytes).is_ok() && blocks.versions(0, 16384) > before);
+    }
 }

@@ -44,7 +44,9 @@ impl Pool {
 pub(crate) enum Outcome {
     /// With this status.
     Done(Status),
-    /// Not yet: call again later with the same arguments.
+    /// Not yet, but some of it: call again with the same arguments when others have had their turn.
+    Turn,
+    /// Nothing for now: call again later with the same arguments.
     Again,
 }
 

@@ -76,7 +76,7 @@ impl RamBlocks {
             }
             *progress += u64::from(part);
         }
-        if *progress == len { SUCCESS } else { Outcome::Again }
+        if *progress == len { SUCCESS } else { Outcome::Turn }
     }
 
     /// Puts `frame`, which holds the new content of a part of a group, in the place of the group's frame.

@@ -112,7 +112,7 @@ fn frames_of(pool: &mut Pool, at: u64, bytes: &[u8]) -> Vec<Frame> {
 fn done(outcome: Outcome) -> Option<Status> {
     match outcome {
         Outcome::Done(status) => Some(status),
-        Outcome::Again => None,
+        Outcome::Turn | Outcome::Again => None,
     }
 }
 
