@@ -149,11 +149,12 @@ written() { # COUNT SIZE
   dd if="$D512" of=/tmp/seen bs=1M count=32 iflag=direct 2>>$LOG
   head -c $(($1 * $2)) /tmp/seen | od -Ad -tx1 -w16 | awk -v size="$2" '
     $1 == "*" || NF == 1 {next}
+    { sub(/^0+/, "", $1) }      # this awk takes a leading zero for octal
     { for (i = 3; i <= NF; i++) if ($i != $2) {print "mixed bytes at " $0; bad = 1; exit}
       if ($1 % size) {print "a change inside a unit at " $0; bad = 1; exit}
       if ($2 !~ /^0[1-8]$/) {print "a foreign byte at " $0; bad = 1; exit}
-      values[$2] }
-    END { for (v in values) n++; if (!bad && n != 8) {print n " values"; bad = 1}; exit bad }' >>$LOG || return 1
+      values[$2]; seen = 1 }
+    END { for (v in values) n++; if (!bad && seen && n != 8) {print n " values"; bad = 1}; exit bad }' >>$LOG || return 1
   tail -c +$(($1 * $2 + 1)) /tmp/random >/tmp/rest
   tail -c +$(($1 * $2 + 1)) /tmp/seen | cmp - /tmp/rest >>$LOG 2>&1
 }

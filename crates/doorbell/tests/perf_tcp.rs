@@ -34,6 +34,8 @@ fn every_shape_of_load_prints_its_table() {
         "-q 4 -o 512 -w read -c 0x3 --use-every-core",
         "-q 4 -o 4096 -w randread -F 1.1 --fua -C 1 -E --seed 7",
         "-q 8 -o 4096 -w randread -d 2000 --transport-stats -m",
+        // An I/O takes a good part of the window: the in-flight check of the run fails it if anything is counted wrong.
+        "-q 1024 -o 1m -w randread -t 2",
     ] {
         let output = perf(&target.id(), &args.split(' ').collect::<Vec<_>>());
         eprintln!("{args}");
@@ -171,4 +173,28 @@ fn nothing_tested_is_a_failure() {
     let output = perf(&target.id(), &["-q", "1", "-o", "1000", "-w", "read"]);
     assert!(output.status != Some(0) && total(&output.stdout).is_none(), "{output:#?}");
     assert!(output.stdout.contains("1000"), "{output:#?}");
+}
+
+#[test]
+fn called_by_the_original_s_name_it_is_the_original() {
+    let folder = std::env::temp_dir().join(format!("doorbell-name-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let link = folder.join("spdk_nvme_perf");
+    std::os::unix::fs::symlink(common::DOORBELL, &link).unwrap();
+    let run = |args: &[&str]| std::process::Command::new(&link).args(args).output().unwrap();
+    let help = run(&["--help"]);
+    assert!(help.status.success() && String::from_utf8_lossy(&help.stdout).contains("--io-depth"));
+    let wrong = run(&["-q", "0"]);
+    assert!(!wrong.status.success() && String::from_utf8_lossy(&wrong.stderr).starts_with("spdk_nvme_perf:"));
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+fn discover_and_identify_tell_what_there_is() {
+    let target = Target::start(&["--ram", "16M"]);
+    let discovered = run(&["discover", "-r", &target.discovery(), "--json"]);
+    assert_eq!(discovered.status, Some(0), "{discovered:#?}");
+    assert!(discovered.stdout.contains(NQN));
+    let identified = run(&["identify", "-r", &target.discovery()]);
+    assert!(identified.stdout.contains("32768"), "blocks of 512 bytes: {identified:#?}");
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use doorbell_spec::status::Status;
 
-use crate::{controller::InitState, transport::tcp::ConnectError};
+use crate::{init_state::InitState, transport::tcp::ConnectError};
 
 /// An error of one controller.
 #[derive(Debug, thiserror::Error)]

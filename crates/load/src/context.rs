@@ -276,7 +276,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
                 task.name, task.core, tag.status
             )
         });
-        if !self.task.continue_on_error && tag.status.is(status::generic::INVALID_NAMESPACE) {
+        if !self.task.continue_on_error && is_out_of_reach(tag.status) {
             self.end(EndReason::Lost);
         }
     }
@@ -428,6 +428,12 @@ impl<Q: IoQueue, C: Clock> Pass for Context<'_, Q, C> {
 }
 
 #[cold]
+/// Whether a status says that the namespace cannot be had over this path any more: it is gone, or an error of type
+/// "path related" (Base 4.2.3.4), which only another path could cure.
+fn is_out_of_reach(status: Status) -> bool {
+    status.is(status::generic::INVALID_NAMESPACE) || status.sct == status::SCT_PATH
+}
+
 fn note_failure(tag: &mut Tag, stopped: bool, status: Status) {
     if stopped && status.is(status::generic::ABORTED_SQ_DELETION) {
         tag.abandoned = true;

@@ -208,14 +208,15 @@ fn failed_ios_are_in_no_rate() {
 }
 
 #[test]
-fn an_invalid_namespace_ends_the_context_unless_told_otherwise() {
-    let script =
-        || Script { fail_every: Some((50, generic::INVALID_NAMESPACE)), delay: 500, poll: 40, ..Script::default() };
-    let strict = Task { continue_on_error: false, ..task(16, 4096, 1 << 20, 0) };
-    let (outcome, _) = run(strict, &[16], script, TIMES, &mut quiet);
-    assert_eq!((outcome.end, outcome.result.account.missing()), (EndReason::Lost, 0));
-    let (outcome, _) = run(task(16, 4096, 1 << 20, 0), &[16], script, TIMES, &mut quiet);
-    assert_eq!(outcome.end, EndReason::Time);
+fn a_namespace_out_of_reach_ends_the_context_unless_told_otherwise() {
+    for status in [generic::INVALID_NAMESPACE, doorbell_spec::status::path::INTERNAL_PATH_ERROR] {
+        let script = move || Script { fail_every: Some((50, status)), delay: 500, poll: 40, ..Script::default() };
+        let strict = Task { continue_on_error: false, ..task(16, 4096, 1 << 20, 0) };
+        let (outcome, _) = run(strict, &[16], script, TIMES, &mut quiet);
+        assert_eq!((outcome.end, outcome.result.account.missing()), (EndReason::Lost, 0));
+        let (outcome, _) = run(task(16, 4096, 1 << 20, 0), &[16], script, TIMES, &mut quiet);
+        assert_eq!(outcome.end, EndReason::Time);
+    }
 }
 
 #[test]

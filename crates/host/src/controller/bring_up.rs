@@ -14,10 +14,11 @@ use doorbell_spec::{
 };
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
-use super::{ControllerOptions, InitState};
+use super::ControllerOptions;
 use crate::{
     cancel::Cancel,
     error::Cause,
+    init_state::InitState,
     namespace::Namespace,
     transport::{
         self, QueueRequest,

@@ -2,7 +2,6 @@
 //! commands and its state.
 
 mod bring_up;
-mod init_state;
 mod options;
 mod service;
 
@@ -25,7 +24,6 @@ use doorbell_spec::{
 };
 use rustix::event::{EventfdFlags, eventfd};
 
-pub use init_state::InitState;
 pub use options::ControllerOptions;
 
 use crate::{
