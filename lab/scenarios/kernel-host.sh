@@ -304,3 +304,4 @@ troubles() {
     grep -vE 'I/O error, dev nvme[0-9]+c[0-9]+n[0-9]+, .* op 0x0:\(READ\)'
 }
 check kernel-log.quiet [ -z "$(troubles)" ]
+finish
