@@ -1,6 +1,6 @@
 //! Running the binary as a user does: a target on a free port, commands with a deadline, and the reader of the result table that
 //! scripts use.
-#![allow(dead_code, missing_docs, reason = "each test file uses a part")]
+#![allow(missing_docs, reason = "tests")]
 
 use std::{
     fs::File,

@@ -1,8 +1,7 @@
 //! A transport inside the process: queues that hand each command to a small controller model and put the answer back at once.
 //! It shows all that a transport has to do. The [`Site`]'s hook may answer any command in the model's place.
 
-// The example and the tests use different parts of it.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "the example and the tests use different parts of it")]
 
 use std::{
     collections::{HashMap, VecDeque},
