@@ -30,7 +30,7 @@ pub struct Arguments {
     /// Never sleep, even when no host has anything to do
     #[arg(long)]
     poll: bool,
-    /// Most bytes one command transfers: a power of two from 4K to 4M
+    /// Most bytes one command transfers: a power of two from 8K to 4M
     #[arg(long, value_name = "SIZE", default_value = "1M", value_parser = size::parse)]
     max_transfer: u64,
     /// Most I/O queues a controller grants

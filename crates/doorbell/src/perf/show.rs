@@ -55,9 +55,10 @@ pub fn result(result: &RunResult, options: &Options) -> bool {
         out(&spdk_latency::histograms(result));
     }
     eprint!("{}", failures::failures(result));
-    for problem in &result.problems {
-        eprintln!("{problem}");
+    let measured = result.contexts.iter().any(|context| context.completed() > 0);
+    if !measured {
+        eprintln!("Nothing was measured: no I/O was issued and completed within the window");
     }
     let failed = result.contexts.iter().any(|context| context.failed() > 0);
-    !failed && result.problems.is_empty()
+    measured && !failed && result.problems.is_empty()
 }
