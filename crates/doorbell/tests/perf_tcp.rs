@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{NQN, Target, rows, run, start, total, turn};
 
@@ -83,7 +83,7 @@ fn the_embedded_target_needs_nothing_else() {
 }
 
 #[test]
-fn a_seed_repeats_the_run() {
+fn the_seed_is_printed() {
     let _turn = turn();
     let target = Target::start(&["--null", "1G"]);
     let output = perf(&target.id(), &["-q", "1", "-o", "4096", "-w", "randread", "-d", "10", "--seed", "42"]);
@@ -132,6 +132,24 @@ fn ctrl_c_ends_a_run_with_its_table() {
         let output = perf.finish();
         assert!(output.took < Duration::from_millis(wait + 2000), "{output:#?}");
         assert!(args[1] != "0" || total(&output.stdout).is_some(), "{output:#?}");
+    }
+}
+
+#[test]
+fn ctrl_c_ends_every_phase_of_a_run_on_a_stalled_target() {
+    let _turn = turn();
+    // Stalled while it measures; while it drains, the time being over.
+    for (time, wait) in [("30", 700), ("2", 2000)] {
+        let target = Target::start(&["--ram", "16M"]);
+        let perf = start(&["perf", "-r", &target.id(), "-q", "8", "-o", "4096", "-w", "randread", "-t", time]);
+        std::thread::sleep(Duration::from_millis(1200));
+        target.signal("-STOP");
+        std::thread::sleep(Duration::from_millis(wait));
+        let asked = Instant::now();
+        perf.signal("-INT");
+        let output = perf.finish();
+        assert!(asked.elapsed() < Duration::from_secs(2), "{output:#?}");
+        assert_eq!((output.status, total(&output.stdout).is_some()), (Some(1), true), "{output:#?}");
     }
 }
 

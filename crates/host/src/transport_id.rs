@@ -27,8 +27,6 @@ pub struct TransportId {
     pub hostnqn: Option<String>,
     /// Source address.
     pub hostaddr: Option<String>,
-    /// Second address for fail-over; kept, not used by a run.
-    pub alt_traddr: Option<String>,
     /// Socket priority.
     pub priority: Option<u32>,
     /// The one namespace to use; `None` for all active ones.
@@ -124,7 +122,6 @@ impl Default for TransportId {
             subnqn: DISCOVERY_NQN.into(),
             hostnqn: None,
             hostaddr: None,
-            alt_traddr: None,
             priority: None,
             ns: None,
         }
@@ -151,7 +148,6 @@ impl TransportId {
             },
             ns: None,
             priority: None,
-            alt_traddr: None,
             ..id.clone()
         };
         key(self) == key(other)
@@ -179,7 +175,9 @@ impl TransportId {
             "subnqn" => self.subnqn = name(value.into())?,
             "hostnqn" => self.hostnqn = Some(name(value.into())?),
             "hostaddr" => self.hostaddr = Some(at_most(256)?),
-            "alt_traddr" => self.alt_traddr = Some(at_most(256)?),
+            "alt_traddr" => {
+                return Err("alt_traddr: fail-over to a second address is not built yet; leave it out".into());
+            }
             "hostsvcid" => {
                 return Err(
                     "hostsvcid: the source port cannot be chosen; leave it out, hostaddr chooses the address".into()
@@ -196,7 +194,7 @@ impl TransportId {
             },
             _ => {
                 return Err(format!(
-                    "unknown key \"{key}\"; known are trtype, adrfam, traddr, trsvcid, subnqn, hostnqn, hostaddr, alt_traddr, \
+                    "unknown key \"{key}\"; known are trtype, adrfam, traddr, trsvcid, subnqn, hostnqn, hostaddr, \
                      priority and ns"
                 ));
             }
@@ -265,7 +263,6 @@ impl fmt::Display for TransportId {
         text(f, "subnqn", &self.subnqn)?;
         text(f, "hostnqn", self.hostnqn.as_deref().unwrap_or_default())?;
         text(f, "hostaddr", self.hostaddr.as_deref().unwrap_or_default())?;
-        text(f, "alt_traddr", self.alt_traddr.as_deref().unwrap_or_default())?;
         for (key, value) in [("priority", self.priority), ("ns", self.ns)] {
             if let Some(value) = value {
                 write!(f, " {key}:{value}")?;
@@ -332,6 +329,7 @@ mod tests {
             ("trtype:tcp traddr:a color:red", "color"),
             ("trtype:pcie traddr:0000:01:00.0 hostaddr:10.0.0.1", "fabric"),
             ("trtype:tcp traddr:a hostsvcid:3", "hostsvcid"),
+            ("trtype:tcp traddr:a alt_traddr:b", "not built"),
         ] {
             let why = text.parse::<TransportId>().unwrap_err().to_string();
             assert!(why.contains(said), "{text}: {why}");

@@ -41,7 +41,7 @@ const WATCH: Duration = Duration::from_millis(50);
 /// Longest sleep of a worker under `-E`.
 const LONGEST_SLEEP: Duration = Duration::from_millis(100);
 /// Longest drain once somebody asked to stop or a controller was lost.
-const HURRIED_DRAIN: Duration = Duration::from_millis(1500);
+const HURRIED_DRAIN: Duration = Duration::from_secs(1);
 /// Largest relative difference of the in-flight check that is not a finding.
 const AUDIT_TOLERANCE: f64 = 0.001;
 

@@ -80,6 +80,10 @@ fn perform(options: &Options) -> Result<bool, String> {
     let run_options = run_options(options, seed);
     let result = run(targets, &run_options, companion, &stop, &|event| show::event(&event, options));
     good &= show::result(&result, options);
+    if result.contexts.iter().any(|context| context.account.abandoned > 0) {
+        // What does not answer I/Os will not answer a shutdown either: it gets a moment, not its full time.
+        cancel.cancel();
+    }
     if let Some(embedded) = &embedded {
         embedded.run_is_over();
     }

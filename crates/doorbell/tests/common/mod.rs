@@ -56,6 +56,11 @@ pub fn start(args: &[&str]) -> Running {
     Running { child, started: Instant::now(), stdout, stderr }
 }
 
+fn signal(child: &Child, name: &str) {
+    let sent = Command::new("kill").args([name, &child.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+}
+
 fn reader(mut pipe: impl Read + Send + 'static) -> thread::JoinHandle<String> {
     thread::spawn(move || {
         let mut text = String::new();
@@ -65,9 +70,8 @@ fn reader(mut pipe: impl Read + Send + 'static) -> thread::JoinHandle<String> {
 }
 
 impl Running {
-    pub fn signal(&self, signal: &str) {
-        let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
-        assert!(sent.success());
+    pub fn signal(&self, name: &str) {
+        signal(&self.child, name);
     }
 
     pub fn finish(mut self) -> Output {
@@ -116,6 +120,10 @@ impl Target {
         });
         let port = port.recv_timeout(PATIENCE).expect("the target says where it listens");
         Self { child, port }
+    }
+
+    pub fn signal(&self, name: &str) {
+        signal(&self.child, name);
     }
 
     /// The transport ID of its subsystem.

@@ -309,8 +309,10 @@ impl Service<'_> {
         let given_up = self.bring_up.cancel.is_cancelled();
         let limit = if given_up { SHUTDOWN_CANCELLED } else { shutdown_limit(&self.shared.data) };
         let deadline = Instant::now() + limit;
-        let patient = Cancel::new();
-        self.port.use_cancel(&patient);
+        if given_up {
+            // The flag has done its work; a shutdown that nobody has given up yet still ends with it.
+            self.port.use_cancel(&Cancel::new());
+        }
         let outcome = (|| {
             let cc = Cc::from_bits(self.port.property(register::CC, false, limit)? as u32);
             self.port.set_property(register::CC, cc.with_shn(Cc::SHN_NORMAL).into_bits(), limit)?;
