@@ -2,3 +2,14 @@
 //! changes from minute to minute and only a ratio within one run says anything.
 
 pub mod floor;
+pub mod priority;
+pub mod program;
+
+/// The middle of some measurements.
+///
+/// # Panics
+/// When there are none.
+pub fn median(values: &mut [f64]) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    values[values.len() / 2]
+}

@@ -1,14 +1,19 @@
 //! Blocks in memory: a map of groups to frames.
 //!
-//! No lock is taken. A read holds the frame that a cell of the map names, and is sent from it. A write has filled frames of its
-//! own before it comes here, so it swaps them in one by one; a group that it covers in part is completed from the frame it
-//! replaces, by compare-and-exchange until nothing came between. So a group changes at once and a reader sees it whole, before
+//! No lock is waited for. A read holds the frame that a cell of the map names, and is sent from it. A write has filled frames of its
+//! own before it comes here. Where it is small and nobody is reading, they are copied over what they replace; else it swaps them
+//! in one by one, and a group that it covers in part is completed from the frame it replaces, by compare-and-exchange until nothing
+//! came between. So a group changes at once and a reader sees it whole, before
 //! or after; a host that is gone in the middle of sending a write has changed nothing.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::{CLEAR_AT_ONCE, Found, Outcome, Pool, RESERVE, SUCCESS};
 use crate::frames::{FRAME, Frame, ZERO, ZERO_FRAMES, place};
+
+/// Longest write that is copied to where its blocks are. A longer one takes over whole frames, which saves the copy, and brings
+/// neighbours that stay together.
+const IN_PLACE: u32 = 8192;
 
 /// The map.
 #[derive(Debug)]
@@ -39,7 +44,9 @@ impl RamBlocks {
     #[inline]
     pub(super) fn write(&self, pool: &mut Pool, at: u64, len: u32, frames: &mut Vec<Frame>) {
         for ((group, within, part), frame) in parts(at, u64::from(len)).zip(frames.drain(..)) {
-            if part == FRAME {
+            if len <= IN_PLACE && pool.frames.replace(&self.cells[group], frame, within, part) {
+                pool.frames.release(frame);
+            } else if part == FRAME {
                 let old = self.cells[group].swap(frame, Ordering::AcqRel);
                 pool.frames.release(old);
             } else {
