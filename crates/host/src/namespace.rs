@@ -88,6 +88,24 @@ impl Namespace {
         self.block_size + if self.extended { u32::from(self.metadata_size) } else { 0 }
     }
 
+    /// Why what is `now` under this identifier cannot be driven as this namespace was: it is another one, or has other limits.
+    pub fn difference(&self, now: &Self) -> Option<String> {
+        let identity = |of: &Self| (of.eui64, of.nguid, of.uuid, of.csi);
+        let format = |of: &Self| (of.block_size, of.metadata_size, of.extended, of.protection);
+        if identity(self) != identity(now) {
+            return Some("it is another namespace now: its EUI64, NGUID, UUID or command set has changed".into());
+        }
+        if format(self) != format(now) {
+            let (before, after) = (self.stored_block_size(), now.stored_block_size());
+            return Some(format!("its format has changed: blocks of {before} bytes before, of {after} now"));
+        }
+        if self.blocks != now.blocks {
+            return Some(format!("its size has changed from {} blocks to {}", self.blocks, now.blocks));
+        }
+        (now.max_transfer < self.max_transfer)
+            .then(|| format!("a command moves {} bytes now, {} before", now.max_transfer, self.max_transfer))
+    }
+
     /// Data bytes in all.
     pub fn size(&self) -> u64 {
         self.blocks * u64::from(self.block_size)
