@@ -119,6 +119,29 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_namespace_that_is_not_what_it_was_says_why() {
+        let mut data = identify::Namespace::new_zeroed();
+        (data.lbaf[0].lbads, data.nsze, data.nguid) = (12, 100.into(), [7; 16]);
+        let before = Namespace::new(1, "TCP (x)", &data, 65536).unwrap();
+        let now = |change: fn(&mut Namespace)| {
+            let mut now = before.clone();
+            change(&mut now);
+            before.difference(&now)
+        };
+        assert_eq!(now(|now| (now.max_transfer, now.ana_group) = (1 << 20, 3)), None);
+        for (change, said) in [
+            ((|now| now.uuid[0] = 1) as fn(&mut Namespace), "another namespace"),
+            (|now| now.nguid[0] = 1, "another namespace"),
+            (|now| now.block_size = 512, "blocks of 4096 bytes before, of 512 now"),
+            (|now| now.blocks = 99, "from 100 blocks to 99"),
+            (|now| now.max_transfer = 4096, "4096 bytes now, 65536 before"),
+        ] {
+            let why = now(change).unwrap();
+            assert!(why.contains(said), "{why}");
+        }
+    }
+
+    #[test]
     fn impossible_sizes_are_refused() {
         let mut data = identify::Namespace::new_zeroed();
         for (lbads, blocks, good) in

@@ -25,12 +25,16 @@ pub(crate) struct Tag {
     pub pieces: u32,
     /// Start of its buffer in the arena.
     pub buffer: u64,
+    /// Index of the lane it goes through.
+    pub lane: u16,
     /// Opcode of its commands.
     pub opcode: u8,
     /// The first failure of a piece.
     pub status: Status,
     /// A piece was lost with its queue, or never sent.
     pub abandoned: bool,
+    /// It took too long, and its commands are to be aborted.
+    pub overdue: bool,
 }
 
 impl Tag {
@@ -196,6 +200,12 @@ impl<Q: IoQueue> Lane<Q> {
             free.push(done.slot);
         }
         self.owner[usize::from(done.slot)]
+    }
+
+    /// How Aborts name the commands of a tag that the queue has taken.
+    pub fn commands(&self, tag: u32) -> impl Iterator<Item = (u16, u16)> + '_ {
+        let own = self.owner.iter().enumerate().filter(move |(_, owner)| **owner == tag);
+        own.filter_map(|(slot, _)| self.queue.named(slot as Slot))
     }
 
     /// Stops the queue and forgets what it has not taken. Returns the tags that lost a piece by that, each once; their
