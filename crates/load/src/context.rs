@@ -16,7 +16,7 @@ use doorbell_spec::{
 };
 
 use crate::{
-    lane::{Geometry, Lane, Tag},
+    lane::{Fate, Geometry, Lane, Tag},
     observer::Reporter,
     recorder::Recorder,
     stop::Clock,
@@ -113,6 +113,8 @@ pub(crate) struct Context<'a, Q, C> {
     begun: u64,
     /// When the last batch of completions came.
     last_over: u64,
+    /// The incarnation of the controller that the queues belong to.
+    incarnation: u64,
     comeback: Option<Comeback<Q>>,
     /// The outage that is not over.
     outage: Option<outage::Open>,
@@ -173,6 +175,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             idle: Vec::new(),
             begun: 0,
             last_over: 0,
+            incarnation: 0,
             comeback: None,
             outage: None,
             outages: Vec::new(),
@@ -193,9 +196,9 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
         Self { idle, ..self }
     }
 
-    /// Waits for a lost controller instead of ending.
-    pub fn with_comeback(self, comeback: Option<Comeback<Q>>) -> Self {
-        Self { comeback, ..self }
+    /// Waits for a lost controller instead of ending, and knows to which incarnation of it its queues belong.
+    pub fn with_comeback(self, incarnation: u64, comeback: Option<Comeback<Q>>) -> Self {
+        Self { incarnation, comeback, ..self }
     }
 
     /// Has I/Os aborted that take too long.
@@ -223,7 +226,6 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             left: self.task.geometry.blocks,
             opcode: if draw.read { NvmOpcode::READ.0 } else { NvmOpcode::WRITE.0 },
             buffer: tag.buffer,
-            lane: self.next_lane as u16,
             ..Tag::default()
         };
         self.lanes[self.next_lane].push(index);
@@ -290,9 +292,12 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
                 count += 1;
             }
         }
+        // What comes out of a stopped queue is not issued again: the others are stopped too, or the context has ended.
+        if self.lanes[lane].stopped {
+            return;
+        }
         for &index in &over[..count] {
-            // Of a stopped queue the others are stopped too: what comes out of it now would wait for nothing.
-            if !self.running() || self.lanes[lane].stopped {
+            if !self.running() {
                 break;
             }
             self.issue(index);
@@ -303,7 +308,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
     #[inline]
     fn record(&mut self, index: u32) {
         let tag = &self.tags[index as usize];
-        if tag.abandoned {
+        if tag.fate == Fate::Abandoned {
             self.recorder.abandoned(tag.stamp, self.now);
         } else if tag.status.is_success() {
             self.recorder.succeeded(tag.stamp, self.now, tag.opcode == NvmOpcode::READ.0);
@@ -319,7 +324,8 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
     fn record_failure(&mut self, index: u32) {
         let tag = self.tags[index as usize];
         self.recorder.failed(tag.stamp, self.now, tag.status);
-        self.timeouts.aborted += u64::from(tag.overdue && tag.status.is(status::generic::ABORT_REQUESTED));
+        self.timeouts.aborted +=
+            u64::from(tag.fate == Fate::Overdue && tag.status.is(status::generic::ABORT_REQUESTED));
         let (task, blocks) = (&self.task, self.task.geometry.blocks);
         self.reporter.failed_io(|| {
             let what = if tag.opcode == NvmOpcode::READ.0 { "Read" } else { "Write" };
@@ -339,10 +345,10 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
         if self.lanes[index].stopped {
             return;
         }
-        let (task, count) = (&self.task, self.lanes.len());
-        let text = format!("{} from core {}: I/O queue {} of {count} is lost: {down}", task.name, task.core, index + 1);
+        let what = format!("I/O queue {} of {} is lost: {down}", index + 1, self.lanes.len());
+        let text = format!("{} from core {}: {what}", self.task.name, self.task.core);
         self.reporter.error(&text);
-        if self.interrupt(&text) {
+        if self.interrupt(&what) {
             return;
         }
         self.problems.push(text);
@@ -374,7 +380,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
         for index in 0..self.task.depth {
             let tag = &mut self.tags[index as usize];
             if tag.is_live() {
-                (tag.outstanding, tag.left, tag.abandoned) = (0, 0, true);
+                (tag.outstanding, tag.left, tag.fate) = (0, 0, Fate::Abandoned);
                 self.record(index);
             }
         }
@@ -517,7 +523,7 @@ fn is_out_of_reach(status: Status) -> bool {
 #[cold]
 fn note_failure(tag: &mut Tag, stopped: bool, status: Status) {
     if stopped && status.is(status::generic::ABORTED_SQ_DELETION) {
-        tag.abandoned = true;
+        tag.fate = Fate::Abandoned;
     } else if tag.status.is_success() {
         tag.status = status;
     }

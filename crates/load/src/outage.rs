@@ -71,7 +71,8 @@ impl Keeper {
     /// One look; returns whether there is news for the context.
     pub fn look(&mut self, options: &RunOptions, stop: &StopFlag) -> bool {
         let now = self.port.incarnation();
-        if now == Some(self.incarnation) || self.over {
+        // Of a run that is stopped, queues may be missing.
+        if now == Some(self.incarnation) || self.over || stop.requests() > 0 {
             return false;
         }
         let told = std::mem::replace(&mut self.told, true);

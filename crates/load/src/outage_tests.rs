@@ -124,9 +124,9 @@ fn run(
         AnyQueue::Tcp(_) => None,
     };
     let context = Context::<Queue, _>::new(task, workload(true, 70, 9), queues, clock.clone(), &reporter).unwrap();
-    let comeback = Comeback { port: port.clone(), news: heard, incarnation: 0, attempts: 0, of_kind };
-    let patience = patience.map(|ticks| Patience { ticks, port, incarnation: 0 });
-    let context = context.with_comeback(comes_back.then_some(comeback)).with_patience(patience);
+    let comeback = Comeback { port: port.clone(), news: heard, attempts: 0, of_kind };
+    let patience = patience.map(|ticks| Patience { ticks, port });
+    let context = context.with_comeback(0, comes_back.then_some(comeback)).with_patience(patience);
     let mut each_pass = || {
         let now = clock.now();
         if during(&mut stage, now, &news) {

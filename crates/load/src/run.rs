@@ -524,10 +524,10 @@ fn context_of<'a, Q: IoQueue + 'a>(
     let active = queues.active.into_iter().filter_map(of_kind).collect();
     let context = Context::new(plan.task, plan.workload, active, Tsc, common.reporter)?;
     let (transport, attempts) = (common.options.transport_stats.then(|| port.transport()), port.attempts());
-    let patience = common.timeout.map(|ticks| Patience { ticks, port: port.clone(), incarnation });
-    let comeback = plan.news.map(|news| Comeback { port, news, incarnation, attempts, of_kind });
+    let patience = common.timeout.map(|ticks| Patience { ticks, port: port.clone() });
+    let comeback = plan.news.map(|news| Comeback { port, news, attempts, of_kind });
     let context = context.with_counters(transport).with_idle(queues.idle);
-    Ok(Box::new(context.with_patience(patience).with_comeback(comeback)))
+    Ok(Box::new(context.with_patience(patience).with_comeback(incarnation, comeback)))
 }
 
 fn sleep(waits: &[Wait], longest: Duration) {

@@ -78,9 +78,9 @@ impl ContextResult {
         self.reads + self.writes
     }
 
-    /// I/Os that were in flight when the controller was lost.
+    /// I/Os that were in flight when a controller was lost that came back.
     pub fn lost_in_outages(&self) -> u64 {
-        self.outages.iter().map(|outage| outage.lost).sum()
+        self.outages.iter().filter(|outage| outage.back).map(|outage| outage.lost).sum()
     }
 
     /// Failed I/Os of the whole run.

@@ -21,7 +21,7 @@ impl Start {
     /// # Errors
     /// When nobody wants the controller back, or the attempts are used up.
     pub(super) fn bring_back(&self, shared: &Shared, requests: &Receiver<Request>, lost: Cause) -> Result<Port, Cause> {
-        let Some(plan) = self.options.reconnect else { return Err(lost) };
+        let Some(plan) = self.options.reconnect.filter(|_| !self.leave.is_cancelled()) else { return Err(lost) };
         shared.note(format!("lost: {lost}; bringing it back, {} attempts at most", plan.attempts));
         let (began, bring_up) = (Instant::now(), self.bring_up(&self.leave));
         let (mut delay, mut attempt, mut last) = (plan.first_delay, 0, None);
@@ -49,7 +49,8 @@ impl Start {
         }
         let took = began.elapsed().as_secs_f64();
         let last = last.map_or_else(String::new, |why| format!(", the last: {why}"));
-        Err(Cause::Down(format!("{lost}; {attempt} attempts over {took:.1} s did not bring it back{last}")))
+        let end = if self.leave.is_cancelled() { "; given up:" } else { ";" };
+        Err(Cause::Down(format!("{lost}{end} {attempt} attempts over {took:.1} s did not bring it back{last}")))
     }
 
     /// Waits, refusing requests; false when nobody wants the controller back.

@@ -19,8 +19,6 @@ use crate::{
 pub(crate) struct Comeback<Q> {
     pub port: Arc<dyn Port>,
     pub news: Receiver<News>,
-    /// The incarnation of the controller that the queues belong to.
-    pub incarnation: u64,
     /// Attempts to bring the controller back that led to it, or before it.
     pub attempts: u32,
     /// A queue as the kind that the context's loop is compiled for.
@@ -41,7 +39,7 @@ impl<Q: IoQueue, C: Clock> Context<'_, Q, C> {
     #[cold]
     pub(super) fn interrupt(&mut self, why: &str) -> bool {
         let Some(comeback) = self.comeback.as_ref().filter(|_| self.ended.is_none()) else { return false };
-        comeback.port.queue_lost(comeback.incarnation, why.into());
+        comeback.port.queue_lost(self.incarnation, why.into());
         let (now, since, given_up) = (self.clock.now(), self.last_over, self.recorder.given_up());
         self.outage.get_or_insert_with(|| Open {
             record: Outage { began: now - self.begun, why: why.into(), ..Outage::default() },
@@ -112,8 +110,7 @@ impl<Q: IoQueue, C: Clock> Context<'_, Q, C> {
                 News::Back { .. } if self.ended.is_some() => {}
                 News::Back { queues, incarnation } => match self.rejoin(queues) {
                     Ok(()) => {
-                        self.comeback.as_mut().into_iter().for_each(|comeback| comeback.incarnation = incarnation);
-                        self.patience.as_mut().into_iter().for_each(|patience| patience.incarnation = incarnation);
+                        self.incarnation = incarnation;
                         self.fill();
                     }
                     Err(why) => self.stay_out(&format!("cannot prepare a new I/O queue: {why}")),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use doorbell_queue::{Down, IoQueue};
 
 use super::Context;
-use crate::{port::Port, stop::Clock};
+use crate::{lane::Fate, port::Port, stop::Clock};
 
 /// Looks in the time that an I/O may take.
 const LOOKS: u64 = 4;
@@ -15,8 +15,6 @@ const LOOKS: u64 = 4;
 pub(crate) struct Patience {
     pub ticks: u64,
     pub port: Arc<dyn Port>,
-    /// The incarnation of the controller that the queues belong to.
-    pub incarnation: u64,
 }
 
 impl<Q: IoQueue, C: Clock> Context<'_, Q, C> {
@@ -31,18 +29,21 @@ impl<Q: IoQueue, C: Clock> Context<'_, Q, C> {
         let mut stuck = None;
         for (index, tag) in self.tags.iter_mut().enumerate().filter(|(_, tag)| tag.is_live()) {
             let age = self.now.saturating_sub(tag.stamp);
-            if age >= limit && !tag.overdue {
-                tag.overdue = true;
+            if age >= limit && tag.fate == Fate::Usual {
+                tag.fate = Fate::Overdue;
                 self.timeouts.timed_out += 1;
-                for (sqid, cid) in self.lanes[usize::from(tag.lane)].commands(index as u32) {
-                    patience.port.abort(patience.incarnation, sqid, cid);
+                for (sqid, cid) in self.lanes.iter().flat_map(|lane| lane.commands(index as u32)) {
+                    patience.port.abort(self.incarnation, sqid, cid);
                     self.timeouts.aborts += 1;
                 }
             } else if age >= last {
-                stuck = Some(usize::from(tag.lane));
+                stuck = stuck.or(Some(index as u32));
             }
         }
-        if let Some(lane) = stuck {
+        // One queue a look: the others have their turn when they are stuck too.
+        let open = || (0..self.lanes.len()).filter(|&index| !self.lanes[index].stopped);
+        let lane = stuck.and_then(|tag| open().find(|&index| self.lanes[index].holds(tag)).or_else(|| open().next()));
+        if let Some(lane) = lane {
             self.lose(
                 lane,
                 &Down("an I/O took longer than --timeout, and an Abort did not bring it back in that time".into()),
