@@ -36,10 +36,10 @@ impl Input {
         Some(Self { mode, digests, stream, cut })
     }
 
-    /// The pieces a part of the stream comes in: single bytes, or of random sizes up to one of several.
+    /// The pieces a part of the stream comes in: of random sizes up to one of several, and some dozens at most.
     pub fn pieces<'a>(&self, part: &'a [u8]) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         let mut random = SplitMix64::seed_from_u64(self.cut.into());
-        let most = [1, 7, 40, 300, 2000][usize::from(self.cut % 5)];
+        let most = [1, 7, 40, 300][usize::from(self.cut % 4)].max(part.len() as u64 / 32);
         let mut rest = part;
         std::iter::from_fn(move || {
             let len = (1 + random.next_u64() % most).min(rest.len() as u64);

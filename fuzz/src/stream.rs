@@ -65,6 +65,10 @@ fn receive(
         let due = model.current.is_some_and(|pdu| pdu.at + pdu.len <= end);
         assert!(!due, "the data of a PDU that is whole was not finished");
     }
+    if let Some(Fault::Violation(violation)) = &fault {
+        let blamed = input.stream[model.at.min(end)..].starts_with(&violation.header);
+        assert!(blamed, "{violation} is said of bytes that are not the next header, which is at {}", model.at);
+    }
     (fault, model.pdus, model.finished)
 }
 

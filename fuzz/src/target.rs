@@ -10,7 +10,7 @@ use doorbell_platform::Range;
 use doorbell_spec::{
     command::{self, Command, SglDescriptor},
     completion::Completion,
-    fabrics::{self, CNTLID_DYNAMIC, ConnectData, ConnectResponse, cattr},
+    fabrics::{self, CNTLID_DYNAMIC, ConnectData, cattr},
     register::{self, Cc},
     status::Status,
     tcp::{CapsuleCmd, IcReq, PduType, flags},
@@ -29,8 +29,10 @@ pub const HOST: &str = "nqn.2014-08.org.example:host";
 const BLOCKS: u32 = 128;
 /// Most bytes one command transfers.
 const MOST: u32 = 16 << 10;
-/// Identifier of the commands that open a queue.
-const OPENING: u16 = 0xfff0;
+/// The first controller of a target.
+const CNTLID: u16 = 1;
+/// Bytes of ICReq, which goes alone.
+const ICREQ: usize = size_of::<IcReq>();
 
 /// Mode bits 1:0: what the connection is when the stream begins.
 pub const NEW: u8 = 0;
@@ -45,9 +47,10 @@ pub const IO_FREE: u8 = 3;
 pub struct Bench {
     pub target: Cooperative,
     _admin: Unplugged,
-    cntlid: u16,
-    /// Free frames while there is no other connection and namespace 1 is empty.
-    free: usize,
+    /// What opens a queue, by kind and digests.
+    prologues: Vec<Vec<u8>>,
+    /// Free frames when nothing is under way and namespace 1 is empty.
+    free: Option<usize>,
 }
 
 thread_local! {
@@ -63,7 +66,7 @@ pub fn with_bench(body: impl FnOnce(&mut Bench)) {
 pub fn run(data: &[u8]) {
     let Some(input) = Input::new(data) else { return };
     // A host waits for ICResp before it goes on; whether one that does not is found out is a matter of chance.
-    let initialize = if input.mode & 3 == NEW { size_of::<IcReq>().min(input.stream.len()) } else { 0 };
+    let initialize = if input.mode & 3 == NEW { ICREQ.min(input.stream.len()) } else { 0 };
     let (first, second) = input.stream.split_at(initialize);
     with_bench(|bench| {
         let whole = bench.exchange(&input, [first, second].into_iter());
@@ -72,23 +75,46 @@ pub fn run(data: &[u8]) {
     });
 }
 
-/// A connection as an input asks for it; none when its queue cannot be opened.
+/// A connection as an input asks for it.
 pub fn opened(bench: &mut Bench, kind: u8, digests: Digests) -> Unplugged {
     let mut line = Unplugged::new();
-    let (qid, cntlid, attributes) = match kind {
-        NEW => return line,
-        ADMIN => (0, CNTLID_DYNAMIC, 0),
-        IO => (1, bench.cntlid, 0),
-        _ => (1, bench.cntlid, cattr::DISABLE_SQ_FLOW_CONTROL),
-    };
-    let mut answers = bench.open(&mut line, qid, cntlid, attributes, digests);
-    match kind {
-        ADMIN => bench.command(&mut line, &enable(), digests, &mut answers),
-        // The same blocks for every input: none.
-        _ => bench.command(&mut line, &command::write_zeroes(1, 0, BLOCKS, 0), digests, &mut answers),
+    if kind == NEW {
+        // It may come to I/O all the same.
+        opened(bench, IO, Digests::default()).close(&mut bench.target);
+    } else {
+        let prologue = &bench.prologues[usize::from(kind) * 4 + usize::from(digests.bits())];
+        let mut said = Vec::new();
+        for piece in [&prologue[..ICREQ], &prologue[ICREQ..]] {
+            line.receive(&mut bench.target, piece, &mut said).expect("an honest beginning");
+        }
+        let answers = Answers::read(&said, digests).completions;
+        assert!(answers.len() == 2 && answers.iter().all(|answer| answer.status().is_success()), "{answers:?}");
+        if kind != ADMIN {
+            let free = bench.target.free_frames();
+            assert_eq!(*bench.free.get_or_insert(free), free, "frames were lost");
+        }
     }
-    assert!(answers.iter().all(|answer| answer.status().is_success()), "opening a queue: {answers:?}");
     line
+}
+
+/// What a host sends to open a queue: ICReq, Connect, and a command that makes every input begin with the same state: the
+/// controller ready, or all of namespace 1 deallocated.
+fn prologue(kind: u8, digests: Digests) -> Vec<u8> {
+    let free = if kind == IO_FREE { cattr::DISABLE_SQ_FLOW_CONTROL } else { 0 };
+    let (qid, cntlid) = if kind == ADMIN { (0, CNTLID_DYNAMIC) } else { (1, CNTLID) };
+    let data = ConnectData::new([7; 16], cntlid, NQN, HOST).expect("names that fit");
+    let mut connect = fabrics::connect(qid, 31, free, 0);
+    connect.set_sgl(SglDescriptor::in_capsule(0, size_of::<ConnectData>() as u32));
+    let mut then = if kind == ADMIN { enable() } else { command::write_zeroes(1, 0, BLOCKS, 0) };
+    then.set_sgl(SglDescriptor::transport(0));
+    let mut sender = Sender::new(Role::Host);
+    sender.initialize(&IcReq::new(0, digests.bits(), 0));
+    sender.use_agreement(digests, 0);
+    sender.command_with_bytes(&connect, data.as_bytes());
+    sender.command(&then, &[], None);
+    let mut bytes = Vec::new();
+    sender.unload(None, &mut bytes);
+    bytes
 }
 
 fn enable() -> Command {
@@ -107,73 +133,11 @@ impl Bench {
         (subsystem.max_transfer, subsystem.in_capsule_data) = (MOST, 4096);
         let config = TargetConfig::new(subsystem, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
         let (_, target) = Target::cooperative(config).expect("a small target");
-        let mut bench = Self { target, _admin: Unplugged::new(), cntlid: 0, free: 0 };
-        let mut admin = Unplugged::new();
-        let mut answers = bench.open(&mut admin, 0, CNTLID_DYNAMIC, 0, Digests::default());
-        bench.cntlid = ConnectResponse::parse(&answers[0]).cntlid;
-        bench.command(&mut admin, &enable(), Digests::default(), &mut answers);
-        bench._admin = admin;
-        bench.clear();
-        bench.free = bench.target.free_frames();
+        let kinds = (NEW..=IO_FREE).flat_map(|kind| (0..4).map(move |bits| (kind, Digests::from_bits(bits))));
+        let prologues = kinds.map(|(kind, digests)| prologue(kind, digests)).collect();
+        let mut bench = Self { target, _admin: Unplugged::new(), prologues, free: None };
+        bench._admin = opened(&mut bench, ADMIN, Digests::default());
         bench
-    }
-
-    /// Deallocates all of namespace 1.
-    fn clear(&mut self) {
-        let line = opened(self, IO, Digests::default());
-        line.close(&mut self.target);
-    }
-
-    /// ICReq, Connect and the commands' answers.
-    fn open(
-        &mut self,
-        line: &mut Unplugged,
-        qid: u16,
-        cntlid: u16,
-        attributes: u8,
-        digests: Digests,
-    ) -> Vec<Completion> {
-        let (mut bytes, mut answers) = (Vec::new(), Vec::new());
-        let mut sender = Sender::new(Role::Host);
-        sender.initialize(&IcReq::new(0, digests.bits(), 0));
-        sender.unload(None, &mut bytes);
-        line.receive(&mut self.target, &bytes, &mut Vec::new()).expect("ICReq");
-        let data = ConnectData::new([7; 16], cntlid, NQN, HOST).expect("names that fit");
-        self.send(line, fabrics::connect(qid, 31, attributes, 0), data.as_bytes(), digests, &mut answers);
-        answers
-    }
-
-    fn command(&mut self, line: &mut Unplugged, command: &Command, digests: Digests, answers: &mut Vec<Completion>) {
-        self.send(line, *command, &[], digests, answers);
-    }
-
-    /// Sends a command and takes its answer.
-    fn send(
-        &mut self,
-        line: &mut Unplugged,
-        mut command: Command,
-        data: &[u8],
-        digests: Digests,
-        answers: &mut Vec<Completion>,
-    ) {
-        command.cid = OPENING.into();
-        let descriptor = match data.len() as u32 {
-            0 => SglDescriptor::transport(0),
-            len => SglDescriptor::in_capsule(0, len),
-        };
-        command.set_sgl(descriptor);
-        let mut sender = Sender::new(Role::Host);
-        sender.use_agreement(digests, 0);
-        let mut bytes = Vec::new();
-        match data {
-            [] => sender.command(&command, &[], None),
-            data => sender.command_with_bytes(&command, data),
-        }
-        sender.unload(None, &mut bytes);
-        let mut said = Vec::new();
-        line.receive(&mut self.target, &bytes, &mut said).expect("an honest command");
-        let heard = Answers::read(&said, digests);
-        answers.extend(heard.completions);
     }
 
     /// What the target makes of a stream.
@@ -184,8 +148,6 @@ impl Bench {
         // What comes behind a Disconnect is read or thrown away, as it happens to arrive.
         let fault = fault.filter(|_| !line.is_over());
         line.close(&mut self.target);
-        self.clear();
-        assert_eq!(self.target.free_frames(), self.free, "frames were lost");
         // A new connection agrees on its digests only now, in the stream.
         let digests = if input.mode & 3 == NEW { agreed(&bytes) } else { input.digests };
         let answers = Answers::read(&bytes, digests);

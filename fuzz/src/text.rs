@@ -37,6 +37,7 @@ pub fn options(data: &[u8]) {
             assert!(options.embedded || !options.transport_ids.is_empty());
         }
         Ok(Parsed::Help(text)) => assert!(!text.is_empty()),
-        Err(why) => assert!(!why.to_string().is_empty()),
+        // The text of many contains the whole help, which takes long to make.
+        Err(why) => assert!(data.len() > 64 || !why.to_string().is_empty()),
     }
 }
