@@ -38,6 +38,6 @@ pub fn options(data: &[u8]) {
         }
         Ok(Parsed::Help(text)) => assert!(!text.is_empty()),
         // The text of many contains the whole help, which takes long to make.
-        Err(why) => assert!(data.len() > 64 || !why.to_string().is_empty()),
+        Err(why) => assert!(data.len() > 24 || !why.to_string().is_empty()),
     }
 }
