@@ -54,6 +54,11 @@ pub struct RunOptions {
     pub transport_stats: bool,
     /// Longest wait for what is in flight when the load has ended.
     pub drain: Duration,
+    /// The driver brings lost controllers back, and contexts wait for it; so often are queues asked of one that is back but grants
+    /// none (`--reconnect`).
+    pub reconnect: Option<u32>,
+    /// Have an I/O aborted that takes longer, and give its queue up when that does not help (`--timeout`).
+    pub timeout: Option<Duration>,
 }
 
 /// How many I/Os a context issues, `-d`.
@@ -220,6 +225,8 @@ pub(crate) mod tests {
             histogram: true,
             transport_stats: false,
             drain: Duration::from_secs(10),
+            reconnect: None,
+            timeout: None,
         }
     }
 
