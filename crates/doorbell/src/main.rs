@@ -1,67 +1,7 @@
-//! `doorbell`: measures NVMe storage, and is an NVMe target to measure. One file a subcommand; this one only chooses among them.
+//! The binary.
 
-mod connection;
-mod core_mask;
-mod discover;
-mod identify;
-mod output;
-mod perf;
-mod signals;
-mod size;
-mod target;
-
-use std::{ffi::OsString, path::Path, process::ExitCode};
-
-use clap::{Parser, Subcommand};
-
-/// Measures NVMe storage: a user-space NVMe host, a load generator and a target in one.
-#[derive(Debug, Parser)]
-#[command(name = "doorbell", version, max_term_width = 100, disable_help_subcommand = true)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Measure IOPS, bandwidth and latency: takes any `spdk_nvme_perf` command line
-    #[command(disable_help_flag = true)]
-    Perf {
-        /// Options of `doorbell perf`; `doorbell perf --help` lists them
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        arguments: Vec<OsString>,
-    },
-    /// Be an NVMe subsystem in memory or on a file
-    Target(target::Arguments),
-    /// List the subsystems that a discovery controller knows
-    Discover(discover::Arguments),
-    /// Show what a controller and its namespaces say of themselves
-    Identify(identify::Arguments),
-}
+use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let mut arguments = std::env::args_os();
-    let program = arguments.next().unwrap_or_else(|| "doorbell".into());
-    let name = Path::new(&program).file_name().unwrap_or(&program).to_string_lossy().into_owned();
-    let first = std::env::args_os().nth(1);
-    // `perf` has a grammar of its own, in which even `--help` and `--` are its business.
-    if name == "spdk_nvme_perf" {
-        return perf::main(&name, arguments);
-    }
-    if first.is_some_and(|first| first == "perf") {
-        return perf::main("doorbell perf", arguments.skip(1));
-    }
-    let outcome = match Cli::parse().command {
-        Command::Perf { arguments } => return perf::main("doorbell perf", arguments),
-        Command::Target(arguments) => target::run(&arguments),
-        Command::Discover(arguments) => discover::run(&arguments),
-        Command::Identify(arguments) => identify::run(&arguments),
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(why) => {
-            eprintln!("doorbell: {why}");
-            ExitCode::FAILURE
-        }
-    }
+    doorbell::main()
 }

@@ -41,13 +41,11 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// From what the controller identified it as. Sizes that cannot be are refused with the reason.
-    pub(crate) fn new(
-        nsid: u32,
-        controller: &str,
-        data: &identify::Namespace,
-        max_transfer: u32,
-    ) -> Result<Self, String> {
+    /// From what the controller called `controller` identified it as, `max_transfer` bytes being the most it transfers at once.
+    ///
+    /// # Errors
+    /// Which of its sizes cannot be.
+    pub fn new(nsid: u32, controller: &str, data: &identify::Namespace, max_transfer: u32) -> Result<Self, String> {
         let name = format!("{controller} NSID {nsid}");
         let format = data.format();
         let block_size = match data.lba_size() {

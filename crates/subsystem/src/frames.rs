@@ -205,6 +205,11 @@ impl LocalFrames {
         }
     }
 
+    /// Free frames, here and on the common list.
+    pub(crate) fn idle(&self) -> usize {
+        self.free.len() + self.store.free.len()
+    }
+
     /// Hands all but `keep` frames to the common list.
     pub(crate) fn spill(&mut self, keep: usize) {
         for frame in self.free.drain(keep.min(self.free.len())..) {

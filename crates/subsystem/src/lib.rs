@@ -14,4 +14,5 @@ mod subsystem;
 mod target;
 
 pub use config::{Backend, NamespaceConfig, SubsystemConfig, TargetConfig};
+pub use listener::Unplugged;
 pub use target::{Cooperative, Error, Target};

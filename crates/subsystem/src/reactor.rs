@@ -50,7 +50,7 @@ const LISTENERS: u64 = 1 << 32;
 /// A reactor.
 #[derive(Debug)]
 pub(crate) struct Reactor {
-    context: Context,
+    pub(crate) context: Context,
     staging: Staging,
     epoll: OwnedFd,
     listeners: Vec<TcpListener>,

@@ -18,6 +18,7 @@ use doorbell_platform::cpu;
 use crate::{
     config::TargetConfig,
     frames::{FRAME, FrameStore, MOST_LOCAL, ZERO_FRAMES},
+    listener::Context,
     namespace::{Namespace, RESERVE},
     reactor::Reactor,
     subsystem::{Desk, Shared, Subsystem},
@@ -169,6 +170,16 @@ impl Cooperative {
     /// Serves everything that is ready once, without waiting; returns whether there was something to do.
     pub fn pass(&mut self) -> bool {
         self.reactor.pass()
+    }
+
+    /// Pieces of memory for data that nothing holds.
+    pub fn free_frames(&self) -> usize {
+        self.reactor.context.pool.frames.idle()
+    }
+
+    /// What connections are served with.
+    pub(crate) fn context(&mut self) -> &mut Context {
+        &mut self.reactor.context
     }
 }
 

@@ -8,6 +8,7 @@ mod digest;
 mod link;
 mod receiver;
 mod sender;
+mod unplugged;
 
 pub use link::{Link, Lost};
 pub use receiver::{Fault, Pdu, Receiver, Sink, Violation};

@@ -298,7 +298,9 @@ impl Receiver {
             (common.pdo.into(), plen.checked_sub(u32::from(common.pdo) + tail), checked)
         };
         let most = if is_termination { HEADER_MAX as u32 } else { self.most_data };
-        let Some(data_len) = data_len.filter(|&len| len <= most && (len == 0 || kind.carries_data())) else {
+        // Without data a PDU ends with its header: nothing would pass over a padding or a digest.
+        let fits = |len: u32| if len == 0 { plen == no_data } else { len <= most && kind.carries_data() };
+        let Some(data_len) = data_len.filter(|&len| fits(len)) else {
             return Err(Violation::field(4, format!("{} with an impossible length of {plen}", kind.name())).into());
         };
         if checked != (common.flags & flags::DDGST != 0) {

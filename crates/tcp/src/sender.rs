@@ -166,6 +166,22 @@ impl Sender {
         Ok(true)
     }
 
+    /// Moves everything that is queued to the end of `out` in place of a socket.
+    pub fn unload(&mut self, region: Option<&Region>, out: &mut Vec<u8>) {
+        let start = out.len();
+        for segment in &self.segments {
+            match *segment {
+                Segment::Header { at, len } => out.extend_from_slice(&self.headers[at as usize..(at + len) as usize]),
+                Segment::Payload(range) => {
+                    let end = out.len();
+                    out.resize(end + range.len as usize, 0);
+                    region.expect("data needs memory").read(range.offset, &mut out[end..]);
+                }
+            }
+        }
+        self.taken(out.len() - start);
+    }
+
     fn taken(&mut self, bytes: usize) {
         self.sent += bytes as u64;
         let mut left = bytes as u32;

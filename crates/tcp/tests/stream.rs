@@ -237,6 +237,7 @@ fn malformed_headers_are_named() {
         (header(0x05, 0, 24, 0, 23), 4),
         (header(0x05, 0, 24, 0, 28), 4),
         (header(0x07, 0, 24, 24, u32::MAX), 4),
+        (header(0x07, 0, 24, 64, 64), 4),
         (header(0x07, 0, 24, 24, 28), 16),
     ] {
         let region = Region::new(4096).unwrap();

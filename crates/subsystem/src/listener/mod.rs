@@ -2,6 +2,8 @@
 
 mod exchange;
 mod tcp;
+mod unplugged;
 
 pub(crate) use exchange::Context;
 pub(crate) use tcp::{Connection, Served, Staging};
+pub use unplugged::Unplugged;

@@ -19,7 +19,7 @@ use doorbell_tcp::{Digests, Link, Lost, Pdu, Role, Sink, Violation};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, Protocol, Socket, Type};
 
-pub use queue::TcpQueue;
+pub use queue::{TcpQueue, Unplugged};
 
 use super::QueueRequest;
 use crate::{

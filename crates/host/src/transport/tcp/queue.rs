@@ -1,6 +1,8 @@
 //! A queue over one NVMe/TCP connection: commands leave as capsules in one gathered call a batch, data arrives straight in the
 //! commands' buffers.
 
+mod unplugged;
+
 use std::{collections::VecDeque, sync::Arc};
 
 use doorbell_platform::{Arena, Range, Region, memory::push_joined};
@@ -11,7 +13,9 @@ use doorbell_spec::{
     fabrics, status,
     tcp::{DataHeader, Fes, R2t, flags},
 };
-use doorbell_tcp::{DataPdu, Link, Lost, Pdu, Sink, Violation};
+use doorbell_tcp::{DataPdu, Link, Lost, Pdu, Sender, Sink, Violation};
+
+pub use unplugged::Unplugged;
 
 /// Most ranges a command's data may be in: what one gathered call takes with a header beside them.
 const MOST_RANGES: u16 = 512;
@@ -50,15 +54,7 @@ impl TcpQueue {
     pub(super) fn new(link: Link, agreement: Agreement) -> Self {
         Self {
             link,
-            commands: Commands {
-                agreement,
-                cids: Cids::new(agreement.slots),
-                slots: (0..agreement.slots).map(|_| SlotState::default()).collect(),
-                done: VecDeque::with_capacity(agreement.slots.into()),
-                unsent: Vec::new(),
-                requests: VecDeque::new(),
-                stopped: false,
-            },
+            commands: Commands::new(agreement),
             arena: None,
             staging: vec![0; STAGING].into_boxed_slice(),
             down: None,
@@ -77,7 +73,7 @@ impl TcpQueue {
     fn take(&mut self, slot: Slot, command: Command) -> bool {
         let room = !self.commands.stopped && self.down.is_none() && self.commands.cids.is_idle(slot);
         if room {
-            self.commands.issue(slot, command, &mut self.link, Self::region(&self.arena));
+            self.commands.issue(slot, command, &mut self.link.sender, Self::region(&self.arena));
             self.counters.submitted += 1;
         } else {
             self.counters.queued += 1;
@@ -92,7 +88,7 @@ impl TcpQueue {
             Ok(_) => self.counters.socket_completions += 1,
             Err(lost) => self.lost(&lost),
         }
-        if self.commands.answer_requests(&mut self.link, Self::region(&self.arena)) && self.down.is_none() {
+        if self.commands.answer_requests(&mut self.link.sender, Self::region(&self.arena)) && self.down.is_none() {
             self.flush();
         }
         self.commands.settle(self.link.sender.sent());
@@ -155,10 +151,7 @@ impl IoQueue for TcpQueue {
         let Some(len) = data.iter().try_fold(0u32, |sum, range| sum.checked_add(range.len)) else {
             return fail("more than 4 GiB of data".into());
         };
-        let state = &mut self.commands.slots[usize::from(slot)];
-        state.ranges.clear();
-        data.iter().for_each(|&range| push_joined(&mut state.ranges, range));
-        state.len = len;
+        self.commands.slots[usize::from(slot)].use_memory(data, len);
         Ok(())
     }
 
@@ -252,6 +245,13 @@ struct SlotState {
 }
 
 impl SlotState {
+    /// The commands of the slot have their data, `len` bytes, in these ranges from now on.
+    fn use_memory(&mut self, data: &[Range], len: u32) {
+        self.ranges.clear();
+        data.iter().for_each(|&range| push_joined(&mut self.ranges, range));
+        self.len = len;
+    }
+
     /// Appends the ranges of `len` data bytes from `at` on.
     fn locate(&self, at: u32, len: u32, ranges: &mut Vec<Range>) {
         let (mut skip, mut left) = (at, len);
@@ -293,8 +293,20 @@ struct Commands {
 }
 
 impl Commands {
+    fn new(agreement: Agreement) -> Self {
+        Self {
+            agreement,
+            cids: Cids::new(agreement.slots),
+            slots: (0..agreement.slots).map(|_| SlotState::default()).collect(),
+            done: VecDeque::with_capacity(agreement.slots.into()),
+            unsent: Vec::new(),
+            requests: VecDeque::new(),
+            stopped: false,
+        }
+    }
+
     #[inline]
-    fn issue(&mut self, slot: Slot, mut command: Command, link: &mut Link, region: Option<&Region>) {
+    fn issue(&mut self, slot: Slot, mut command: Command, sender: &mut Sender, region: Option<&Region>) {
         let state = &mut self.slots[usize::from(slot)];
         // Fabrics commands say their direction in FCTYPE, and their data always fits a capsule (TCP 3.3.2.2).
         let (direction, most) = match command.opc {
@@ -308,14 +320,14 @@ impl Commands {
         let descriptor = if in_capsule { SglDescriptor::in_capsule(0, len) } else { SglDescriptor::transport(len) };
         command.dptr = descriptor.into();
         let data = if in_capsule { &state.ranges[..] } else { &[] };
-        link.sender.command(&command, data, region);
+        sender.command(&command, data, region);
         (state.direction, state.in_capsule) = (Some(direction), in_capsule);
         (state.received, state.requested, state.spoiled, state.answer) = (0, 0, false, None);
-        state.sent_at = link.sender.queued();
+        state.sent_at = sender.queued();
     }
 
     /// Queues the data that R2Ts asked for; returns whether there was any.
-    fn answer_requests(&mut self, link: &mut Link, region: Option<&Region>) -> bool {
+    fn answer_requests(&mut self, sender: &mut Sender, region: Option<&Region>) -> bool {
         let any = !self.requests.is_empty();
         let mut ranges = Vec::new();
         for request in self.requests.drain(..) {
@@ -327,10 +339,10 @@ impl Commands {
                 state.locate(offset, len, &mut ranges);
                 let last = offset + len == end;
                 let pdu = DataPdu { cccid: request.cid, ttag: request.ttag, datao: offset, last, success: false };
-                link.sender.data(pdu, &ranges, region);
+                sender.data(pdu, &ranges, region);
                 offset += len;
             }
-            state.sent_at = link.sender.queued();
+            state.sent_at = sender.queued();
         }
         any
     }

@@ -1,0 +1,29 @@
+//! Everything that a peer can send, or a user can write, as functions that take any bytes and must neither panic nor find a
+//! promise broken. `tests/corpus.rs` runs them over `corpus/` with every test run; `run` gives them to libFuzzer
+//! (docs/fuzzing.md).
+
+mod connect;
+mod host_queue;
+mod pdu;
+pub mod seeds;
+mod stream;
+mod structures;
+mod target;
+mod text;
+
+/// A body: what is done with some bytes.
+pub type Body = fn(&[u8]);
+
+/// All bodies by name, which is also the name of their folder in `corpus/`.
+pub const BODIES: [(&str, Body); 10] = [
+    ("stream_to_host", stream::to_host),
+    ("stream_to_controller", stream::to_controller),
+    ("target", target::run),
+    ("connect", connect::run),
+    ("host_queue", host_queue::run),
+    ("identify", structures::identify),
+    ("log_pages", structures::log_pages),
+    ("discovery_log", structures::discovery_log),
+    ("transport_id", text::transport_id),
+    ("options", text::options),
+];
