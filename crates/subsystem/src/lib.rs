@@ -13,5 +13,5 @@ mod reactor;
 mod subsystem;
 mod target;
 
-pub use config::{Backend, NamespaceConfig, SubsystemConfig, TargetConfig};
-pub use target::{Cooperative, Error, Target};
+pub use config::{Backend, Deadlines, NamespaceConfig, SubsystemConfig, TargetConfig};
+pub use target::{Cooperative, Error, Target, Usage};

@@ -299,6 +299,11 @@ impl Receiver {
         };
         let most = if is_termination { HEADER_MAX as u32 } else { self.most_data };
         let Some(data_len) = data_len.filter(|&len| len <= most && (len == 0 || kind.carries_data())) else {
+            let is_data = matches!(kind, PduType::H2C_DATA | PduType::C2H_DATA);
+            if is_data && data_len == Some(view::<DataHeader>(header).datal.get()) {
+                let what = format!("{} of more than {most} bytes", kind.name());
+                return Err(Violation::new(Fes::DATA_TRANSFER_LIMIT_EXCEEDED, 0, what).into());
+            }
             return Err(Violation::field(4, format!("{} with an impossible length of {plen}", kind.name())).into());
         };
         if checked != (common.flags & flags::DDGST != 0) {
