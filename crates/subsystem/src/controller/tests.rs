@@ -354,10 +354,10 @@ fn a_subsystem_with_all_the_controllers_it_can_have_is_busy() {
     let data = ConnectData::new(HOST_ID, CNTLID_DYNAMIC, NQN, "nqn.2014-08.org.example:host").unwrap();
     let again = || {
         let command = fabrics::connect(0, 31, 0, 0);
-        connect(&bench.admin.shared, &command, data.as_bytes(), bench.admin.local, bench.now).map(|made| made.dw0)
+        connect(&bench.admin.shared, &command, data.as_bytes(), bench.admin.local, bench.now).map(|_| ())
     };
     assert_eq!(again(), Err((status::fabrics::CONNECT_CONTROLLER_BUSY, 0)), "free to retry");
-    let gone = &all[all.len() / 2];
-    gone.end(&bench.admin.shared);
-    assert_eq!(again(), Ok(gone.cntlid.into()), "the one identifier that is free");
+    all[all.len() / 2].end(&bench.admin.shared);
+    assert_eq!(again(), Ok(()));
+    assert!(again().is_err(), "and busy again");
 }

@@ -398,7 +398,10 @@ impl Exchange {
                 }
                 len
             }
-            Session::Admin(admin) => admin.max_transfer(),
+            Session::Admin(admin) => {
+                admin.check(command)?;
+                admin.max_transfer()
+            }
         };
         if command.fuse() != 0 || !command.uses_sgl() || len > most {
             return Err(generic::INVALID_FIELD.with_dnr());
