@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, sync::mpsc, time::Duration};
 
 use clap::{ArgAction, ArgMatches, Args, FromArgMatches};
+use doorbell_platform::open_files;
 use doorbell_subsystem::{Backend, NamespaceConfig, SubsystemConfig, Target, TargetConfig};
 
 use crate::{core_mask, signals, size};
@@ -146,6 +147,8 @@ pub fn run(arguments: &Arguments) -> Result<(), String> {
         let _ = sender.send(());
     })
     .map_err(|why| format!("handling signals: {why}"))?;
+    // A descriptor a connection: the usual soft limit is for programs that use select().
+    open_files::raise_limit();
     let target = Target::start(config).map_err(|why| why.to_string())?;
     println!("Serving {}", arguments.nqn);
     for address in target.addresses() {

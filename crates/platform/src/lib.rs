@@ -6,6 +6,7 @@
 pub mod clock;
 pub mod cpu;
 pub mod memory;
+pub mod open_files;
 pub mod poll;
 pub mod socket;
 

@@ -1,6 +1,6 @@
 //! What a target serves and where, as the command line or an embedding program says it; [`crate::Target`] takes it.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use doorbell_spec::nqn;
 
@@ -19,12 +19,40 @@ pub struct TargetConfig {
     pub poll: bool,
     /// Bytes of memory for data on its way between sockets and namespaces, all connections together. What does not fit waits.
     pub transfer_memory: usize,
+    /// How long hosts are waited for.
+    pub deadlines: Deadlines,
+}
+
+/// How long a target waits for a host before it closes the connection. They are looked at four times a second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deadlines {
+    /// From the connection of the socket to a successful Connect.
+    pub connect: Duration,
+    /// For more of a PDU that has begun, for more of the data that an R2T has asked for, and for the socket to take more of what
+    /// waits to be sent.
+    pub stall: Duration,
+    /// For the host to close, after the end of the protocol.
+    pub linger: Duration,
+}
+
+impl Default for Deadlines {
+    /// 10 s to connect, 30 s for a stall, 1 s to linger.
+    fn default() -> Self {
+        Self { connect: Duration::from_secs(10), stall: Duration::from_secs(30), linger: Duration::from_secs(1) }
+    }
 }
 
 impl TargetConfig {
     /// A target of one subsystem on one address, with one reactor that sleeps when idle and 64 MiB for transfers.
     pub fn new(subsystem: SubsystemConfig, listen: SocketAddr) -> Self {
-        Self { subsystems: vec![subsystem], listen: vec![listen], cores: None, poll: false, transfer_memory: 64 << 20 }
+        Self {
+            subsystems: vec![subsystem],
+            listen: vec![listen],
+            cores: None,
+            poll: false,
+            transfer_memory: 64 << 20,
+            deadlines: Deadlines::default(),
+        }
     }
 
     pub(crate) fn check(&self) -> Result<(), Error> {

@@ -72,6 +72,11 @@ impl FrameStore {
         &self.region
     }
 
+    /// Frames that somebody holds.
+    pub(crate) fn held(&self) -> usize {
+        self.counts[ZERO_FRAMES as usize..].iter().filter(|count| count.load(Ordering::Relaxed) != 0).count()
+    }
+
     /// Frames on the common list.
     #[cfg(test)]
     pub(crate) fn free(&self) -> usize {

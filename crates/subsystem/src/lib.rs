@@ -13,6 +13,6 @@ mod reactor;
 mod subsystem;
 mod target;
 
-pub use config::{Backend, NamespaceConfig, SubsystemConfig, TargetConfig};
+pub use config::{Backend, Deadlines, NamespaceConfig, SubsystemConfig, TargetConfig};
 pub use listener::Unplugged;
-pub use target::{Cooperative, Error, Target};
+pub use target::{Cooperative, Error, Target, Usage};

@@ -42,6 +42,8 @@ const NAP: Duration = Duration::from_millis(1);
 
 /// Events taken from epoll at a time.
 const EVENTS: usize = 64;
+/// Connections accepted before those there are have their turn.
+const ACCEPT_AT_ONCE: usize = 64;
 
 const BELL: u64 = u64::MAX;
 /// Listeners have the numbers from here on, connections those below.
@@ -138,7 +140,12 @@ impl Reactor {
         let changes = self.context.shared.changes.load(Ordering::Acquire);
         if changes != self.changes {
             self.changes = changes;
-            (0..self.connections.len() as u32).for_each(|index| self.warm(index));
+            let over = |seat: &Option<Seat>| seat.as_ref().is_some_and(|seat| seat.connection.is_over());
+            (0..self.connections.len()).for_each(|index| {
+                if over(&self.connections[index]) {
+                    self.warm(index as u32);
+                }
+            });
         }
         self.passes = self.passes.wrapping_add(1);
         if self.hot.is_empty() || self.passes.is_multiple_of(POLL_EVERY) {
@@ -231,9 +238,9 @@ impl Reactor {
         !events.is_empty()
     }
 
-    /// Accepts what waits at a listener and hands each connection to the reactor with the least to do.
+    /// Accepts some of what waits at a listener and hands each connection to the reactor with the least to do.
     fn accept(&mut self, at: usize) {
-        loop {
+        for _ in 0..ACCEPT_AT_ONCE {
             match self.listeners[at].accept() {
                 Ok((socket, peer)) => {
                     let desks = &self.context.shared.desks;

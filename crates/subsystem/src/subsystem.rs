@@ -18,7 +18,10 @@ use rustix::{
     fd::OwnedFd,
 };
 
-use crate::{config::SubsystemConfig, namespace::Namespace};
+use crate::{
+    config::{Deadlines, SubsystemConfig},
+    namespace::Namespace,
+};
 
 /// Controllers of a subsystem at a time; more hosts are told that it is busy.
 const MOST_CONTROLLERS: usize = 0xff00;
@@ -30,6 +33,7 @@ pub(crate) struct Shared {
     pub(crate) discovery: Arc<Subsystem>,
     /// Where the target listens.
     pub(crate) addresses: Vec<SocketAddr>,
+    pub(crate) deadlines: Deadlines,
     /// Grows when an association ends or is reset, so that reactors look for queues that went with it.
     pub(crate) changes: AtomicU64,
     pub(crate) stop: AtomicBool,

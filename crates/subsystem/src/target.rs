@@ -6,7 +6,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
         mpsc,
     },
     thread::JoinHandle,
@@ -77,10 +77,24 @@ pub enum Error {
     },
 }
 
+/// What the hosts of a target take up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Connections, those included that have not sent Connect.
+    pub connections: usize,
+    /// I/O queues.
+    pub io_queues: usize,
+    /// Controllers, discovery controllers included.
+    pub controllers: usize,
+    /// Bytes of memory that hold the blocks of RAM namespaces or data on its way.
+    pub memory: u64,
+}
+
 /// A target that runs on threads of its own. It stops when it is dropped.
 #[derive(Debug)]
 pub struct Target {
     shared: Arc<Shared>,
+    store: Arc<FrameStore>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -95,8 +109,8 @@ impl Target {
             None => vec![None],
         };
         let poll = config.poll;
-        let (shared, reactors) = build(config, cores.len())?;
-        let mut target = Self { shared, threads: Vec::new() };
+        let (shared, store, reactors) = build(config, cores.len())?;
+        let mut target = Self { shared, store, threads: Vec::new() };
         for (reactor, core) in reactors.into_iter().zip(cores) {
             let (report, reported) = mpsc::channel();
             let run = move || {
@@ -122,7 +136,7 @@ impl Target {
     /// # Errors
     /// As [`Target::start`].
     pub fn cooperative(config: TargetConfig) -> Result<(Vec<SocketAddr>, Cooperative), Error> {
-        let (shared, mut reactors) = build(config, 1)?;
+        let (shared, _, mut reactors) = build(config, 1)?;
         let reactor = reactors.pop().ok_or_else(|| Error::Config("no reactor".into()))?;
         Ok((shared.addresses.clone(), Cooperative { reactor }))
     }
@@ -130,6 +144,20 @@ impl Target {
     /// Where it listens, in the order of the configuration, with the ports that the system chose.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.shared.addresses
+    }
+
+    /// What hosts take up at the moment. It counts all memory, so it is not for every second.
+    pub fn usage(&self) -> Usage {
+        let sum = |count: fn(&Desk) -> &AtomicUsize| {
+            self.shared.desks.iter().map(|desk| count(desk).load(Ordering::Relaxed)).sum()
+        };
+        let subsystems = self.shared.subsystems.iter().chain([&self.shared.discovery]);
+        Usage {
+            connections: sum(|desk| &desk.connections),
+            io_queues: sum(|desk| &desk.queues),
+            controllers: subsystems.map(|subsystem| subsystem.controllers().len()).sum(),
+            memory: self.store.held() as u64 * u64::from(FRAME),
+        }
     }
 
     /// Closes all connections and ends the threads. One that hangs in a file for more than 5 s is left behind.
@@ -189,8 +217,11 @@ impl Drop for Cooperative {
     }
 }
 
+/// What a target is made of.
+type Parts = (Arc<Shared>, Arc<FrameStore>, Vec<Reactor>);
+
 /// A target's parts, its listeners bound, for as many reactors.
-fn build(config: TargetConfig, reactors: usize) -> Result<(Arc<Shared>, Vec<Reactor>), Error> {
+fn build(config: TargetConfig, reactors: usize) -> Result<Parts, Error> {
     config.check()?;
     let system = |what| move |source| Error::System { what, source };
     // Bound first: hosts that come while memory is being made wait instead of being refused.
@@ -226,6 +257,7 @@ fn build(config: TargetConfig, reactors: usize) -> Result<(Arc<Shared>, Vec<Reac
         subsystems,
         discovery: Arc::new(Subsystem::discovery()),
         addresses: addresses.map_err(system("read a listener's address"))?,
+        deadlines: config.deadlines,
         changes: AtomicU64::new(0),
         stop: AtomicBool::new(false),
         desks: desks.map_err(system("make an eventfd"))?,
@@ -238,5 +270,5 @@ fn build(config: TargetConfig, reactors: usize) -> Result<(Arc<Shared>, Vec<Reac
         all.push(reactor.map_err(system("set up epoll"))?);
     }
     all[0].listen(listeners, senders).map_err(system("watch a listener"))?;
-    Ok((shared, all))
+    Ok((shared, store, all))
 }

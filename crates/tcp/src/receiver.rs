@@ -301,6 +301,11 @@ impl Receiver {
         // Without data a PDU ends with its header: nothing would pass over a padding or a digest.
         let fits = |len: u32| if len == 0 { plen == no_data } else { len <= most && kind.carries_data() };
         let Some(data_len) = data_len.filter(|&len| fits(len)) else {
+            let is_data = matches!(kind, PduType::H2C_DATA | PduType::C2H_DATA);
+            if is_data && data_len.is_some_and(|len| len > most && len == view::<DataHeader>(header).datal.get()) {
+                let what = format!("{} of more than {most} bytes", kind.name());
+                return Err(Violation::new(Fes::DATA_TRANSFER_LIMIT_EXCEEDED, 0, what).into());
+            }
             return Err(Violation::field(4, format!("{} with an impossible length of {plen}", kind.name())).into());
         };
         if checked != (common.flags & flags::DDGST != 0) {

@@ -18,6 +18,16 @@ use crate::subsystem::{Association, Shared};
 
 /// Asynchronous Event Requests a host may have outstanding (AERL + 1).
 pub(super) const MOST_EVENTS: usize = 4;
+/// The Admin commands there are.
+pub(super) const COMMANDS: [AdminOpcode; 7] = [
+    AdminOpcode::GET_LOG_PAGE,
+    AdminOpcode::IDENTIFY,
+    AdminOpcode::ABORT,
+    AdminOpcode::SET_FEATURES,
+    AdminOpcode::GET_FEATURES,
+    AdminOpcode::ASYNC_EVENT_REQUEST,
+    AdminOpcode::KEEP_ALIVE,
+];
 /// Granularity of the keep alive timer (KAS is 1).
 const KEEP_ALIVE_UNIT: u64 = 100;
 
@@ -85,6 +95,21 @@ impl Admin {
         admin
     }
 
+    /// Checks that there is such a command now, before its data is asked for.
+    ///
+    /// # Errors
+    /// The status to answer with.
+    pub(crate) fn check(&self, command: &Command) -> Result<(), Status> {
+        if command.is_fabrics() {
+            return Ok(());
+        }
+        if !self.csts.rdy() {
+            return Err(generic::COMMAND_SEQUENCE_ERROR.with_dnr());
+        }
+        let exists = COMMANDS.contains(&AdminOpcode(command.opc));
+        if exists { Ok(()) } else { Err(generic::INVALID_OPCODE.with_dnr()) }
+    }
+
     /// Carries out a command with the data that came with it; `len` is the length of the data that the host takes. None for an
     /// event request, which stays. `aborted` takes other commands that end with this one.
     pub(crate) fn execute(
@@ -104,8 +129,8 @@ impl Admin {
                 _ => Answer::status(generic::INVALID_OPCODE.with_dnr()),
             });
         }
-        if !self.csts.rdy() {
-            return Some(Answer::status(generic::COMMAND_SEQUENCE_ERROR.with_dnr()));
+        if let Err(status) = self.check(command) {
+            return Some(Answer::status(status));
         }
         let answer = match AdminOpcode(command.opc) {
             AdminOpcode::IDENTIFY => self.identify(command),

@@ -12,6 +12,9 @@ use zerocopy::FromBytes;
 use super::{Admin, IoQueue};
 use crate::subsystem::{NoQueue, Shared};
 
+/// Most entries of an admin queue, as the Base specification bounds it (Base 3.1.4.8).
+const MOST_ADMIN_ENTRIES: u32 = 4096;
+
 /// The queue that a Connect made.
 #[derive(Debug)]
 pub(crate) struct Accepted {
@@ -60,7 +63,7 @@ pub(crate) fn connect(
     let Some(subsystem) = data.subnqn().ok().and_then(|nqn| shared.find(nqn)) else {
         return in_data(ConnectData::SUBNQN_OFFSET);
     };
-    let most = if request.qid == 0 { u32::from(u16::MAX) } else { subsystem.config.max_queue_entries };
+    let most = if request.qid == 0 { MOST_ADMIN_ENTRIES } else { subsystem.config.max_queue_entries };
     let entries = u32::from(request.sqsize) + 1;
     if entries < 2 || entries > most {
         return in_command(ConnectRequest::SQSIZE_OFFSET);

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::atomic::Ordering};
 
 use doorbell_spec::{
-    command::{AdminOpcode, Command, LogRequest, NSID_ALL, NvmOpcode},
+    command::{Command, LogRequest, NSID_ALL, NvmOpcode},
     fabrics::CNTLID_DYNAMIC,
     log::{
         Adrfam, AnaGroupDescriptor, AnaHeader, AnaState, ChangedNamespaces, CommandEffects, DiscoveryEntry,
@@ -15,6 +15,7 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use super::{
     Admin, Answer,
+    admin::COMMANDS,
     identify::{ANA_GROUP, REVISION},
 };
 
@@ -144,15 +145,7 @@ fn entry(nqn: &str, port: usize, address: SocketAddr) -> DiscoveryEntry {
 
 fn effects() -> CommandEffects {
     let mut log = CommandEffects::new_zeroed();
-    for opcode in [
-        AdminOpcode::GET_LOG_PAGE,
-        AdminOpcode::IDENTIFY,
-        AdminOpcode::ABORT,
-        AdminOpcode::SET_FEATURES,
-        AdminOpcode::GET_FEATURES,
-        AdminOpcode::ASYNC_EVENT_REQUEST,
-        AdminOpcode::KEEP_ALIVE,
-    ] {
+    for opcode in COMMANDS {
         log.set_admin(opcode, effect::CSUPP);
     }
     for opcode in [NvmOpcode::FLUSH, NvmOpcode::READ, NvmOpcode::COMPARE] {

@@ -14,13 +14,13 @@ use doorbell_spec::{
     log::{AnaState, CommandEffects, FirmwareSlots, Lid, SupportedLogPages, ana_groups, effect},
     nqn::DISCOVERY_NQN,
     register::{self, Cc, Csts},
-    status::{Status, command_specific, generic},
+    status::{self, Status, command_specific, generic},
 };
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::*;
 use crate::{
-    config::{Backend, NamespaceConfig, SubsystemConfig},
+    config::{Backend, Deadlines, NamespaceConfig, SubsystemConfig},
     namespace::Namespace,
     subsystem::{Desk, Shared, Subsystem},
 };
@@ -46,6 +46,7 @@ impl Bench {
             subsystems: vec![Arc::new(Subsystem::new(config, namespaces))],
             discovery: Arc::new(Subsystem::discovery()),
             addresses: vec!["127.0.0.1:4420".parse().unwrap()],
+            deadlines: Deadlines::default(),
             changes: AtomicU64::new(0),
             stop: AtomicBool::new(false),
             desks: vec![Desk::new().unwrap()],
@@ -343,4 +344,20 @@ fn a_discovery_controller_does_little_else() {
     assert!(bench.answer(queues).status.is(generic::INVALID_FIELD));
     let events = command::set_features(Fid::ASYNC_EVENT_CONFIGURATION, false, 0, 1 << 31);
     assert_eq!(bench.answer(events).status, generic::SUCCESS);
+}
+
+#[test]
+fn a_subsystem_with_all_the_controllers_it_can_have_is_busy() {
+    let bench = Bench::new(NQN);
+    let subsystem = &bench.admin.shared.subsystems[0];
+    let all: Vec<_> = std::iter::from_fn(|| subsystem.associate(HOST_ID, "nqn.2014-08.org.example:crowd")).collect();
+    let data = ConnectData::new(HOST_ID, CNTLID_DYNAMIC, NQN, "nqn.2014-08.org.example:host").unwrap();
+    let again = || {
+        let command = fabrics::connect(0, 31, 0, 0);
+        connect(&bench.admin.shared, &command, data.as_bytes(), bench.admin.local, bench.now).map(|_| ())
+    };
+    assert_eq!(again(), Err((status::fabrics::CONNECT_CONTROLLER_BUSY, 0)), "free to retry");
+    all[all.len() / 2].end(&bench.admin.shared);
+    assert_eq!(again(), Ok(()));
+    assert!(again().is_err(), "and busy again");
 }

@@ -111,6 +111,8 @@ struct Slot {
     got: u32,
     /// Bytes of the data PDU that is being received.
     coming: u32,
+    /// When its data was asked for, or a part of it last came.
+    since: Instant,
     /// What to answer when the data is here, whatever it is.
     verdict: Option<Status>,
     progress: Progress,
@@ -175,9 +177,13 @@ impl Exchange {
         matches!(&self.session, Session::Io(queue) if queue.is_over())
     }
 
-    /// Whether data that was asked for has not come.
-    pub(super) fn awaits_data(&self) -> bool {
-        self.requested > 0
+    /// Since when the data of a command has been waited for that was asked for, or of which the last part has come, longest ago.
+    pub(super) fn awaited(&self) -> Option<Instant> {
+        if self.requested == 0 {
+            return None;
+        }
+        let waiting = self.slots.iter().filter(|slot| slot.stage == Stage::Requested && slot.coming == 0);
+        waiting.map(|slot| slot.since).min()
     }
 
     /// Whether something is parked that another pass may bring forward without anything happening on the socket.
@@ -365,7 +371,8 @@ impl Exchange {
 
     fn data_arrived(&mut self, index: u16, intact: bool, context: &mut Context) {
         let Some(slot) = self.slots.get_mut(usize::from(index)) else { return };
-        slot.got += slot.coming;
+        slot.got += std::mem::take(&mut slot.coming);
+        slot.since = context.now;
         if !intact {
             // Not fatal (TCP 3.4.1.4): the command fails, and may be tried again.
             slot.verdict.get_or_insert(generic::TRANSIENT_TRANSPORT_ERROR);
@@ -391,7 +398,10 @@ impl Exchange {
                 }
                 len
             }
-            Session::Admin(admin) => admin.max_transfer(),
+            Session::Admin(admin) => {
+                admin.check(command)?;
+                admin.max_transfer()
+            }
         };
         if command.fuse() != 0 || !command.uses_sgl() || len > most {
             return Err(generic::INVALID_FIELD.with_dnr());
@@ -411,6 +421,7 @@ impl Exchange {
                 len: 0,
                 got: 0,
                 coming: 0,
+                since: Instant::now(),
                 verdict: None,
                 progress: Progress::default(),
             });
@@ -444,7 +455,7 @@ impl Exchange {
             if !fits || !context.pool.frames.take(frames, RESERVE, &mut slot.frames) {
                 return false;
             }
-            slot.stage = Stage::Requested;
+            (slot.stage, slot.since) = (Stage::Requested, context.now);
             self.requested += slot.len;
             self.sender.r2t(cid, index, 0, slot.len);
             return true;

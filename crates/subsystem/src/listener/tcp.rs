@@ -10,19 +10,18 @@ use std::{
 
 use doorbell_platform::socket;
 use doorbell_tcp::{Fault, Lost, Receiver, Role};
-use rustix::event::epoll::EventFlags;
+use rustix::{event::epoll::EventFlags, net::sockopt};
 
 use super::exchange::{Context, Exchange, MOST_H2C_DATA, Port};
 use crate::{controller::Session, frames::FrameStore, namespace::RESERVE};
 
 /// Bytes received at once, beside those that go where they belong.
 const STAGING: usize = 256 << 10;
-/// ICReq and Connect must have come by then.
-const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
-/// A PDU that has begun must go on, data that was asked for must come, and what we send must be taken: something of it.
-const STALL_DEADLINE: Duration = Duration::from_secs(30);
-/// How long the host may take to close after the end of the protocol.
-const LINGER: Duration = Duration::from_secs(1);
+
+/// How long a connection may be silent before the system asks whether the other end is still there, how often, and how many times.
+const PROBE_AFTER: Duration = Duration::from_secs(60);
+const PROBE_EVERY: Duration = Duration::from_secs(10);
+const PROBES: u32 = 6;
 
 /// Where bytes come in, the same for all connections of a reactor.
 #[derive(Debug)]
@@ -45,8 +44,10 @@ pub(crate) struct Connection {
     receiver: Receiver,
     exchange: Exchange,
     opened: Instant,
-    /// When bytes last came or went.
-    moved: Instant,
+    /// When bytes last came, or could not because we took none.
+    came: Instant,
+    /// When bytes last left, or none waited to.
+    left: Instant,
     /// There was no memory to receive with.
     starved: bool,
     /// The protocol is over; what is left of the connection ends then.
@@ -69,6 +70,11 @@ impl Connection {
     pub(crate) fn new(socket: TcpStream, now: Instant) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         socket.set_nodelay(true)?;
+        // A host that is gone without a word would stay for ever if it wanted no keep alive timer.
+        sockopt::set_socket_keepalive(&socket, true)?;
+        sockopt::set_tcp_keepidle(&socket, PROBE_AFTER)?;
+        sockopt::set_tcp_keepintvl(&socket, PROBE_EVERY)?;
+        sockopt::set_tcp_keepcnt(&socket, PROBES)?;
         let (local, peer) = (socket.local_addr()?, socket.peer_addr()?);
         Ok(Self {
             socket,
@@ -76,7 +82,8 @@ impl Connection {
             receiver: Receiver::new(Role::Controller, MOST_H2C_DATA),
             exchange: Exchange::new(local),
             opened: now,
-            moved: now,
+            came: now,
+            left: now,
             starved: false,
             closing: None,
         })
@@ -98,6 +105,11 @@ impl Connection {
             Ok(false) => Served::Idle,
             Err(lost) => self.lose(&lost, context),
         }
+    }
+
+    /// Whether the controller that its queue belongs to has been reset or is gone.
+    pub(crate) fn is_over(&self) -> bool {
+        self.exchange.is_over()
     }
 
     /// Whether a pass may bring something forward though nothing happens on the socket.
@@ -122,12 +134,12 @@ impl Connection {
         if let Some(end) = self.closing {
             return if now < end { Served::Idle } else { self.gone(context) };
         }
-        if self.overdue(now).is_none() {
+        if self.overdue(context).is_none() {
             return Served::Idle;
         }
         // What lies in the socket may be what was waited for.
         let served = self.serve(staging, context);
-        let Some(what) = self.overdue(now).filter(|_| self.closing.is_none() && served != Served::Gone) else {
+        let Some(what) = self.overdue(context).filter(|_| self.closing.is_none() && served != Served::Gone) else {
             return served;
         };
         tracing::warn!("{}: {what}", self.peer);
@@ -147,12 +159,15 @@ impl Connection {
             self.start_closing(context);
             return Ok(true);
         }
+        if self.exchange.sender.is_empty() {
+            self.left = context.now;
+        }
         let mut busy = self.exchange.resume(context);
         self.starved = !context.pool.frames.fill(RESERVE);
         if !self.starved && self.exchange.takes_more() {
             busy |= self.receive(staging, context)?;
         } else {
-            self.moved = context.now;
+            self.came = context.now;
         }
         busy |= self.flush(context)?;
         if self.exchange.is_leaving() && self.exchange.sender.is_empty() {
@@ -175,7 +190,7 @@ impl Connection {
                 };
             }
         };
-        self.moved = context.now;
+        self.came = context.now;
         let mut port = Port { exchange: &mut self.exchange, context };
         self.receiver.received(count, &staging.buffer, region, &mut port)?;
         if let Some(digests) = self.exchange.agreement() {
@@ -195,24 +210,32 @@ impl Connection {
         if sender.sent() == before {
             return Ok(false);
         }
-        self.moved = context.now;
+        self.left = context.now;
         self.exchange.sent(&mut context.pool);
         Ok(true)
     }
 
     /// What the host should have done by now and has not.
-    fn overdue(&self, now: Instant) -> Option<&'static str> {
-        let exchange = &self.exchange;
+    fn overdue(&self, context: &Context) -> Option<&'static str> {
+        let (exchange, now, deadlines) = (&self.exchange, context.now, &context.shared.deadlines);
         if !exchange.is_connected() {
-            return (now >= self.opened + CONNECT_DEADLINE).then_some("the host does not connect");
+            return (now >= self.opened + deadlines.connect).then_some("the host does not connect");
         }
         if let Session::Admin(admin) = &exchange.session
             && admin.expires().is_some_and(|end| now >= end)
         {
             return Some("the keep alive timer has expired");
         }
-        let waits = self.receiver.is_within_pdu() || exchange.awaits_data() || !exchange.sender.is_empty();
-        (waits && now >= self.moved + STALL_DEADLINE).then_some("the host neither sends nor takes what is due")
+        // Each by itself: a host that is busy with one thing may never come to the other.
+        let since = |then: Instant| now >= then + deadlines.stall;
+        if !exchange.sender.is_empty() && since(self.left) {
+            return Some("the host does not take what is sent");
+        }
+        if self.receiver.is_within_pdu() && since(self.came) {
+            return Some("the host does not go on with a PDU");
+        }
+        let takes = !self.starved && exchange.takes_more();
+        (takes && exchange.awaited().is_some_and(since)).then_some("the host does not send the data it was asked for")
     }
 
     fn lose(&mut self, lost: &Lost, context: &mut Context) -> Served {
@@ -231,7 +254,7 @@ impl Connection {
     /// Ends the protocol: sends what is queued and no more, and waits a while for the host to close.
     fn start_closing(&mut self, context: &mut Context) {
         self.exchange.end(context);
-        self.closing = Some(context.now + LINGER);
+        self.closing = Some(context.now + context.shared.deadlines.linger);
         // A host that is gone is found out about by reading.
         let _ = self.flush(context);
         if self.exchange.sender.is_empty() {
