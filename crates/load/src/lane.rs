@@ -130,17 +130,18 @@ pub(crate) struct Lane<Q> {
 }
 
 impl<Q: IoQueue> Lane<Q> {
-    /// Prepares the slots of a queue whose arena is attached.
+    /// Prepares the slots of a queue whose arena is attached. One that is not `alone` carries any I/O now and then, so its slots
+    /// are not bound to I/Os: the few it needs at a time stay in the cache.
     ///
     /// # Errors
     /// When the queue cannot carry such commands.
-    pub fn new(mut queue: Q, geometry: &Geometry, tags: &[Tag]) -> Result<Self, PrepareError> {
+    pub fn new(mut queue: Q, geometry: &Geometry, tags: &[Tag], alone: bool) -> Result<Self, PrepareError> {
         let slots = usize::from(queue.needs().slots);
         if slots == 0 {
             return Err(PrepareError("the queue has room for no command".into()));
         }
         let most = geometry.most_pieces as usize;
-        let fixed = tags.len().saturating_mul(most) <= slots;
+        let fixed = alone && tags.len().saturating_mul(most) <= slots;
         let mut ranges = Vec::new();
         let mut prepared = Vec::with_capacity(slots);
         let whole = geometry.blocks * geometry.block_size;

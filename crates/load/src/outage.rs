@@ -24,9 +24,12 @@ pub(crate) struct Queues {
 impl Queues {
     /// Connects them, unless the run is stopped before.
     pub fn connect(port: &dyn Port, options: &RunOptions, stop: &StopFlag) -> Result<Self, String> {
+        // No I/O needs more entries than all of them together, and one entry stays free; what a queue never uses costs both ends.
+        let commands = port.shape().split(options.io_size).most_pieces() as u64 * u64::from(options.io_depth);
+        let entries = options.io_queue_size.unwrap_or_else(|| u32::try_from(commands + 1).unwrap_or(u32::MAX));
         let some = |count| -> Result<Vec<AnyQueue>, String> {
             let wanted = (0..count).take_while(|_| stop.requests() == 0);
-            wanted.map(|_| port.connect(options.io_queue_size)).collect()
+            wanted.map(|_| port.connect(entries)).collect()
         };
         Ok(Self { active: some(options.qpairs)?, idle: some(options.unused_qpairs)? })
     }
