@@ -395,11 +395,16 @@ fn connect(plans: &[Plan], options: &RunOptions, stop: &StopFlag) -> Receiver<Re
     let (sender, receiver) = mpsc::channel();
     let ports: Vec<_> = plans.iter().map(|plan| plan.port.clone()).collect();
     let (active, idle, entries, stop) = (options.qpairs, options.unused_qpairs, options.io_queue_size, stop.clone());
+    let (begin, limit) = (Instant::now(), options.connect);
     let connect = move || {
         for port in ports {
+            let one = |_| match begin.elapsed() < limit {
+                true => port.connect(entries),
+                false => Err(format!("its I/O queue is not connected: the queues before it took {limit:?}")),
+            };
             let some = |count| -> Result<Vec<AnyQueue>, String> {
                 let wanted = (0..count).take_while(|_| stop.requests() == 0);
-                wanted.map(|_| port.connect(entries)).collect()
+                wanted.map(one).collect()
             };
             let queues = some(active).and_then(|active| Ok(Queues { active, idle: some(idle)? }));
             if stop.requests() > 0 || sender.send(queues).is_err() {

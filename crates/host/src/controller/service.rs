@@ -3,7 +3,7 @@
 use std::{
     os::fd::{AsRawFd, OwnedFd},
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, Mutex, OnceLock,
         mpsc::{Receiver, Sender, TryRecvError},
     },
     time::{Duration, Instant},
@@ -11,28 +11,23 @@ use std::{
 
 use doorbell_queue::{Done, IoQueue};
 use doorbell_spec::{
-    command,
-    feature::AsyncEvent,
-    identify,
-    log::{ChangedNamespaces, Lid},
+    command, identify,
     register::{self, Cc, Csts},
 };
-use zerocopy::FromBytes;
 
 use super::{
     ControllerOptions, Request, Shared,
-    bring_up::{BringUp, EVENT_SLOTS, KEEP_ALIVE_SLOT, Ready},
+    bring_up::{BringUp, KEEP_ALIVE_SLOT, Ready},
+    events::Events,
 };
-use crate::{cancel::Cancel, error::Cause, namespace::Namespace, transport::port::Port, transport_id::TransportId};
+use crate::{cancel::Cancel, error::Cause, transport::port::Port, transport_id::TransportId};
 
 /// Longest sleep between two looks at everything.
 const PULSE: Duration = Duration::from_secs(1);
-/// Least time an orderly shutdown gets.
-const SHUTDOWN_AT_LEAST: Duration = Duration::from_secs(10);
+/// Most time an orderly shutdown gets, whatever the controller asks for.
+const SHUTDOWN_AT_MOST: Duration = Duration::from_secs(60);
 /// An orderly shutdown when the user has given up.
 const SHUTDOWN_CANCELLED: Duration = Duration::from_millis(500);
-/// Most events kept for somebody to ask for; a controller that reports more is not listened to.
-const MOST_EVENTS: usize = 1024;
 
 /// Everything the thread starts with.
 pub(super) struct Start {
@@ -43,9 +38,9 @@ pub(super) struct Start {
     pub wake: Arc<OwnedFd>,
 }
 
-/// How long an orderly shutdown may take: RTD3E, or 10 s if that is more (Base 3.6).
-pub(super) fn shutdown_limit(data: &identify::Controller) -> Duration {
-    Duration::from_micros(data.rtd3e.get().into()).clamp(SHUTDOWN_AT_LEAST, Duration::from_secs(60))
+/// How long an orderly shutdown may take: RTD3E (Base 3.6), within bounds of ours.
+fn shutdown_limit(data: &identify::Controller, at_least: Duration) -> Duration {
+    Duration::from_micros(data.rtd3e.get().into()).min(SHUTDOWN_AT_MOST).max(at_least)
 }
 
 impl Start {
@@ -73,6 +68,7 @@ impl Start {
             port,
             shared: &shared,
             wake: &self.wake,
+            events: Events::new(),
             next_qid: 1,
             keep_alive_due: interval.map(|_| Instant::now()),
             keep_alive_sent: None,
@@ -87,13 +83,14 @@ impl Start {
             cap: ready.cap,
             vs: ready.vs,
             cntlid: ready.cntlid,
-            data: ready.data,
             io_queues: ready.io_queues,
             io_entries: ready.io_entries,
             max_transfer: ready.max_transfer,
             in_capsule_bytes: ready.in_capsule_bytes,
             keep_alive: ready.keep_alive,
             admin_timeout: self.options.admin_timeout,
+            shutdown_limit: shutdown_limit(&ready.data, self.options.shutdown_timeout),
+            data: ready.data,
             namespaces: Mutex::new(ready.namespaces),
             events: Mutex::default(),
             failure: OnceLock::new(),
@@ -101,10 +98,11 @@ impl Start {
     }
 }
 
-struct Service<'a> {
-    bring_up: BringUp<'a>,
-    port: Port,
-    shared: &'a Shared,
+pub(super) struct Service<'a> {
+    pub(super) bring_up: BringUp<'a>,
+    pub(super) port: Port,
+    pub(super) shared: &'a Shared,
+    pub(super) events: Events,
     wake: &'a OwnedFd,
     next_qid: u16,
     keep_alive_due: Option<Instant>,
@@ -171,10 +169,12 @@ impl Service<'_> {
             self.over(done)?;
         }
         self.keep_alive()?;
+        let events_due = self.follow_events()?;
         if !idle {
             return Ok(());
         }
         let due = self.keep_alive_due.map_or(PULSE, |due| due.saturating_duration_since(Instant::now()).min(PULSE));
+        let due = due.min(events_due);
         self.port.sleep(due, Some(self.wake.as_raw_fd()))?;
         let mut count = [0; 8];
         let _ = rustix::io::read(self.wake, &mut count);
@@ -204,86 +204,7 @@ impl Service<'_> {
                 false => Err(Cause::Down(format!("Keep Alive was answered {}", done.status))),
             };
         }
-        // Whoever gave up wants to leave: an event's commands would only stand in the way of the shutdown.
-        let given_up = self.bring_up.cancel.is_cancelled();
-        if !EVENT_SLOTS.contains(&done.slot) || !done.status.is_success() || given_up {
-            return Ok(());
-        }
-        let event = AsyncEvent::from_dword(done.result as u32);
-        self.note(format!("event: {}", event.name()));
-        let read = match event {
-            AsyncEvent::NAMESPACE_ATTRIBUTE_CHANGED => self.namespaces_changed(),
-            AsyncEvent::ANA_CHANGE => self.ana_changed(),
-            AsyncEvent { lid: Lid(0), .. } => Ok(()),
-            // Reading the page is what lets the controller report the next event of the kind.
-            AsyncEvent { lid, .. } => self.bring_up.log_page(&mut self.port, lid, 512, 0).map(|_| ()),
-        };
-        match read {
-            Err(cause) if cause.status().is_some() => self.note(format!("after that event: {cause}")),
-            other => other?,
-        }
-        self.port.send(done.slot, &command::async_event_request())
-    }
-
-    fn note(&self, event: String) {
-        tracing::info!("{}: {event}", self.shared.name);
-        let mut events = self.shared.events.lock().unwrap_or_else(PoisonError::into_inner);
-        if events.len() < MOST_EVENTS {
-            events.push(event);
-        }
-    }
-
-    /// Identifies the namespaces that the changed namespace list names again.
-    fn namespaces_changed(&mut self) -> Result<(), Cause> {
-        let bytes = self.bring_up.log_page(&mut self.port, Lid::CHANGED_NAMESPACES, 4096, 0)?;
-        let list =
-            ChangedNamespaces::read_from_bytes(&bytes).map_err(|_| Cause::Nonsense("a short log page".into()))?;
-        let mut known = self.namespaces();
-        let mut changed: Vec<u32> = list.iter().collect();
-        if list.overflowed() {
-            changed = self.bring_up.active(&mut self.port, &self.shared.data, self.shared.vs)?;
-            changed.extend(known.iter().map(|namespace| namespace.nsid));
-            changed.sort_unstable();
-            changed.dedup();
-        }
-        for nsid in changed {
-            let found = self.bring_up.namespace(&mut self.port, nsid, self.shared.vs, self.shared.max_transfer)?;
-            known.retain(|namespace| namespace.nsid != nsid);
-            match found {
-                Some(Ok(namespace)) => {
-                    self.note(format!(
-                        "{}: {} blocks of {} bytes",
-                        namespace.name, namespace.blocks, namespace.block_size
-                    ));
-                    known.push(namespace);
-                }
-                Some(Err(why)) => self.note(why),
-                None => self.note(format!("namespace {nsid} is gone")),
-            }
-        }
-        known.sort_by_key(|namespace| namespace.nsid);
-        self.bring_up.ana_states(&mut self.port, &self.shared.data, &mut known)?;
-        *self.shared.namespaces.lock().unwrap_or_else(PoisonError::into_inner) = known;
-        Ok(())
-    }
-
-    /// Reads the ANA log page again.
-    fn ana_changed(&mut self) -> Result<(), Cause> {
-        let mut known = self.namespaces();
-        self.bring_up.ana_states(&mut self.port, &self.shared.data, &mut known)?;
-        for (old, new) in self.namespaces().iter().zip(&known) {
-            if let Some(state) = new.ana_state
-                && old.ana_state != new.ana_state
-            {
-                self.note(format!("{}: {}", new.name, state.name()));
-            }
-        }
-        *self.shared.namespaces.lock().unwrap_or_else(PoisonError::into_inner) = known;
-        Ok(())
-    }
-
-    fn namespaces(&self) -> Vec<Namespace> {
-        self.shared.namespaces.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.event(done)
     }
 
     /// Sends Keep Alive when due, and gives up when the last was not answered for the whole time granted.
@@ -307,23 +228,22 @@ impl Service<'_> {
     /// CC.SHN, then CSTS.SHST until it is complete (Base 3.6.2); a controller that cannot any more is left as it is.
     fn shut_down(&mut self) {
         let given_up = self.bring_up.cancel.is_cancelled();
-        let limit = if given_up { SHUTDOWN_CANCELLED } else { shutdown_limit(&self.shared.data) };
-        let deadline = Instant::now() + limit;
+        let limit = if given_up { SHUTDOWN_CANCELLED } else { self.shared.shutdown_limit };
+        self.port.grant("the shutdown", limit);
         if given_up {
             // The flag has done its work; a shutdown that nobody has given up yet still ends with it.
             self.port.use_cancel(&Cancel::new());
         }
-        let outcome = (|| {
+        let outcome: Result<(), Cause> = (|| {
             let cc = Cc::from_bits(self.port.property(register::CC, false, limit)? as u32);
             self.port.set_property(register::CC, cc.with_shn(Cc::SHN_NORMAL).into_bits(), limit)?;
-            while Instant::now() < deadline {
+            loop {
                 let csts = Csts::from_bits(self.port.property(register::CSTS, false, limit)? as u32);
                 if csts.shst() == Csts::SHST_COMPLETE {
                     return Ok(());
                 }
                 self.port.sleep(Duration::from_millis(1), None)?;
             }
-            Err(Cause::Timeout { command: "a shutdown (CC.SHN)".into(), after: limit })
         })();
         if let Err(cause) = outcome {
             tracing::info!("{}: shutting down: {cause}", self.shared.name);
