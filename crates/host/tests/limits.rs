@@ -181,6 +181,50 @@ fn every_size_a_controller_states_is_brought_within_reason() {
 }
 
 #[test]
+fn identify_data_of_random_bytes_neither_panics_nor_hangs_nor_becomes_a_namespace_that_cannot_be() {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut page = move |dense: bool| -> Vec<u8> {
+        let mut byte = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            // Dense pages are wild, sparse ones keep most fields as they are.
+            if dense || state & 0x3f00 == 0 { state as u8 } else { 0 }
+        };
+        (0..identify::SIZE).map(|_| byte()).collect()
+    };
+    let mut usable = 0;
+    for case in 0..200 {
+        let noise = [page(case % 2 == 0), page(case % 4 < 2), page(true)];
+        let site = Site::with_hook(move |_, command| {
+            let (honest, noise) = match command {
+                _ if identifies(Cns::CONTROLLER)(command) => {
+                    (memory::identify_controller(false).as_bytes().to_vec(), &noise[0])
+                }
+                _ if identifies(Cns::NAMESPACE)(command) => {
+                    (memory::identify_namespace().as_bytes().to_vec(), &noise[1])
+                }
+                _ if identifies(Cns::NAMESPACE_DESCRIPTORS)(command) || reads_log(Lid::ANA)(command) => {
+                    (vec![0; identify::SIZE], &noise[2])
+                }
+                _ => return Reply::Model,
+            };
+            Reply::Data(honest.iter().zip(noise).map(|(one, other)| one ^ other).collect())
+        });
+        let controller = connect(&site).unwrap();
+        for namespace in controller.namespaces() {
+            usable += 1;
+            assert!(namespace.blocks.checked_mul(namespace.stored_block_size().into()).is_some(), "{namespace:?}");
+            assert!(namespace.block_size >= 512 && namespace.block_size.is_power_of_two(), "{namespace:?}");
+            assert!(namespace.stored_block_size() <= controller.max_transfer(), "{namespace:?}");
+        }
+        assert!(controller.connect_io_queue(u32::MAX).unwrap().needs().slots >= 1);
+        controller.detach();
+    }
+    assert!(usable > 0, "some of the noise is harmless");
+}
+
+#[test]
 fn the_shortest_and_the_longest_time_to_get_ready_are_lived_with() {
     for to in [0, u8::MAX] {
         let site = Site::with_hook(move |_, command| match gets(register::CAP)(command) {

@@ -65,6 +65,9 @@ impl Service<'_> {
 
     /// Does one thing that is left to do, if any, and says in what time there may be another.
     pub(super) fn follow_events(&mut self) -> Result<Duration, Cause> {
+        if self.bring_up.cancel.is_cancelled() {
+            return Ok(Duration::MAX);
+        }
         if let Some(nsid) = self.events.changed.pop_first() {
             self.granted(|service| service.namespace_changed(nsid))?;
             if self.events.changed.is_empty() {

@@ -122,7 +122,7 @@ impl Port {
         };
         self.queue.prepare(SLOT, &[range]).map_err(|why| Cause::Down(why.to_string()))?;
         if !self.queue.submit_raw(SLOT, command) {
-            return Err(self.lost(Down("the admin queue takes no command".into())));
+            return Err(self.refused());
         }
         let done = loop {
             self.poll()?;
@@ -159,7 +159,7 @@ impl Port {
     pub fn send(&mut self, slot: Slot, command: &Command) -> Result<(), Cause> {
         self.queue.prepare(slot, &[]).map_err(|why| Cause::Down(why.to_string()))?;
         if !self.queue.submit_raw(slot, command) {
-            return Err(self.lost(Down("the admin queue takes no command".into())));
+            return Err(self.refused());
         }
         self.poll()
     }
@@ -185,6 +185,12 @@ impl Port {
             None => poll::wait(&[(fd, writable)], span),
         };
         Ok(())
+    }
+
+    /// Why the queue takes no command: it is lost, or the slot is not back.
+    fn refused(&mut self) -> Cause {
+        let down = self.queue.commit().err();
+        self.lost(down.unwrap_or_else(|| Down("it takes no command".into())))
     }
 
     fn lost(&self, down: Down) -> Cause {
