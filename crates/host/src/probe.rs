@@ -114,7 +114,7 @@ fn each<T: Send>(ids: &[&TransportId], work: impl Fn(&TransportId) -> T + Sync) 
     thread::scope(|scope| {
         for _ in 1..ids.len().min(MOST_AT_A_TIME) {
             // This thread works too, so what cannot be started only makes it take longer.
-            let _ = thread::Builder::new().name("probe".into()).spawn_scoped(scope, &run);
+            let _ = thread::Builder::new().name("probe".into()).spawn_scoped(scope, run);
         }
         run();
     });

@@ -11,7 +11,7 @@ use doorbell_spec::{
     fabrics::{self, ConnectData, ConnectResponse, cattr},
     feature::{Fid, HostBehavior, NumberOfQueues, Select, async_event_config as event},
     identify::{self, Cns, Csi, NamespaceList, Nidt, cmic, ctratt},
-    log::{self, AnaGroupDescriptor, AnaHeader, Lid},
+    log::{self, AnaGroupDescriptor, AnaHeader, Lid, critical_warning},
     register::{self, Cap, Cc, Csts, Vs},
     status::generic,
 };
@@ -42,6 +42,12 @@ const ADMIN_CAPSULE_BYTES: u32 = 8192;
 const REGISTER_INTERVAL: Duration = Duration::from_millis(1);
 /// More active namespaces than this are a lie.
 pub(super) const MOST_NAMESPACES: usize = 1 << 16;
+/// The critical warnings to report: those of every version. There are controllers that refuse all events for the others' sake.
+const CRITICAL_WARNINGS: u32 = (critical_warning::SPARE
+    | critical_warning::TEMPERATURE
+    | critical_warning::RELIABILITY
+    | critical_warning::READ_ONLY
+    | critical_warning::VOLATILE_BACKUP) as u32;
 /// Largest transfer where the controller states none.
 const UNLIMITED_TRANSFER: u64 = 1 << 30;
 
@@ -235,7 +241,7 @@ impl BringUp<'_> {
         let offered = if vs >= Vs::version(1, 2, 0) { data.oaes.get() } else { 0 };
         let wanted = match self.id.is_discovery() {
             true => offered & 1 << 31,
-            false => event::SHCW | offered & (event::NAN | event::FAN | event::ANACN),
+            false => CRITICAL_WARNINGS | offered & (event::NAN | event::FAN | event::ANACN),
         };
         let command = command::set_features(Fid::ASYNC_EVENT_CONFIGURATION, false, 0, wanted);
         let (done, _) =

@@ -170,7 +170,8 @@ impl Service<'_> {
         }
         self.keep_alive()?;
         let events_due = self.follow_events()?;
-        if !idle {
+        // Sending collects answers too, which must not wait for the next sleep to end.
+        if !idle || !self.port.others.is_empty() {
             return Ok(());
         }
         let due = self.keep_alive_due.map_or(PULSE, |due| due.saturating_duration_since(Instant::now()).min(PULSE));
@@ -247,6 +248,23 @@ impl Service<'_> {
         })();
         if let Err(cause) = outcome {
             tracing::info!("{}: shutting down: {cause}", self.shared.name);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use zerocopy::FromZeros;
+
+    use super::*;
+
+    #[test]
+    fn a_shutdown_may_take_what_the_controller_asks_for_within_bounds() {
+        let mut data = identify::Controller::new_zeroed();
+        for (rtd3e, at_least, limit) in [(0, 10, 10), (30_000_000, 10, 30), (u32::MAX, 10, 60), (u32::MAX, 90, 90)] {
+            data.rtd3e = rtd3e.into();
+            let limit = Duration::from_secs(limit);
+            assert_eq!(shutdown_limit(&data, Duration::from_secs(at_least)), limit, "RTD3E {rtd3e}");
         }
     }
 }
