@@ -258,6 +258,48 @@ sockets_killed() { ss -K dst 127.0.0.1 dport = :4420 >/dev/null; }
 interrupted sockets-killed NON-ZERO sockets_killed
 interrupt() { kill -INT $pid; }
 interrupted ctrl-c ANY interrupt
+
+# --- away and back
+
+more_read() { [ "$(bytes_read n512)" -gt "$1" ]; }
+# A run that outlives what is done to the target: it says when the controller is lost and when it is back, goes on with its I/Os,
+# and its result says how long it was gone.
+outlives() { # NAME AWAY BACK
+  name=$1 away=$2 back=$3
+  echo "+ doorbell perf --reconnect during: $away, $back" >$LOG
+  doorbell perf -r "$ONE" -q 32 -o 4096 -w randread -P 2 -t 300 -c 0x1 --reconnect 50 >>$LOG 2>&1 & pid=$!
+  wait_for 20 grep -q 'Launching workers' $LOG
+  sleep 2
+  $away
+  if ! wait_for 30 grep -q 'bringing it back' $LOG; then fail "$name" "the loss was not noticed"; kill -9 $pid; wait $pid; $back; return; fi
+  sleep 3
+  $back
+  if ! wait_for 40 grep -q 'it is back after' $LOG; then fail "$name" "not back 40 s after: $back"; kill -9 $pid; wait $pid; return; fi
+  before=$(bytes_read n512)
+  wait_for 30 more_read "$before" || fail "$name.resumed" "no I/O after: $back"
+  sleep 1
+  kill -INT $pid
+  wait_for 20 ended $pid || kill -9 $pid
+  wait $pid; status=$?
+  if [ $status != 0 ]; then fail "$name" "status $status after: $away, $back"
+  elif ! total; then fail "$name" "no results after: $away, $back"
+  elif ! grep -qE '^Outage: [0-9.]+ s without I/O on' $LOG; then fail "$name" "the result does not say how long it was gone"
+  else ok "$name"; grep '^Outage' $LOG; fi
+}
+take_away() { withdraw 1 $A; }
+give_back() { publish 1 $A; }
+outlives reconnect.withdrawn take_away give_back
+remove_port() {
+  for subsystem in $A $B; do withdraw 1 $subsystem; done
+  rmdir $NVMET/ports/1
+}
+make_port() {
+  port 1 ipv4 127.0.0.1 4420
+  for subsystem in $A $B; do publish 1 $subsystem; done
+}
+outlives reconnect.port-removed remove_port make_port
+outlives reconnect.sockets-killed sockets_killed true
+
 perf after-trouble -r "$ONE" -q 8 -o 4096 -w randread -d 100 -t 60 -c 0x1
 
 check kernel-log.quiet sh -c "! dmesg | grep -E 'BUG:|WARNING:|Oops|general protection|hung task'"

@@ -70,7 +70,7 @@ fn describe(controller: &Controller, ns: Option<u32>) -> Value {
         "namespace_limit": data.nn.get(),
         "several_ports": data.cmic & cmic::MULTI_PORT != 0,
         "several_controllers": data.cmic & cmic::MULTI_CONTROLLER != 0,
-        "asymmetric_access": asymmetric_access(data),
+        "asymmetric_access": asymmetric_access(&data),
         "health": health(controller),
         "namespaces": namespaces.collect::<Vec<_>>(),
     })

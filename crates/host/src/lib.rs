@@ -16,7 +16,7 @@ pub mod transport;
 mod transport_id;
 
 pub use cancel::Cancel;
-pub use controller::{Controller, ControllerOptions};
+pub use controller::{Controller, ControllerOptions, Reconnect};
 pub use discovery::{DiscoveryLog, Found, discover, found};
 pub use error::{Cause, Error};
 pub use identity::HostIdentity;

@@ -100,6 +100,24 @@ impl Namespace {
         Some(format!("{kind} {digits}"))
     }
 
+    /// Why what is `now` under this identifier cannot be driven as this namespace was: it is another one, or has other limits.
+    pub fn difference(&self, now: &Self) -> Option<String> {
+        let identity = |of: &Self| (of.eui64, of.nguid, of.uuid, of.csi);
+        let format = |of: &Self| (of.block_size, of.metadata_size, of.extended, of.protection);
+        if identity(self) != identity(now) {
+            return Some("it is another namespace now: its EUI64, NGUID, UUID or command set has changed".into());
+        }
+        if format(self) != format(now) {
+            let (before, after) = (self.stored_block_size(), now.stored_block_size());
+            return Some(format!("its format has changed: blocks of {before} bytes before, of {after} now"));
+        }
+        if self.blocks != now.blocks {
+            return Some(format!("its size has changed from {} blocks to {}", self.blocks, now.blocks));
+        }
+        (now.max_transfer < self.max_transfer)
+            .then(|| format!("a command moves {} bytes now, {} before", now.max_transfer, self.max_transfer))
+    }
+
     /// Data bytes in all.
     pub fn size(&self) -> u64 {
         self.blocks * u64::from(self.block_size)
@@ -111,6 +129,29 @@ mod tests {
     use zerocopy::FromZeros;
 
     use super::*;
+
+    #[test]
+    fn a_namespace_that_is_not_what_it_was_says_why() {
+        let mut data = identify::Namespace::new_zeroed();
+        (data.lbaf[0].lbads, data.nsze, data.nguid) = (12, 100.into(), [7; 16]);
+        let before = Namespace::new(1, "TCP (x)", &data, 65536).unwrap();
+        let now = |change: fn(&mut Namespace)| {
+            let mut now = before.clone();
+            change(&mut now);
+            before.difference(&now)
+        };
+        assert_eq!(now(|now| (now.max_transfer, now.ana_group) = (1 << 20, 3)), None);
+        for (change, said) in [
+            ((|now| now.uuid[0] = 1) as fn(&mut Namespace), "another namespace"),
+            (|now| now.nguid[0] = 1, "another namespace"),
+            (|now| now.block_size = 512, "blocks of 4096 bytes before, of 512 now"),
+            (|now| now.blocks = 99, "from 100 blocks to 99"),
+            (|now| now.max_transfer = 4096, "4096 bytes now, 65536 before"),
+        ] {
+            let why = now(change).unwrap();
+            assert!(why.contains(said), "{why}");
+        }
+    }
 
     #[test]
     fn impossible_sizes_are_refused() {

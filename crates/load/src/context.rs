@@ -1,23 +1,30 @@
 //! One worker's load on one namespace: `-q` I/Os kept in flight over `-P` queues, each recorded from the moment it is issued.
 //! A pass reaps, records, issues and submits; nothing in it allocates, locks or divides.
 
+mod outage;
+mod overdue;
+
 use std::sync::Arc;
 
+use doorbell_host::AnyQueue;
 use doorbell_platform::Arena;
-use doorbell_queue::{Done, Down, Drain, IoQueue, REAP_BATCH, Wait};
-use doorbell_result::{ContextResult, EndReason, TransportCounters};
+use doorbell_queue::{Counters, Done, Down, Drain, IoQueue, REAP_BATCH, Wait};
+use doorbell_result::{ContextResult, EndReason, Timeouts, TransportCounters};
 use doorbell_spec::{
     command::NvmOpcode,
     status::{self, Status},
 };
 
 use crate::{
-    lane::{Geometry, Lane, Tag},
+    lane::{Fate, Geometry, Lane, Tag},
     observer::Reporter,
     recorder::Recorder,
     stop::Clock,
     workload::{Workload, fill_byte},
 };
+
+pub(crate) use outage::Comeback;
+pub(crate) use overdue::Patience;
 
 /// What a context is to do.
 #[derive(Clone, Debug)]
@@ -46,6 +53,8 @@ pub(crate) trait Pass {
     fn begin(&mut self, warm_up: u64, time: u64);
     /// One round over the queues.
     fn pass(&mut self) -> State;
+    /// Takes in what the run has to tell.
+    fn attend(&mut self);
     /// Issues no more I/Os and ends the window now.
     fn end(&mut self, why: EndReason);
     /// Stops the queues and gives up what is in flight.
@@ -82,7 +91,6 @@ pub(crate) struct Outcome {
 }
 
 /// The load on one namespace over queues of one kind.
-#[derive(Debug)]
 pub(crate) struct Context<'a, Q, C> {
     task: Task,
     workload: Workload,
@@ -99,6 +107,24 @@ pub(crate) struct Context<'a, Q, C> {
     problems: Vec<String>,
     reporter: &'a Reporter<'a>,
     transport: Option<String>,
+    /// Queues that are only there (`-U`).
+    idle: Vec<AnyQueue>,
+    /// When the first I/O was issued.
+    begun: u64,
+    /// When the last batch of completions came.
+    last_over: u64,
+    /// The incarnation of the controller that the queues belong to.
+    incarnation: u64,
+    comeback: Option<Comeback<Q>>,
+    /// The outage that is not over.
+    outage: Option<outage::Open>,
+    outages: Vec<doorbell_result::Outage>,
+    /// What the queues of earlier incarnations counted.
+    counted: Vec<Counters>,
+    patience: Option<Patience>,
+    /// When to look at the ages of I/Os.
+    next_look: u64,
+    timeouts: Timeouts,
 }
 
 impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
@@ -146,12 +172,38 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             problems: Vec::new(),
             reporter,
             transport: None,
+            idle: Vec::new(),
+            begun: 0,
+            last_over: 0,
+            incarnation: 0,
+            comeback: None,
+            outage: None,
+            outages: Vec::new(),
+            counted: Vec::new(),
+            patience: None,
+            next_look: u64::MAX,
+            timeouts: Timeouts::default(),
         })
     }
 
     /// Makes the result hold the queues' counters under this name of their transport, when there is one.
     pub fn with_counters(self, transport: Option<String>) -> Self {
         Self { transport, ..self }
+    }
+
+    /// Keeps these queues as long as the others.
+    pub fn with_idle(self, idle: Vec<AnyQueue>) -> Self {
+        Self { idle, ..self }
+    }
+
+    /// Waits for a lost controller instead of ending, and knows to which incarnation of it its queues belong.
+    pub fn with_comeback(self, incarnation: u64, comeback: Option<Comeback<Q>>) -> Self {
+        Self { incarnation, comeback, ..self }
+    }
+
+    /// Has I/Os aborted that take too long.
+    pub fn with_patience(self, patience: Option<Patience>) -> Self {
+        Self { next_look: if patience.is_some() { 0 } else { u64::MAX }, patience, ..self }
     }
 
     fn running(&self) -> bool {
@@ -206,6 +258,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
                 Ok(count) => {
                     found += count;
                     self.now = self.clock.now();
+                    self.last_over = self.now;
                     self.settle(index, &done[..count]);
                     if count < most || self.task.max_completions.is_some_and(|most| found >= most as usize) {
                         break;
@@ -239,6 +292,10 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
                 count += 1;
             }
         }
+        // What comes out of a stopped queue is not issued again: the others are stopped too, or the context has ended.
+        if self.lanes[lane].stopped {
+            return;
+        }
         for &index in &over[..count] {
             if !self.running() {
                 break;
@@ -251,7 +308,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
     #[inline]
     fn record(&mut self, index: u32) {
         let tag = &self.tags[index as usize];
-        if tag.abandoned {
+        if tag.fate == Fate::Abandoned {
             self.recorder.abandoned(tag.stamp, self.now);
         } else if tag.status.is_success() {
             self.recorder.succeeded(tag.stamp, self.now, tag.opcode == NvmOpcode::READ.0);
@@ -267,6 +324,8 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
     fn record_failure(&mut self, index: u32) {
         let tag = self.tags[index as usize];
         self.recorder.failed(tag.stamp, self.now, tag.status);
+        self.timeouts.aborted +=
+            u64::from(tag.fate == Fate::Overdue && tag.status.is(status::generic::ABORT_REQUESTED));
         let (task, blocks) = (&self.task, self.task.geometry.blocks);
         self.reporter.failed_io(|| {
             let what = if tag.opcode == NvmOpcode::READ.0 { "Read" } else { "Write" };
@@ -286,9 +345,12 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
         if self.lanes[index].stopped {
             return;
         }
-        let (task, count) = (&self.task, self.lanes.len());
-        let text = format!("{} from core {}: I/O queue {} of {count} is lost: {down}", task.name, task.core, index + 1);
+        let what = format!("I/O queue {} of {} is lost: {down}", index + 1, self.lanes.len());
+        let text = format!("{} from core {}: {what}", self.task.name, self.task.core);
         self.reporter.error(&text);
+        if self.interrupt(&what) {
+            return;
+        }
         self.problems.push(text);
         self.end(EndReason::Lost);
         self.stop(index);
@@ -304,13 +366,28 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             }
         }
     }
-}
 
-impl<Q: IoQueue, C: Clock> Pass for Context<'_, Q, C> {
-    fn begin(&mut self, warm_up: u64, time: u64) {
-        self.now = self.clock.now();
-        let start = self.now.saturating_add(warm_up);
-        self.recorder.open(self.now, start, start.saturating_add(time));
+    /// Stops all queues and closes the account of what was in flight.
+    #[cold]
+    fn abandon(&mut self) {
+        for index in 0..self.lanes.len() {
+            if !self.lanes[index].stopped {
+                self.stop(index);
+            }
+        }
+        while self.recorder.depth() > 0 && (0..self.lanes.len()).map(|index| self.reap(index)).sum::<usize>() > 0 {}
+        // A queue that breaks its promise to return every slot must not keep the account open.
+        for index in 0..self.task.depth {
+            let tag = &mut self.tags[index as usize];
+            if tag.is_live() {
+                (tag.outstanding, tag.left, tag.fate) = (0, 0, Fate::Abandoned);
+                self.record(index);
+            }
+        }
+    }
+
+    /// Issues the whole depth, when nothing is in flight.
+    fn fill(&mut self) {
         for index in 0..self.task.depth {
             if !self.running() {
                 break;
@@ -318,6 +395,16 @@ impl<Q: IoQueue, C: Clock> Pass for Context<'_, Q, C> {
             self.issue(index);
         }
         self.flush();
+    }
+}
+
+impl<Q: IoQueue, C: Clock> Pass for Context<'_, Q, C> {
+    fn begin(&mut self, warm_up: u64, time: u64) {
+        self.now = self.clock.now();
+        let start = self.now.saturating_add(warm_up);
+        self.recorder.open(self.now, start, start.saturating_add(time));
+        (self.begun, self.last_over) = (self.now, self.now);
+        self.fill();
     }
 
     fn pass(&mut self) -> State {
@@ -330,6 +417,12 @@ impl<Q: IoQueue, C: Clock> Pass for Context<'_, Q, C> {
             self.end(EndReason::Time);
         }
         self.flush();
+        if self.now >= self.next_look {
+            self.look_at_ages();
+        }
+        if self.outage.is_some() {
+            self.go_through_outage(found);
+        }
         let (busy_ticks, idle_ticks) = self.recorder.polls();
         State {
             found,
@@ -339,6 +432,10 @@ impl<Q: IoQueue, C: Clock> Pass for Context<'_, Q, C> {
             busy_ticks,
             idle_ticks,
         }
+    }
+
+    fn attend(&mut self) {
+        self.hear();
     }
 
     fn end(&mut self, why: EndReason) {
@@ -359,20 +456,7 @@ impl<Q: IoQueue, C: Clock> Pass for Context<'_, Q, C> {
         self.reporter.error(&text);
         self.problems.push(text);
         self.end(EndReason::Lost);
-        for index in 0..self.lanes.len() {
-            if !self.lanes[index].stopped {
-                self.stop(index);
-            }
-        }
-        while self.recorder.depth() > 0 && (0..self.lanes.len()).map(|index| self.reap(index)).sum::<usize>() > 0 {}
-        // A queue that breaks its promise to return every slot must not keep the account open.
-        for index in 0..self.task.depth {
-            let tag = &mut self.tags[index as usize];
-            if tag.is_live() {
-                (tag.outstanding, tag.left, tag.abandoned) = (0, 0, true);
-                self.record(index);
-            }
-        }
+        self.abandon();
     }
 
     fn arm(&mut self, waits: &mut Vec<Wait>) -> bool {
@@ -403,8 +487,9 @@ impl<Q: IoQueue, C: Clock> Pass for Context<'_, Q, C> {
             ));
             std::mem::forget(self.arena.clone());
         }
-        let transport =
-            self.transport.take().map(|name| counters(name, self.lanes.iter().map(|lane| lane.queue.counters())));
+        self.end_outage(false);
+        self.counted.extend(self.lanes.iter().map(|lane| lane.queue.counters()));
+        let transport = self.transport.take().map(|name| counters(name, &self.counted));
         let sums = self.recorder.finish(self.clock.now());
         Outcome {
             result: ContextResult {
@@ -420,6 +505,8 @@ impl<Q: IoQueue, C: Clock> Pass for Context<'_, Q, C> {
                 busy_ticks: sums.busy_ticks,
                 idle_ticks: sums.idle_ticks,
                 transport,
+                outages: self.outages,
+                timeouts: self.timeouts,
             },
             end: self.ended.unwrap_or_default(),
             problems: self.problems,
@@ -427,23 +514,23 @@ impl<Q: IoQueue, C: Clock> Pass for Context<'_, Q, C> {
     }
 }
 
-#[cold]
 /// Whether a status says that the namespace cannot be had over this path any more: it is gone, or an error of type
 /// "path related" (Base 4.2.3.4), which only another path could cure.
 fn is_out_of_reach(status: Status) -> bool {
     status.is(status::generic::INVALID_NAMESPACE) || status.sct == status::SCT_PATH
 }
 
+#[cold]
 fn note_failure(tag: &mut Tag, stopped: bool, status: Status) {
     if stopped && status.is(status::generic::ABORTED_SQ_DELETION) {
-        tag.abandoned = true;
+        tag.fate = Fate::Abandoned;
     } else if tag.status.is_success() {
         tag.status = status;
     }
 }
 
 /// The sums of the queues' counters under the labels of `--transport-stats`.
-fn counters(transport: String, queues: impl Iterator<Item = doorbell_queue::Counters>) -> TransportCounters {
+fn counters(transport: String, queues: &[Counters]) -> TransportCounters {
     let mut sums = [
         ("polls", 0),
         ("idle_polls", 0),

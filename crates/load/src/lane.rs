@@ -29,8 +29,23 @@ pub(crate) struct Tag {
     pub opcode: u8,
     /// The first failure of a piece.
     pub status: Status,
+    /// What happened to it besides.
+    pub fate: Fate,
+}
+
+// A tag is written with every I/O.
+const _: () = assert!(size_of::<Tag>() <= 48);
+
+/// What happened to an I/O besides the statuses of its commands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// Nothing.
+    #[default]
+    Usual,
+    /// It took too long, and its commands are to be aborted.
+    Overdue,
     /// A piece was lost with its queue, or never sent.
-    pub abandoned: bool,
+    Abandoned,
 }
 
 impl Tag {
@@ -198,6 +213,17 @@ impl<Q: IoQueue> Lane<Q> {
         self.owner[usize::from(done.slot)]
     }
 
+    /// How Aborts name the commands of a tag that the queue has taken.
+    pub fn commands(&self, tag: u32) -> impl Iterator<Item = (u16, u16)> + '_ {
+        let own = self.owner.iter().enumerate().filter(move |(_, owner)| **owner == tag);
+        own.filter_map(|(slot, _)| self.queue.named(slot as Slot))
+    }
+
+    /// Whether a tag has a piece here, as far as the queue names its commands.
+    pub fn holds(&self, tag: u32) -> bool {
+        self.waiting.contains(&tag) || self.commands(tag).next().is_some()
+    }
+
     /// Stops the queue and forgets what it has not taken. Returns the tags that lost a piece by that, each once; their
     /// other pieces still come out of the queue.
     pub fn stop(&mut self, tags: &mut [Tag]) -> Vec<u32> {
@@ -213,7 +239,7 @@ impl<Q: IoQueue> Lane<Q> {
         lost.dedup();
         for &tag in &lost {
             let tag = &mut tags[tag as usize];
-            (tag.left, tag.abandoned) = (0, true);
+            (tag.left, tag.fate) = (0, Fate::Abandoned);
         }
         lost
     }

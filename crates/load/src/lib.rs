@@ -2,13 +2,16 @@
 //! them so that the result can be checked. `doorbell perf` calls [`run()`]; the `report` crate shows what it returns.
 //!
 //! [`plan`] says who drives what, `run` connects and watches, `worker` is the loop of a core, `context` one worker's load on one
-//! namespace, `lane` one of its queues, `recorder` its counts, [`workload`] (with [`zipf`]) its sequence of I/Os.
+//! namespace, `lane` one of its queues, `recorder` its counts, `outage` how lost queues are replaced, [`workload`] (with [`zipf`]) its sequence of I/Os.
 
 mod context;
 #[cfg(test)]
 mod context_tests;
 mod lane;
 mod observer;
+mod outage;
+#[cfg(test)]
+mod outage_tests;
 pub mod plan;
 mod port;
 mod recorder;

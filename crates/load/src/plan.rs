@@ -57,6 +57,11 @@ pub struct RunOptions {
     pub drain: Duration,
     /// Time after which no further I/O queue is connected.
     pub connect: Duration,
+    /// The driver brings lost controllers back, and contexts wait for it; so often are queues asked of one that is back but grants
+    /// none (`--reconnect`).
+    pub reconnect: Option<u32>,
+    /// Have an I/O aborted that takes longer, and give its queue up when that does not help (`--timeout`).
+    pub timeout: Option<Duration>,
 }
 
 /// How many I/Os a context issues, `-d`.
@@ -233,6 +238,8 @@ pub(crate) mod tests {
             transport_stats: false,
             drain: Duration::from_secs(10),
             connect: Duration::from_secs(60),
+            reconnect: None,
+            timeout: None,
         }
     }
 

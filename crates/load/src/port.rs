@@ -25,6 +25,16 @@ pub(crate) trait Port: Send + Sync {
     fn failure(&self) -> Option<String>;
     /// What the controller has told since the last call.
     fn events(&self) -> Vec<String>;
+    /// How often the controller was brought back; `None` while it is lost.
+    fn incarnation(&self) -> Option<u64>;
+    /// Attempts so far to bring it back.
+    fn attempts(&self) -> u32;
+    /// Says that a queue of an incarnation is lost. Does not block.
+    fn queue_lost(&self, incarnation: u64, why: String);
+    /// Has a command of a queue of an incarnation aborted. Does not block.
+    fn abort(&self, incarnation: u64, sqid: u16, cid: u16);
+    /// Whether the namespace is what it was, after the controller was brought back.
+    fn check(&self) -> Result<(), String>;
 }
 
 impl Port for Target {
@@ -59,5 +69,27 @@ impl Port for Target {
     fn events(&self) -> Vec<String> {
         let name = self.controller.name();
         self.controller.events().into_iter().map(|event| format!("{name}: {event}")).collect()
+    }
+
+    fn incarnation(&self) -> Option<u64> {
+        self.controller.incarnation()
+    }
+
+    fn attempts(&self) -> u32 {
+        self.controller.attempts()
+    }
+
+    fn queue_lost(&self, incarnation: u64, why: String) {
+        self.controller.queue_lost(incarnation, why);
+    }
+
+    fn abort(&self, incarnation: u64, sqid: u16, cid: u16) {
+        self.controller.abort(incarnation, sqid, cid);
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let namespaces = self.controller.namespaces();
+        let now = namespaces.iter().find(|now| now.nsid == self.namespace.nsid).ok_or("the namespace is gone")?;
+        self.namespace.difference(now).map_or(Ok(()), Err)
     }
 }

@@ -88,6 +88,11 @@ impl Recorder {
         self.measured.account.submitted
     }
 
+    /// I/Os given up so far.
+    pub fn given_up(&self) -> u64 {
+        self.measured.account.abandoned
+    }
+
     /// A poll ended at `now`: the time since the previous one was busy if it found completions.
     #[inline]
     pub fn polled(&mut self, now: u64, found: bool) {

@@ -20,14 +20,15 @@ use doorbell_platform::{
     clock::{Anchor, Clock},
     cpu, poll,
 };
-use doorbell_queue::Wait;
+use doorbell_queue::{IoQueue, Wait};
 use doorbell_result::{EndReason, RunResult};
 use doorbell_spec::command::control;
 
 use crate::{
-    context::{Context, Outcome, Pass, Task},
+    context::{Comeback, Context, Outcome, Pass, Patience, Task},
     lane::Geometry,
     observer::{Event, Observer, Reporter, Second},
+    outage::{Keeper, News, Queues},
     plan::{Limit, RunOptions, associate},
     port::{Port, Target},
     stop::{StopFlag, Tsc},
@@ -96,14 +97,10 @@ struct Plan {
     port: Arc<dyn Port>,
     task: Task,
     workload: Workload,
-}
-
-/// The queues of a context.
-struct Queues {
-    /// Those that carry I/Os.
-    active: Vec<AnyQueue>,
-    /// Those that are only there (`-U`).
-    idle: Vec<AnyQueue>,
+    /// The incarnation of the controller that the queues will belong to.
+    incarnation: u64,
+    /// What the context will be told of lost controllers, when they are brought back.
+    news: Option<Receiver<News>>,
 }
 
 /// What a worker is sent.
@@ -128,6 +125,8 @@ struct Common<'a> {
     reporter: &'a Reporter<'a>,
     ending: &'a Ending,
     times: Times,
+    /// Ticks that an I/O may take.
+    timeout: Option<u64>,
 }
 
 /// A run under way.
@@ -174,6 +173,8 @@ impl Run<'_> {
             let split = shape.split(options.io_size);
             Plan {
                 worker: pair.worker,
+                incarnation: port.incarnation().unwrap_or(0),
+                news: None,
                 port: port.clone(),
                 workload: Workload::new(
                     options.pattern,
@@ -222,7 +223,7 @@ impl Run<'_> {
         fits
     }
 
-    fn carry_out(&mut self, plans: Vec<Plan>, mut companion: Option<Companion>) {
+    fn carry_out(&mut self, mut plans: Vec<Plan>, mut companion: Option<Companion>) {
         let span = |span| self.clock.ticks_in(span);
         let common = Common {
             options: self.options,
@@ -234,9 +235,17 @@ impl Run<'_> {
                 drain: span(self.options.drain),
                 hurried_drain: span(self.options.drain.min(HURRIED_DRAIN)),
             },
+            timeout: self.options.timeout.map(span),
         };
         let progress: Vec<Progress> = self.options.cores.iter().map(|_| Progress::default()).collect();
         let ports: Vec<_> = plans.iter().map(|plan| plan.port.clone()).collect();
+        let keep = |plan: &mut Plan| {
+            let (news, heard) = mpsc::channel();
+            plan.news = Some(heard);
+            Keeper::new(plan.port.clone(), plan.incarnation, news)
+        };
+        let kept = plans.iter_mut().filter(|_| self.options.reconnect.is_some());
+        let mut keepers: Vec<_> = kept.map(keep).collect();
         let connecting = connect(&plans, self.options, &self.ending.stop);
         thread::scope(|scope| {
             let (report, reports) = mpsc::channel();
@@ -255,7 +264,7 @@ impl Run<'_> {
                     // A worker that is gone is found when it is joined.
                     let _ = worker.jobs.send(Job::Go);
                 }
-                self.watch(&ports, &progress, &reports);
+                self.watch(&ports, &mut keepers, &progress, &reports);
             }
             self.gather(workers);
         });
@@ -314,7 +323,13 @@ impl Run<'_> {
     }
 
     /// Watches until all workers are through: the channel that they hold closes with the last.
-    fn watch(&mut self, ports: &[Arc<dyn Port>], progress: &[Progress], reports: &Receiver<Vec<String>>) {
+    fn watch(
+        &mut self,
+        ports: &[Arc<dyn Port>],
+        keepers: &mut [Keeper],
+        progress: &[Progress],
+        reports: &Receiver<Vec<String>>,
+    ) {
         let (mut warming, begin) = (!self.options.warm_up.is_zero(), Instant::now());
         let mut last = (begin, [0; 3]);
         while reports.recv_timeout(WATCH) == Err(RecvTimeoutError::Timeout) {
@@ -326,6 +341,10 @@ impl Run<'_> {
             {
                 self.ending.lost.store(true, Ordering::Relaxed);
                 self.problem(why);
+            }
+            let look = |keeper: &mut Keeper| keeper.look(self.options, &self.ending.stop);
+            if keepers.iter_mut().map(look).filter(|&news| news).count() > 0 {
+                self.ending.news.fetch_add(1, Ordering::Release);
             }
             if warming && begin.elapsed() >= self.options.warm_up {
                 warming = false;
@@ -394,19 +413,10 @@ impl Run<'_> {
 fn connect(plans: &[Plan], options: &RunOptions, stop: &StopFlag) -> Receiver<Result<Queues, String>> {
     let (sender, receiver) = mpsc::channel();
     let ports: Vec<_> = plans.iter().map(|plan| plan.port.clone()).collect();
-    let (active, idle, entries, stop) = (options.qpairs, options.unused_qpairs, options.io_queue_size, stop.clone());
-    let (begin, limit) = (Instant::now(), options.connect);
+    let (options, stop, deadline) = (options.clone(), stop.clone(), Instant::now() + options.connect);
     let connect = move || {
         for port in ports {
-            let one = |_| match begin.elapsed() < limit {
-                true => port.connect(entries),
-                false => Err(format!("its I/O queue is not connected: the queues before it took {limit:?}")),
-            };
-            let some = |count| -> Result<Vec<AnyQueue>, String> {
-                let wanted = (0..count).take_while(|_| stop.requests() == 0);
-                wanted.map(one).collect()
-            };
-            let queues = some(active).and_then(|active| Ok(Queues { active, idle: some(idle)? }));
+            let queues = Queues::connect(&*port, &options, deadline, &stop);
             if stop.requests() > 0 || sender.send(queues).is_err() {
                 return;
             }
@@ -444,15 +454,13 @@ fn work(
     let Some(Job::Prepare(jobs)) = next_job(inbox, &mut companion) else { return Vec::new() };
     let mut problems = Vec::new();
     let mut contexts = Vec::new();
-    let mut idle = Vec::new();
     match pinned {
         Err(error) => {
             problems.push(format!("no worker on core {core}: {error}; -c must name cores this process may run on"))
         }
         Ok(()) => {
             for (plan, queues) in jobs {
-                idle.extend(queues.idle);
-                match context(common, plan, queues.active) {
+                match context(common, plan, queues) {
                     Ok(context) => contexts.push(context),
                     Err(why) => problems.push(why),
                 }
@@ -463,6 +471,9 @@ fn work(
     let Some(Job::Go) = next_job(inbox, &mut companion) else { return Vec::new() };
     // Who shares the core must not sleep with it.
     let sleeps = common.options.interrupt && companion.is_none();
+    // I/Os that never come back wake nobody.
+    let longest = common.options.timeout.map_or(LONGEST_SLEEP, |timeout| LONGEST_SLEEP.min(timeout / 4));
+    let sleep = move |waits: &[Wait]| sleep(waits, longest);
     let beside = Beside {
         companion: companion.as_deref_mut().map(|run| run as _),
         sleep: if sleeps { Some(&sleep) } else { None },
@@ -490,24 +501,36 @@ fn next_job(inbox: &Receiver<Job>, companion: &mut Option<Box<dyn FnMut() + Send
 }
 
 /// A context whose loop is compiled for its kind of queue.
-fn context<'a>(common: Common<'a>, plan: Plan, queues: Vec<AnyQueue>) -> Result<Box<dyn Pass + 'a>, String> {
-    let transport = common.options.transport_stats.then(|| plan.port.transport());
-    let (mut tcp, mut custom) = (Vec::new(), Vec::new());
-    for queue in queues {
-        match queue {
-            AnyQueue::Tcp(queue) => tcp.push(*queue),
-            AnyQueue::Custom(queue) => custom.push(queue),
-        }
+fn context<'a>(common: Common<'a>, plan: Plan, queues: Queues) -> Result<Box<dyn Pass + 'a>, String> {
+    match queues.active.first() {
+        Some(AnyQueue::Tcp(_)) => context_of(common, plan, queues, |queue| match queue {
+            AnyQueue::Tcp(queue) => Some(*queue),
+            AnyQueue::Custom(_) => None,
+        }),
+        _ => context_of(common, plan, queues, |queue| match queue {
+            AnyQueue::Custom(queue) => Some(queue),
+            AnyQueue::Tcp(_) => None,
+        }),
     }
-    let (task, workload, reporter) = (plan.task, plan.workload, common.reporter);
-    Ok(if custom.is_empty() {
-        Box::new(Context::new(task, workload, tcp, Tsc, reporter)?.with_counters(transport))
-    } else {
-        Box::new(Context::new(task, workload, custom, Tsc, reporter)?.with_counters(transport))
-    })
 }
 
-fn sleep(waits: &[Wait]) {
+fn context_of<'a, Q: IoQueue + 'a>(
+    common: Common<'a>,
+    plan: Plan,
+    queues: Queues,
+    of_kind: fn(AnyQueue) -> Option<Q>,
+) -> Result<Box<dyn Pass + 'a>, String> {
+    let Plan { port, incarnation, .. } = plan;
+    let active = queues.active.into_iter().filter_map(of_kind).collect();
+    let context = Context::new(plan.task, plan.workload, active, Tsc, common.reporter)?;
+    let (transport, attempts) = (common.options.transport_stats.then(|| port.transport()), port.attempts());
+    let patience = common.timeout.map(|ticks| Patience { ticks, port: port.clone() });
+    let comeback = plan.news.map(|news| Comeback { port, news, attempts, of_kind });
+    let context = context.with_counters(transport).with_idle(queues.idle);
+    Ok(Box::new(context.with_patience(patience).with_comeback(incarnation, comeback)))
+}
+
+fn sleep(waits: &[Wait], longest: Duration) {
     let fds: Vec<_> = waits
         .iter()
         .filter_map(|wait| match *wait {
@@ -515,7 +538,7 @@ fn sleep(waits: &[Wait]) {
             Wait::Ready => None,
         })
         .collect();
-    poll::wait(&fds, LONGEST_SLEEP);
+    poll::wait(&fds, longest);
 }
 
 /// Bytes the system can give without swapping, where it says so.

@@ -5,7 +5,7 @@ use std::{
     os::{fd::AsRawFd, unix::net::UnixStream},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
         mpsc,
     },
     thread,
@@ -54,6 +54,17 @@ impl Port for TestPort {
     }
     fn events(&self) -> Vec<String> {
         Vec::new()
+    }
+    fn incarnation(&self) -> Option<u64> {
+        Some(0)
+    }
+    fn attempts(&self) -> u32 {
+        0
+    }
+    fn queue_lost(&self, _: u64, _: String) {}
+    fn abort(&self, _: u64, _: u16, _: u16) {}
+    fn check(&self) -> Result<(), String> {
+        Ok(())
     }
 }
 
@@ -331,4 +342,155 @@ fn workers_sleep_when_asked_to() {
     let sleeps = counted.load(Ordering::Relaxed);
     // 20 rounds of 16: a few sleeps each, where a spinning worker would have polled thousands of times.
     assert!((1..200).contains(&sleeps), "{sleeps}");
+}
+
+/// A controller that can be lost: whoever reports a queue of the present incarnation begins the next one.
+struct Phoenix {
+    incarnation: Arc<AtomicU64>,
+    /// Queues connected.
+    connected: AtomicUsize,
+    /// Whether new queues are to be had after the first loss.
+    generous: bool,
+    /// What is the matter with the namespace after that.
+    changed: Option<&'static str>,
+    /// Rounds of a target that shares a worker's core, without which no new queue comes.
+    rounds: Option<Arc<AtomicUsize>>,
+}
+
+impl Phoenix {
+    fn new(generous: bool, changed: Option<&'static str>, rounds: Option<Arc<AtomicUsize>>) -> Arc<Self> {
+        Arc::new(Self { incarnation: Arc::default(), connected: AtomicUsize::new(0), generous, changed, rounds })
+    }
+}
+
+impl Port for Phoenix {
+    fn shape(&self) -> Shape {
+        shape()
+    }
+    fn transport(&self) -> String {
+        "TEST".into()
+    }
+    fn connect(&self, entries: u32) -> Result<AnyQueue, String> {
+        let incarnation = self.incarnation.load(Ordering::Relaxed);
+        if incarnation > 0 && !self.generous {
+            return Err("no queue is free".into());
+        }
+        if let Some(rounds) = self.rounds.as_ref().filter(|_| incarnation > 0) {
+            let before = rounds.load(Ordering::Relaxed);
+            while rounds.load(Ordering::Relaxed) == before {
+                std::thread::yield_now();
+            }
+        }
+        let first = self.connected.fetch_add(1, Ordering::Relaxed) == 0;
+        let left = if first { 1000 } else { u64::MAX };
+        Ok(AnyQueue::Custom(Box::new(Mortal { null: NullQueue::new(entries as u16 - 1), left })))
+    }
+    fn failure(&self) -> Option<String> {
+        None
+    }
+    fn events(&self) -> Vec<String> {
+        Vec::new()
+    }
+    fn incarnation(&self) -> Option<u64> {
+        Some(self.incarnation.load(Ordering::Relaxed))
+    }
+    fn attempts(&self) -> u32 {
+        self.incarnation.load(Ordering::Relaxed) as u32
+    }
+    fn queue_lost(&self, incarnation: u64, _: String) {
+        let _ = self.incarnation.compare_exchange(incarnation, incarnation + 1, Ordering::Relaxed, Ordering::Relaxed);
+    }
+    fn abort(&self, _: u64, _: u16, _: u16) {}
+    fn check(&self) -> Result<(), String> {
+        self.changed.map_or(Ok(()), |why| Err(why.into()))
+    }
+}
+
+/// A null queue that is lost after so many commits.
+struct Mortal {
+    null: NullQueue,
+    left: u64,
+}
+
+impl IoQueue for Mortal {
+    fn needs(&self) -> Needs {
+        self.null.needs()
+    }
+    fn attach(&mut self, arena: &Arc<Arena>) -> Result<(), PrepareError> {
+        self.null.attach(arena)
+    }
+    fn prepare(&mut self, slot: Slot, data: &[Range]) -> Result<(), PrepareError> {
+        self.null.prepare(slot, data)
+    }
+    fn submit(&mut self, ops: &[Op]) -> usize {
+        self.null.submit(ops)
+    }
+    fn submit_raw(&mut self, slot: Slot, command: &Command) -> bool {
+        self.null.submit_raw(slot, command)
+    }
+    fn commit(&mut self) -> Result<Progress, Down> {
+        self.left = self.left.saturating_sub(1);
+        if self.left == 0 { Err(Down("mortal".into())) } else { self.null.commit() }
+    }
+    fn reap(&mut self, done: &mut [Done]) -> Result<usize, Down> {
+        self.null.reap(done)
+    }
+    fn stop(&mut self) {
+        self.null.stop();
+    }
+    fn drained(&self) -> Drain {
+        self.null.drained()
+    }
+    fn arm(&mut self) -> Result<Wait, Down> {
+        self.null.arm()
+    }
+    fn counters(&self) -> Counters {
+        self.null.counters()
+    }
+}
+
+#[test]
+fn all_contexts_of_a_lost_controller_get_new_queues() {
+    let (rounds, cores) = (Arc::new(AtomicUsize::new(0)), cores(2));
+    let phoenix = Phoenix::new(true, None, Some(rounds.clone()));
+    let round = move || {
+        rounds.fetch_add(1, Ordering::Relaxed);
+    };
+    let companion = Companion { core: cores[0], run: Box::new(round) };
+    let options = RunOptions {
+        cores: cores.clone(),
+        qpairs: 2,
+        unused_qpairs: 1,
+        use_every_core: true,
+        number_ios: None,
+        time: Duration::from_secs(1),
+        reconnect: Some(3),
+        ..base()
+    };
+    let ports: Vec<Arc<dyn Port>> = vec![phoenix.clone(), phoenix.clone()];
+    let (result, _) = run_with(ports, &options, Some(companion), &StopFlag::default());
+    assert_eq!((result.end, &result.problems), (EndReason::Time, &vec![]));
+    assert_eq!(result.contexts.len(), 2 * cores.len());
+    for context in &result.contexts {
+        let [outage] = &context.outages[..] else { panic!("{:?}", context.outages) };
+        assert!(outage.back && outage.lost > 0 && outage.lost == context.account.abandoned, "{outage:?}");
+        assert_eq!((context.account.missing(), outage.attempts), (0, 1));
+        assert!(context.audit.difference() < 0.001, "{:?}", context.audit);
+    }
+    assert_eq!(phoenix.connected.load(Ordering::Relaxed), 2 * 2 * cores.len() * 3, "unused ones too, twice");
+}
+
+#[test]
+fn a_controller_that_is_back_but_of_no_use_ends_the_context() {
+    let options = RunOptions { number_ios: None, reconnect: Some(3), ..base() };
+    for (phoenix, incarnations, said) in [
+        (Phoenix::new(false, None, None), 4, "cannot go on: no queue is free"),
+        (Phoenix::new(true, Some("the namespace is gone"), None), 1, "cannot go on: the namespace is gone"),
+    ] {
+        let (result, _) = run(vec![phoenix.clone()], &options);
+        assert_eq!(result.end, EndReason::Lost);
+        assert!(result.problems[0].contains(said), "{:?}", result.problems);
+        assert_eq!(phoenix.incarnation.load(Ordering::Relaxed), incarnations, "resets");
+        assert_eq!(result.contexts[0].account.missing(), 0);
+    }
 }

@@ -47,6 +47,8 @@ pub struct Script {
     pub fail_every: Option<(u64, Status)>,
     /// Commands from this one on are never answered.
     pub mute_after: Option<u64>,
+    /// Identifiers of commands that were aborted.
+    pub aborted: Vec<u16>,
     pub taken: Vec<Op>,
     pub prepared: Vec<(Slot, Vec<Range>)>,
 }
@@ -161,6 +163,13 @@ impl IoQueue for TestQueue {
             return Err(Self::lost());
         }
         let now = self.clock.0.load(Ordering::Relaxed);
+        for cid in self.script.lock().unwrap().aborted.drain(..) {
+            let slot = self.cids.find(cid);
+            if let Some(at) = self.committed.iter().position(|&(_, busy, _)| Some(busy) == slot) {
+                let (_, slot, _) = self.committed.remove(at).unwrap();
+                self.committed.push_front((0, slot, status::generic::ABORT_REQUESTED));
+            }
+        }
         let mut count = 0;
         while count < done.len()
             && let Some(&(due, slot, status)) = self.committed.front()
@@ -190,5 +199,9 @@ impl IoQueue for TestQueue {
 
     fn counters(&self) -> Counters {
         Counters { submitted: self.count, ..Counters::default() }
+    }
+
+    fn named(&self, slot: Slot) -> Option<(u16, u16)> {
+        self.cids.of(slot).map(|cid| (1, cid))
     }
 }

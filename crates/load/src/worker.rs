@@ -21,12 +21,14 @@ pub(crate) struct Times {
     pub hurried_drain: u64,
 }
 
-/// What can end a run from outside.
+/// What comes to workers from outside: what ends a run, and word of controllers that are lost and brought back.
 #[derive(Debug, Default)]
 pub(crate) struct Ending {
     pub stop: StopFlag,
-    /// A controller is lost.
+    /// A controller is lost for good.
     pub lost: AtomicBool,
+    /// Counts the times when there was news for contexts: a worker looks when it has changed.
+    pub news: AtomicU64,
 }
 
 impl Ending {
@@ -69,9 +71,14 @@ pub(crate) fn drive<C: Clock>(
     mut beside: Beside<'_>,
 ) {
     let mut waits = Vec::with_capacity(contexts.len());
-    let mut deadline = None;
+    let (mut deadline, mut heard) = (None, 0);
     contexts.iter_mut().for_each(|context| context.begin(times.warm_up, times.time));
     loop {
+        let news = ending.news.load(Ordering::Acquire);
+        if news != heard {
+            heard = news;
+            contexts.iter_mut().for_each(|context| context.attend());
+        }
         let mut sum = State::default();
         for context in contexts.iter_mut() {
             let state = context.pass();

@@ -36,6 +36,8 @@ fn options() -> RunOptions {
         transport_stats: false,
         drain: Duration::from_millis(300),
         connect: Duration::from_secs(20),
+        reconnect: None,
+        timeout: None,
     }
 }
 

@@ -47,6 +47,12 @@ impl Cids {
         known.then_some(slot)
     }
 
+    /// The identifier of the command that a slot carries.
+    pub fn of(&self, slot: Slot) -> Option<u16> {
+        let index = usize::from(slot);
+        (self.busy.get(index) == Some(&true)).then(|| self.current[index])
+    }
+
     /// Makes a busy slot idle and its identifier stale.
     #[inline]
     pub fn retire(&mut self, slot: Slot) {
@@ -72,8 +78,9 @@ mod tests {
     fn a_stale_identifier_is_not_found() {
         let mut cids = Cids::new(100);
         let first = cids.issue(7);
-        assert_eq!(cids.find(first), Some(7));
+        assert_eq!((cids.find(first), cids.of(7)), (Some(7), Some(first)));
         cids.retire(7);
+        assert_eq!((cids.of(7), cids.of(100)), (None, None), "idle, and not there");
         assert_eq!(cids.find(first), None, "answered already");
         let second = cids.issue(7);
         assert_ne!(first, second);

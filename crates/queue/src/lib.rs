@@ -190,6 +190,11 @@ pub trait IoQueue: Send {
 
     /// What was counted.
     fn counters(&self) -> Counters;
+
+    /// How an Abort names the command in a slot: SQID and CID. `None` when the slot is idle, or commands cannot be aborted here.
+    fn named(&self, _slot: Slot) -> Option<(u16, u16)> {
+        None
+    }
 }
 
 impl<Q: IoQueue + ?Sized> IoQueue for Box<Q> {
@@ -225,5 +230,8 @@ impl<Q: IoQueue + ?Sized> IoQueue for Box<Q> {
     }
     fn counters(&self) -> Counters {
         (**self).counters()
+    }
+    fn named(&self, slot: Slot) -> Option<(u16, u16)> {
+        (**self).named(slot)
     }
 }

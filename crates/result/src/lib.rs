@@ -66,6 +66,10 @@ pub struct ContextResult {
     pub idle_ticks: u64,
     /// The transport's counters, when asked for.
     pub transport: Option<TransportCounters>,
+    /// Times without a controller that ended, or would have ended, with its return.
+    pub outages: Vec<Outage>,
+    /// What became of I/Os that took too long.
+    pub timeouts: Timeouts,
 }
 
 impl ContextResult {
@@ -74,10 +78,43 @@ impl ContextResult {
         self.reads + self.writes
     }
 
+    /// I/Os that were in flight when a controller was lost that came back.
+    pub fn lost_in_outages(&self) -> u64 {
+        self.outages.iter().filter(|outage| outage.back).map(|outage| outage.lost).sum()
+    }
+
     /// Failed I/Os of the whole run.
     pub fn failed(&self) -> u64 {
         self.errors.values().sum()
     }
+}
+
+/// A time in which a context had no queues because its controller was lost, and waited for it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outage {
+    /// When the loss was noticed, in ticks from the context's first I/O.
+    pub began: u64,
+    /// Ticks without I/O: from the last completion before the loss to the first one after it, or to the end of the run.
+    pub silent: u64,
+    /// I/Os that were in flight; they are among the abandoned.
+    pub lost: u64,
+    /// Attempts to bring the controller back.
+    pub attempts: u32,
+    /// Whether an I/O completed after it.
+    pub back: bool,
+    /// What was lost, for people.
+    pub why: String,
+}
+
+/// I/Os that took longer than `--timeout`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timeouts {
+    /// So many I/Os.
+    pub timed_out: u64,
+    /// Abort commands asked for; an I/O has one for each of its commands.
+    pub aborts: u64,
+    /// I/Os that came back aborted; they are among the failed.
+    pub aborted: u64,
 }
 
 /// Where the I/Os of a context went: `submitted` equals the sum of the others when none was lost.

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use doorbell_host::{Cancel, Controller, ControllerOptions, Namespace, Probed, TransportId, probe};
+use doorbell_host::{Cancel, Controller, ControllerOptions, Namespace, Probed, Reconnect, TransportId, probe};
 use doorbell_load::{Limit, Pattern, RunOptions, StopFlag, Target, run};
 
 use crate::{output::show as out, signals};
@@ -84,7 +84,7 @@ fn perform(options: &Options) -> Result<bool, String> {
     let run_options = run_options(options, seed);
     let result = run(targets, &run_options, companion, &stop, &|event| show::event(&event, options));
     good &= show::result(&result, options);
-    if result.contexts.iter().any(|context| context.account.abandoned > 0) {
+    if result.contexts.iter().any(|context| context.account.abandoned > context.lost_in_outages()) {
         // What does not answer I/Os will not answer a shutdown either: it gets a moment, not its full time.
         cancel.cancel();
     }
@@ -108,6 +108,7 @@ fn controller_options(options: &Options) -> ControllerOptions {
         header_digest: options.header_digest,
         data_digest: options.data_digest,
         disable_sq_flow_control: options.disable_sq_flow_control,
+        reconnect: options.reconnect.map(Reconnect::new),
         ..ControllerOptions::default()
     }
 }
@@ -174,5 +175,7 @@ fn run_options(options: &Options, seed: u64) -> RunOptions {
         transport_stats: options.transport_stats,
         drain: DRAIN,
         connect: CONNECT,
+        reconnect: options.reconnect,
+        timeout: options.timeout_ms.map(|milliseconds| Duration::from_millis(milliseconds.into())),
     }
 }

@@ -1,12 +1,12 @@
 //! Running the binary as a user does: a target on a free port, commands with a deadline, and the reader of the result table that
 //! scripts use.
-#![allow(missing_docs, reason = "tests")]
+#![allow(missing_docs, dead_code, reason = "tests, each of which uses a part of it")]
 
 use std::{
     fs::File,
     io::{BufRead, BufReader, Read},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::mpsc,
+    sync::{Arc, Mutex, mpsc},
     thread,
     time::{Duration, Instant},
 };
@@ -40,8 +40,14 @@ pub fn run(args: &[&str]) -> Output {
 pub struct Running {
     pub child: Child,
     started: Instant,
-    stdout: thread::JoinHandle<String>,
-    stderr: thread::JoinHandle<String>,
+    stdout: Pipe,
+    stderr: Pipe,
+}
+
+/// What a process says, as it comes.
+struct Pipe {
+    text: Arc<Mutex<String>>,
+    thread: thread::JoinHandle<()>,
 }
 
 pub fn start(args: &[&str]) -> Running {
@@ -52,7 +58,7 @@ pub fn start(args: &[&str]) -> Running {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let (stdout, stderr) = (reader(child.stdout.take().unwrap()), reader(child.stderr.take().unwrap()));
+    let (stdout, stderr) = (Pipe::new(child.stdout.take().unwrap()), Pipe::new(child.stderr.take().unwrap()));
     Running { child, started: Instant::now(), stdout, stderr }
 }
 
@@ -61,17 +67,41 @@ fn signal(child: &Child, name: &str) {
     assert!(sent.success());
 }
 
-fn reader(mut pipe: impl Read + Send + 'static) -> thread::JoinHandle<String> {
-    thread::spawn(move || {
-        let mut text = String::new();
-        let _ = pipe.read_to_string(&mut text);
-        text
-    })
+impl Pipe {
+    fn new(mut pipe: impl Read + Send + 'static) -> Self {
+        let text = Arc::new(Mutex::new(String::new()));
+        let collected = text.clone();
+        let thread = thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(count @ 1..) = pipe.read(&mut bytes) {
+                collected.lock().unwrap().push_str(&String::from_utf8_lossy(&bytes[..count]));
+            }
+        });
+        Self { text, thread }
+    }
+
+    fn rest(self) -> String {
+        self.thread.join().unwrap();
+        std::mem::take(&mut *self.text.lock().unwrap())
+    }
 }
 
 impl Running {
     pub fn signal(&self, name: &str) {
         signal(&self.child, name);
+    }
+
+    /// Waits until it has said this, on either stream.
+    pub fn until_it_says(&self, what: &str) {
+        while ![&self.stdout, &self.stderr].iter().any(|pipe| pipe.text.lock().unwrap().contains(what)) {
+            let said = || format!("{}{}", self.stdout.text.lock().unwrap(), self.stderr.text.lock().unwrap());
+            assert!(
+                self.started.elapsed() < PATIENCE && !self.stderr.thread.is_finished(),
+                "no \"{what}\": {}",
+                said()
+            );
+            thread::sleep(Duration::from_millis(2));
+        }
     }
 
     pub fn finish(mut self) -> Output {
@@ -80,7 +110,7 @@ impl Running {
                 Some(status) => break status,
                 None if self.started.elapsed() > PATIENCE => {
                     self.child.kill().unwrap();
-                    panic!("still running after {PATIENCE:?}: {}", self.stdout.join().unwrap());
+                    panic!("still running after {PATIENCE:?}: {}", self.stdout.rest());
                 }
                 None => thread::sleep(Duration::from_millis(5)),
             }
@@ -88,8 +118,8 @@ impl Running {
         Output {
             status: status.code(),
             took: self.started.elapsed(),
-            stdout: self.stdout.join().unwrap(),
-            stderr: self.stderr.join().unwrap(),
+            stdout: self.stdout.rest(),
+            stderr: self.stderr.rest(),
         }
     }
 }
@@ -102,8 +132,13 @@ pub struct Target {
 
 impl Target {
     pub fn start(args: &[&str]) -> Self {
+        Self::start_at(0, args)
+    }
+
+    /// On a port that one before it had.
+    pub fn start_at(port: u16, args: &[&str]) -> Self {
         let mut child = Command::new(DOORBELL)
-            .args(["target", "--listen", "127.0.0.1:0", "--nqn", NQN])
+            .args(["target", "--listen", &format!("127.0.0.1:{port}"), "--nqn", NQN])
             .args(args)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -125,6 +125,11 @@ impl Site {
         self.wake();
     }
 
+    /// Lets new queues live again; those that have not noticed yet that they are lost go on.
+    pub fn revive(&self) {
+        self.dead.store(false, Ordering::Relaxed);
+    }
+
     fn wake(&self) {
         for wake in lock(&self.wakes).iter() {
             let _ = rustix::io::write(wake, &1u64.to_ne_bytes());

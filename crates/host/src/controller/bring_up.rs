@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -36,6 +37,8 @@ const ADMIN_ENTRIES: u32 = 32;
 pub(super) const KEEP_ALIVE_SLOT: Slot = 1;
 /// The first slot of Asynchronous Event Requests, and how many there are at most.
 pub(super) const EVENT_SLOTS: std::ops::Range<Slot> = 2..10;
+/// The slot of Abort commands: one at a time, which every controller takes (ACL is 0-based).
+pub(super) const ABORT_SLOT: Slot = 10;
 /// Most data in an admin or Fabrics command capsule (TCP 3.3.2.2).
 const ADMIN_CAPSULE_BYTES: u32 = 8192;
 /// How often a register is read that something waits for.
@@ -52,12 +55,12 @@ const CRITICAL_WARNINGS: u32 = (critical_warning::SPARE
 const UNLIMITED_TRANSFER: u64 = 1 << 30;
 
 /// What bring-up learned.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Ready {
     pub cap: Cap,
     pub vs: Vs,
     pub cntlid: u16,
-    pub data: Box<identify::Controller>,
+    pub data: Arc<identify::Controller>,
     /// Keep alive timeout: what was asked for, or less where less was granted; if any.
     pub keep_alive: Option<Duration>,
     pub io_queues: u16,
@@ -225,9 +228,9 @@ impl BringUp<'_> {
         port.succeed(&command, &AdminData::In(identify::SIZE as u32), self.timeout()).map(|(_, bytes)| bytes)
     }
 
-    fn identify(&self, port: &mut Port) -> Step<Box<identify::Controller>> {
+    fn identify(&self, port: &mut Port) -> Step<Arc<identify::Controller>> {
         let bytes = self.page(port, Cns::CONTROLLER, 0).map_err(|why| why.at(InitState::Identify))?;
-        Ok(Box::new(identify::Controller::read_from_bytes(&bytes).expect("4096 bytes")))
+        Ok(Arc::new(identify::Controller::read_from_bytes(&bytes).expect("4096 bytes")))
     }
 
     /// Event configuration and requests; a controller without events is still a controller.

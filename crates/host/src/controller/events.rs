@@ -4,7 +4,6 @@
 
 use std::{
     collections::BTreeSet,
-    sync::PoisonError,
     time::{Duration, Instant},
 };
 
@@ -24,8 +23,6 @@ use crate::{error::Cause, namespace::Namespace};
 
 /// Least time between two Asynchronous Event Requests after the first ones.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Most events kept for somebody to ask for.
-const MOST_EVENTS: usize = 1024;
 
 /// What is left to do after events.
 pub(super) struct Events {
@@ -53,7 +50,7 @@ impl Service<'_> {
         }
         self.events.answered.push(done.slot);
         let event = AsyncEvent::from_dword(done.result as u32);
-        self.note(format!("event: {}", event.name()));
+        self.shared.note(format!("event: {}", event.name()));
         self.granted(|service| match event {
             AsyncEvent::NAMESPACE_ATTRIBUTE_CHANGED => service.namespaces_changed(),
             AsyncEvent::ANA_CHANGE => service.ana_changed(),
@@ -95,18 +92,10 @@ impl Service<'_> {
         self.port.end_grant();
         match outcome {
             Err(cause) if cause.status().is_some() => {
-                self.note(format!("after an event: {cause}"));
+                self.shared.note(format!("after an event: {cause}"));
                 Ok(())
             }
             outcome => outcome,
-        }
-    }
-
-    fn note(&self, event: String) {
-        tracing::info!("{}: {event}", self.shared.name);
-        let mut events = self.shared.events.lock().unwrap_or_else(PoisonError::into_inner);
-        if events.len() < MOST_EVENTS {
-            events.push(event);
         }
     }
 
@@ -117,7 +106,7 @@ impl Service<'_> {
             ChangedNamespaces::read_from_bytes(&bytes).map_err(|_| Cause::Nonsense("a short log page".into()))?;
         let mut changed: Vec<u32> = list.iter().collect();
         if list.overflowed() {
-            changed = self.bring_up.active(&mut self.port, &self.shared.data, self.shared.vs)?;
+            changed = self.bring_up.active(&mut self.port, &self.learned.data, self.learned.vs)?;
             changed.extend(self.namespaces().iter().map(|namespace| namespace.nsid));
         }
         let room = MOST_NAMESPACES.saturating_sub(self.events.changed.len());
@@ -127,8 +116,9 @@ impl Service<'_> {
 
     /// Identifies a namespace again.
     fn namespace_changed(&mut self, nsid: u32) -> Result<(), Cause> {
-        let found = self.bring_up.namespace(&mut self.port, nsid, self.shared.vs, self.shared.max_transfer)?;
-        let mut known = self.shared.namespaces.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = self.bring_up.namespace(&mut self.port, nsid, self.learned.vs, self.learned.max_transfer)?;
+        let mut present = self.shared.present();
+        let known = &mut present.namespaces;
         let place = known.binary_search_by_key(&nsid, |namespace| namespace.nsid);
         let before = place.ok().map(|at| known.remove(at));
         match found {
@@ -136,14 +126,14 @@ impl Service<'_> {
                 let was = before.as_ref().map(|before| before.blocks).filter(|&was| was != namespace.blocks);
                 let was = was.map(|was| format!(" (before: {was})")).unwrap_or_default();
                 let (blocks, size) = (namespace.blocks, namespace.block_size);
-                self.note(format!("{}: {blocks} blocks of {size} bytes{was}", namespace.name));
+                self.shared.note(format!("{}: {blocks} blocks of {size} bytes{was}", namespace.name));
                 namespace.ana_state = before.and_then(|before| before.ana_state);
                 if known.len() < MOST_NAMESPACES {
                     known.insert(place.unwrap_or_else(|at| at), namespace);
                 }
             }
-            Some(Err(why)) => self.note(why),
-            None if before.is_some() => self.note(format!("namespace {nsid} is gone")),
+            Some(Err(why)) => self.shared.note(why),
+            None if before.is_some() => self.shared.note(format!("namespace {nsid} is gone")),
             None => {}
         }
         Ok(())
@@ -152,19 +142,19 @@ impl Service<'_> {
     /// Reads the ANA log page again.
     fn ana_changed(&mut self) -> Result<(), Cause> {
         let mut known = self.namespaces();
-        self.bring_up.ana_states(&mut self.port, &self.shared.data, self.shared.max_transfer, &mut known)?;
+        self.bring_up.ana_states(&mut self.port, &self.learned.data, self.learned.max_transfer, &mut known)?;
         for (old, new) in self.namespaces().iter().zip(&known) {
             if let Some(state) = new.ana_state
                 && old.ana_state != new.ana_state
             {
-                self.note(format!("{}: {}", new.name, state.name()));
+                self.shared.note(format!("{}: {}", new.name, state.name()));
             }
         }
-        *self.shared.namespaces.lock().unwrap_or_else(PoisonError::into_inner) = known;
+        self.shared.present().namespaces = known;
         Ok(())
     }
 
     fn namespaces(&self) -> Vec<Namespace> {
-        self.shared.namespaces.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared.present().namespaces.clone()
     }
 }

@@ -4,13 +4,14 @@
 mod bring_up;
 mod events;
 mod options;
+mod reconnect;
 mod service;
 
 use std::{
     fmt,
     os::fd::OwnedFd,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         mpsc::{self, Sender},
     },
     thread,
@@ -25,7 +26,9 @@ use doorbell_spec::{
 };
 use rustix::event::{EventfdFlags, eventfd};
 
-pub use options::ControllerOptions;
+pub use options::{ControllerOptions, Reconnect};
+
+use bring_up::Ready;
 
 use crate::{
     cancel::Cancel,
@@ -40,6 +43,8 @@ use crate::{
 
 /// What an answer may take beyond the time a request is granted on the controller's thread.
 const SLACK: Duration = Duration::from_secs(5);
+/// Most events kept for somebody to ask for; a controller that reports more is not listened to.
+const MOST_EVENTS: usize = 1024;
 
 /// A controller that is ready. Clones are handles to the same one; it is shut down by [`Controller::detach`] or with the last handle.
 #[derive(Clone)]
@@ -48,42 +53,85 @@ pub struct Controller {
     link: Arc<Link>,
 }
 
-/// What a controller said of itself while it was brought up, and what has happened since.
+/// What a controller's thread and its handles share.
 struct Shared {
     id: TransportId,
     name: String,
-    cap: Cap,
-    vs: Vs,
-    cntlid: u16,
-    data: Box<identify::Controller>,
-    io_queues: u16,
-    io_entries: u32,
-    max_transfer: u32,
-    in_capsule_bytes: u32,
-    keep_alive: Option<Duration>,
     admin_timeout: Duration,
-    shutdown_limit: Duration,
-    namespaces: Mutex<Vec<Namespace>>,
+    /// Least time an orderly shutdown gets.
+    shutdown_timeout: Duration,
+    present: Mutex<Present>,
     events: Mutex<Vec<String>>,
     failure: OnceLock<String>,
+}
+
+/// What is known of a controller since it was last brought up.
+struct Present {
+    learned: Arc<Ready>,
+    /// As they were last identified.
+    namespaces: Vec<Namespace>,
+    /// How often it was brought back.
+    incarnation: u64,
+    /// It is not lost.
+    up: bool,
+    /// Attempts to bring it back so far.
+    attempts: u32,
+}
+
+impl Shared {
+    fn present(&self) -> MutexGuard<'_, Present> {
+        self.present.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps an event for whoever asks.
+    fn note(&self, event: String) {
+        tracing::info!("{}: {event}", self.name);
+        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        if events.len() < MOST_EVENTS {
+            events.push(event);
+        }
+    }
 }
 
 /// The way to the controller's thread; when the last handle goes, so does the thread.
 struct Link {
     requests: Mutex<Option<Sender<Request>>>,
     wake: Arc<OwnedFd>,
+    /// Ends attempts to bring the controller back.
+    leave: Cancel,
 }
 
 enum Request {
-    Connect { entries: u32, answer: Sender<Result<AnyQueue, Cause>> },
-    Admin { command: Box<Command>, data: AdminData, answer: Sender<AdminAnswer> },
-    Detach { answer: Sender<()> },
+    Connect {
+        entries: u32,
+        answer: Sender<Result<AnyQueue, Cause>>,
+    },
+    Admin {
+        command: Box<Command>,
+        data: AdminData,
+        answer: Sender<AdminAnswer>,
+    },
+    /// Abort a command of a queue, if it is one of this incarnation.
+    Abort {
+        incarnation: u64,
+        sqid: u16,
+        cid: u16,
+    },
+    /// A queue of this incarnation is lost.
+    Reset {
+        incarnation: u64,
+        why: String,
+    },
+    Detach {
+        answer: Sender<()>,
+    },
 }
 
 type AdminAnswer = Result<(u64, Vec<u8>), Cause>;
 
 impl Drop for Link {
     fn drop(&mut self) {
+        self.leave.cancel();
         self.requests.lock().unwrap_or_else(PoisonError::into_inner).take();
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
     }
@@ -118,11 +166,13 @@ impl Controller {
         let wake = Arc::new(wake.map_err(|why| fail(format!("making an event descriptor: {why}")))?);
         let (ready, result) = mpsc::channel();
         let (requests, inbox) = mpsc::channel();
+        let leave = cancel.child();
         let service = service::Start {
             id: id.clone(),
             name: name.clone(),
             options: options.clone(),
             cancel: cancel.clone(),
+            leave: leave.clone(),
             wake: wake.clone(),
         };
         thread::Builder::new()
@@ -131,7 +181,9 @@ impl Controller {
             .map_err(|why| fail(format!("starting its thread: {why}")))?;
         // Bring-up on that thread has a deadline, so this wait has one too.
         match result.recv() {
-            Ok(Ok(shared)) => Ok(Self { shared, link: Arc::new(Link { requests: Mutex::new(Some(requests)), wake }) }),
+            Ok(Ok(shared)) => {
+                Ok(Self { shared, link: Arc::new(Link { requests: Mutex::new(Some(requests)), wake, leave }) })
+            }
             Ok(Err(cause)) => Err(cause.of(&name)),
             Err(_) => Err(fail("its thread ended without a word".into())),
         }
@@ -153,56 +205,67 @@ impl Controller {
     }
 
     /// Its Identify Controller data.
-    pub fn identify(&self) -> &identify::Controller {
-        &self.shared.data
+    pub fn identify(&self) -> Arc<identify::Controller> {
+        self.learned().data.clone()
     }
 
     /// Its capabilities register.
     pub fn cap(&self) -> Cap {
-        self.shared.cap
+        self.learned().cap
     }
 
     /// Its version register.
     pub fn vs(&self) -> Vs {
-        self.shared.vs
+        self.learned().vs
     }
 
     /// Its identifier in the subsystem.
     pub fn cntlid(&self) -> u16 {
-        self.shared.cntlid
+        self.learned().cntlid
     }
 
     /// The active namespaces, ascending; as they were last identified.
     pub fn namespaces(&self) -> Vec<Namespace> {
-        self.shared.namespaces.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared.present().namespaces.clone()
     }
 
     /// I/O queues it granted.
     pub fn io_queues(&self) -> u16 {
-        self.shared.io_queues
+        self.learned().io_queues
     }
 
     /// Entries of an I/O queue: what was asked for, within what it supports.
     pub fn io_queue_entries(&self) -> u32 {
-        self.shared.io_entries
+        self.learned().io_entries
     }
 
     /// Most bytes one command transfers.
     pub fn max_transfer(&self) -> u32 {
-        self.shared.max_transfer
+        self.learned().max_transfer
     }
 
     /// Most data bytes in an I/O command capsule.
     pub fn in_capsule_bytes(&self) -> u32 {
-        self.shared.in_capsule_bytes
+        self.learned().in_capsule_bytes
     }
 
     /// The keep alive time it granted, if any.
     pub fn keep_alive(&self) -> Option<Duration> {
-        self.shared.keep_alive
+        self.learned().keep_alive
     }
 
-    /// Why it is lost, once it is.
+    /// How often it was brought back so far; `None` while it is lost. Queues belong to the incarnation they were connected in.
+    pub fn incarnation(&self) -> Option<u64> {
+        let present = self.shared.present();
+        present.up.then_some(present.incarnation)
+    }
+
+    /// Attempts so far to bring it back, successful or not.
+    pub fn attempts(&self) -> u32 {
+        self.shared.present().attempts
+    }
+
+    /// Why it is lost for good, once it is.
     pub fn failure(&self) -> Option<&str> {
         self.shared.failure.get().map(String::as_str)
     }
@@ -218,6 +281,19 @@ impl Controller {
     /// When the controller refuses, does not answer in time, or is lost.
     pub fn connect_io_queue(&self, entries: u32) -> Result<AnyQueue, Error> {
         self.ask(|answer| Request::Connect { entries, answer })
+    }
+
+    /// Says that a queue of an incarnation is lost: the controller is reset as a whole, once. Does not wait.
+    pub fn queue_lost(&self, incarnation: u64, why: String) {
+        // A controller that is gone needs no reset.
+        let _ = self.send(Request::Reset { incarnation, why });
+    }
+
+    /// Has a command of a queue of an incarnation aborted (Base 5.1.1). Does not wait: when it could be aborted, the command comes
+    /// out of its queue with a status that says so.
+    pub fn abort(&self, incarnation: u64, sqid: u16, cid: u16) {
+        // A controller that is gone has aborted everything.
+        let _ = self.send(Request::Abort { incarnation, sqid, cid });
     }
 
     /// Sends an admin command and waits for its success; returns dwords 0 and 1 of the completion and the data that came. At most
@@ -260,9 +336,15 @@ impl Controller {
     /// down time that the controller states, 60 s at most, or [`ControllerOptions::shutdown_timeout`] if that is more.
     pub fn detach(self) {
         let (answer, done) = mpsc::channel();
+        self.link.leave.cancel();
         if self.send(Request::Detach { answer }).is_ok() {
-            let _ = done.recv_timeout(self.shared.shutdown_limit + SLACK);
+            let limit = service::shutdown_limit(&self.learned().data, self.shared.shutdown_timeout);
+            let _ = done.recv_timeout(limit + SLACK);
         }
+    }
+
+    fn learned(&self) -> Arc<Ready> {
+        self.shared.present().learned.clone()
     }
 
     fn send(&self, request: Request) -> Result<(), Cause> {

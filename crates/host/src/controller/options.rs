@@ -4,6 +4,25 @@ use std::time::Duration;
 
 use crate::identity::HostIdentity;
 
+/// How a lost controller is brought back: bring-up is tried again after growing delays.
+#[derive(Clone, Copy, Debug)]
+pub struct Reconnect {
+    /// Most attempts after one loss.
+    pub attempts: u32,
+    /// Delay before the first attempt; each further one is twice as long.
+    pub first_delay: Duration,
+    /// The longest delay.
+    pub longest_delay: Duration,
+}
+
+impl Reconnect {
+    /// So many attempts: the first after 100 ms, as a target that was only reset is back at once, and one every 5 s in the end, as
+    /// a machine that boots takes minutes and is not helped by more.
+    pub fn new(attempts: u32) -> Self {
+        Self { attempts, first_delay: Duration::from_millis(100), longest_delay: Duration::from_secs(5) }
+    }
+}
+
 /// Options of a controller; what the controller grants may be less.
 #[derive(Clone, Debug)]
 pub struct ControllerOptions {
@@ -21,6 +40,8 @@ pub struct ControllerOptions {
     pub disable_sq_flow_control: bool,
     /// Who we are; a transport ID's `hostnqn` goes before its name.
     pub host: HostIdentity,
+    /// Bring the controller back when it is lost; `None` leaves it lost.
+    pub reconnect: Option<Reconnect>,
     /// How long a step of bring-up or an admin command may take.
     pub admin_timeout: Duration,
     /// How long a connection with its Connect command may take.
@@ -41,6 +62,7 @@ impl Default for ControllerOptions {
             data_digest: false,
             disable_sq_flow_control: false,
             host: HostIdentity::of_this_machine().clone(),
+            reconnect: None,
             admin_timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(10),
             // Becoming ready alone may take 127.5 s (CAP.TO).

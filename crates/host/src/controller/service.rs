@@ -1,6 +1,7 @@
 //! The life of a controller's thread: bring-up, then requests, keep alive and events until it is detached or lost.
 
 use std::{
+    collections::VecDeque,
     os::fd::{AsRawFd, OwnedFd},
     sync::{
         Arc, Mutex, OnceLock,
@@ -16,8 +17,8 @@ use doorbell_spec::{
 };
 
 use super::{
-    ControllerOptions, Request, Shared,
-    bring_up::{BringUp, KEEP_ALIVE_SLOT, Ready},
+    ControllerOptions, Present, Request, Shared,
+    bring_up::{ABORT_SLOT, BringUp, KEEP_ALIVE_SLOT, Ready},
     events::Events,
 };
 use crate::{cancel::Cancel, error::Cause, transport::port::Port, transport_id::TransportId};
@@ -35,11 +36,13 @@ pub(super) struct Start {
     pub name: String,
     pub options: ControllerOptions,
     pub cancel: Cancel,
+    /// Ends attempts to bring the controller back; set with `cancel` too.
+    pub leave: Cancel,
     pub wake: Arc<OwnedFd>,
 }
 
 /// How long an orderly shutdown may take: RTD3E (Base 3.6), within bounds of ours.
-fn shutdown_limit(data: &identify::Controller, at_least: Duration) -> Duration {
+pub(super) fn shutdown_limit(data: &identify::Controller, at_least: Duration) -> Duration {
     Duration::from_micros(data.rtd3e.get().into()).min(SHUTDOWN_AT_MOST).max(at_least)
 }
 
@@ -50,63 +53,79 @@ impl Start {
         if let Ok(cores) = doorbell_platform::cpu::online() {
             let _ = doorbell_platform::cpu::pin_to(&cores);
         }
-        let bring_up = BringUp { id: &self.id, name: &self.name, options: &self.options, cancel: &self.cancel };
-        let (port, learned) = match bring_up.run() {
+        let bring_up = self.bring_up(&self.cancel);
+        let (mut port, learned) = match bring_up.run() {
             Ok(up) => up,
             Err(cause) => return drop(ready.send(Err(cause))),
         };
-        for warning in &learned.warnings {
-            tracing::warn!("{}: {warning}", self.name);
-        }
-        let shared = Arc::new(self.share(learned));
+        let shared = Arc::new(Shared {
+            id: self.id.clone(),
+            name: self.name.clone(),
+            admin_timeout: self.options.admin_timeout,
+            shutdown_timeout: self.options.shutdown_timeout,
+            present: Mutex::new(Present::new(&self.name, learned, 0)),
+            events: Mutex::default(),
+            failure: OnceLock::new(),
+        });
         if ready.send(Ok(shared.clone())).is_err() {
             return;
         }
-        let interval = shared.keep_alive.map(|granted| granted / 2);
-        let service = Service {
-            bring_up,
-            port,
-            shared: &shared,
-            wake: &self.wake,
-            events: Events::new(),
-            next_qid: 1,
-            keep_alive_due: interval.map(|_| Instant::now()),
-            keep_alive_sent: None,
-        };
-        service.serve(requests);
+        loop {
+            let mut service = Service::new(&bring_up, port, &shared, &self.wake);
+            match service.serve(requests) {
+                End::Detached(answer) => {
+                    service.shut_down();
+                    service.port.into_queue().stop();
+                    let _ = answer.map(|answer| answer.send(()));
+                    return;
+                }
+                End::Lost(cause) => {
+                    shared.present().up = false;
+                    service.port.into_queue().stop();
+                    match self.bring_back(&shared, requests, cause) {
+                        Ok(back) => port = back,
+                        Err(cause) => {
+                            let _ = shared.failure.set(cause.to_string());
+                            return tracing::warn!("{}: {cause}", self.name);
+                        }
+                    }
+                }
+            }
+        }
     }
 
-    fn share(&self, ready: Ready) -> Shared {
-        Shared {
-            id: self.id.clone(),
-            name: self.name.clone(),
-            cap: ready.cap,
-            vs: ready.vs,
-            cntlid: ready.cntlid,
-            io_queues: ready.io_queues,
-            io_entries: ready.io_entries,
-            max_transfer: ready.max_transfer,
-            in_capsule_bytes: ready.in_capsule_bytes,
-            keep_alive: ready.keep_alive,
-            admin_timeout: self.options.admin_timeout,
-            shutdown_limit: shutdown_limit(&ready.data, self.options.shutdown_timeout),
-            data: ready.data,
-            namespaces: Mutex::new(ready.namespaces),
-            events: Mutex::default(),
-            failure: OnceLock::new(),
-        }
+    /// Bring-up that ends with this flag.
+    pub fn bring_up<'a>(&'a self, cancel: &'a Cancel) -> BringUp<'a> {
+        BringUp { id: &self.id, name: &self.name, options: &self.options, cancel }
     }
 }
 
+impl Present {
+    /// What was learned in an incarnation, which is up from now on.
+    pub fn new(name: &str, mut learned: Ready, incarnation: u64) -> Self {
+        for warning in &learned.warnings {
+            tracing::warn!("{name}: {warning}");
+        }
+        let namespaces = std::mem::take(&mut learned.namespaces);
+        Self { learned: Arc::new(learned), namespaces, incarnation, up: true, attempts: 0 }
+    }
+}
+
+/// One incarnation of the controller.
 pub(super) struct Service<'a> {
-    pub(super) bring_up: BringUp<'a>,
+    pub(super) bring_up: &'a BringUp<'a>,
     pub(super) port: Port,
     pub(super) shared: &'a Shared,
+    pub(super) learned: Arc<Ready>,
     pub(super) events: Events,
+    incarnation: u64,
     wake: &'a OwnedFd,
     next_qid: u16,
     keep_alive_due: Option<Instant>,
     keep_alive_sent: Option<Instant>,
+    /// Commands to abort, by queue and command identifier.
+    aborts: VecDeque<(u16, u16)>,
+    abort_sent: Option<Instant>,
 }
 
 /// Why the service ends.
@@ -122,24 +141,31 @@ impl From<Cause> for End {
     }
 }
 
-impl Service<'_> {
-    fn serve(mut self, requests: &Receiver<Request>) {
-        let end = loop {
+impl<'a> Service<'a> {
+    fn new(bring_up: &'a BringUp<'a>, port: Port, shared: &'a Shared, wake: &'a OwnedFd) -> Self {
+        let present = shared.present();
+        Self {
+            bring_up,
+            port,
+            shared,
+            learned: present.learned.clone(),
+            incarnation: present.incarnation,
+            events: Events::new(),
+            wake,
+            next_qid: 1,
+            keep_alive_due: present.learned.keep_alive.map(|_| Instant::now()),
+            keep_alive_sent: None,
+            aborts: VecDeque::new(),
+            abort_sent: None,
+        }
+    }
+
+    fn serve(&mut self, requests: &Receiver<Request>) -> End {
+        loop {
             if let Err(end) = self.pass(requests) {
-                break end;
-            }
-        };
-        match end {
-            End::Detached(answer) => {
-                self.shut_down();
-                let _ = answer.map(|answer| answer.send(()));
-            }
-            End::Lost(cause) => {
-                let _ = self.shared.failure.set(cause.to_string());
-                tracing::warn!("{}: {cause}", self.shared.name);
+                return end;
             }
         }
-        self.port.into_queue().stop();
     }
 
     /// One request, one look at everything, and a sleep when there was no request: many requests in a row do not hold up
@@ -160,6 +186,14 @@ impl Service<'_> {
                     return Err(Cause::Down(why).into());
                 }
             }
+            Ok(Request::Abort { incarnation, sqid, cid }) if incarnation == self.incarnation => {
+                self.aborts.push_back((sqid, cid));
+            }
+            Ok(Request::Reset { incarnation, why }) if incarnation == self.incarnation => {
+                return Err(Cause::Down(why).into());
+            }
+            // Of queues that are gone.
+            Ok(Request::Abort { .. } | Request::Reset { .. }) => {}
             Ok(Request::Detach { answer }) => return Err(End::Detached(Some(answer))),
             Err(TryRecvError::Disconnected) => return Err(End::Detached(None)),
             Err(TryRecvError::Empty) => idle = true,
@@ -169,8 +203,9 @@ impl Service<'_> {
             self.over(done)?;
         }
         self.keep_alive()?;
+        self.abort()?;
         let events_due = self.follow_events()?;
-        // Sending collects answers too, which must not wait for the next sleep to end.
+        // What came back while another command was sent or waited for is not lying in the queue any more.
         if !idle || !self.port.others.is_empty() {
             return Ok(());
         }
@@ -183,15 +218,15 @@ impl Service<'_> {
     }
 
     fn connect(&mut self, entries: u32) -> Result<crate::transport::AnyQueue, Cause> {
-        if self.next_qid > self.shared.io_queues {
+        if self.next_qid > self.learned.io_queues {
             return Err(Cause::Transport(format!(
                 "all of its {} I/O queues are in use: use fewer cores, namespaces or queue pairs (-P, -U)",
-                self.shared.io_queues
+                self.learned.io_queues
             )));
         }
-        let entries = entries.clamp(2, self.shared.io_entries);
+        let entries = entries.clamp(2, self.learned.io_entries);
         let (port, _) =
-            self.bring_up.connect_queue(self.next_qid, entries, self.shared.in_capsule_bytes, self.shared.cntlid)?;
+            self.bring_up.connect_queue(self.next_qid, entries, self.learned.in_capsule_bytes, self.learned.cntlid)?;
         self.next_qid += 1;
         Ok(port.into_queue())
     }
@@ -205,12 +240,18 @@ impl Service<'_> {
                 false => Err(Cause::Down(format!("Keep Alive was answered {}", done.status))),
             };
         }
+        if done.slot == ABORT_SLOT {
+            self.abort_sent = None;
+            // Bit 0 of dword 0: not aborted (Base 5.1.1); the command was over, or will not be, which its queue finds out.
+            tracing::debug!("{}: Abort was answered {}, {:x}h", self.shared.name, done.status, done.result as u32);
+            return Ok(());
+        }
         self.event(done)
     }
 
     /// Sends Keep Alive when due, and gives up when the last was not answered for the whole time granted.
     fn keep_alive(&mut self) -> Result<(), Cause> {
-        let (Some(granted), Some(due)) = (self.shared.keep_alive, self.keep_alive_due) else { return Ok(()) };
+        let (Some(granted), Some(due)) = (self.learned.keep_alive, self.keep_alive_due) else { return Ok(()) };
         let now = Instant::now();
         if let Some(sent) = self.keep_alive_sent {
             if now.duration_since(sent) >= granted {
@@ -226,10 +267,26 @@ impl Service<'_> {
         Ok(())
     }
 
+    /// Sends the next Abort when the last is answered.
+    fn abort(&mut self) -> Result<(), Cause> {
+        let now = Instant::now();
+        if let Some(sent) = self.abort_sent {
+            let limit = self.shared.admin_timeout;
+            let late = now.duration_since(sent) >= limit;
+            return if late { Err(Cause::Timeout { command: "Abort".into(), after: limit }) } else { Ok(()) };
+        }
+        let Some((sqid, cid)) = self.aborts.pop_front() else { return Ok(()) };
+        self.abort_sent = Some(now);
+        self.port.send(ABORT_SLOT, &command::abort(sqid, cid))
+    }
+
     /// CC.SHN, then CSTS.SHST until it is complete (Base 3.6.2); a controller that cannot any more is left as it is.
     fn shut_down(&mut self) {
         let given_up = self.bring_up.cancel.is_cancelled();
-        let limit = if given_up { SHUTDOWN_CANCELLED } else { self.shared.shutdown_limit };
+        let limit = match given_up {
+            true => SHUTDOWN_CANCELLED,
+            false => shutdown_limit(&self.learned.data, self.shared.shutdown_timeout),
+        };
         self.port.grant("the shutdown", limit);
         if given_up {
             // The flag has done its work; a shutdown that nobody has given up yet still ends with it.

@@ -160,4 +160,7 @@ impl IoQueue for AnyQueue {
     fn counters(&self) -> Counters {
         each!(self, queue => queue.counters())
     }
+    fn named(&self, slot: Slot) -> Option<(u16, u16)> {
+        each!(self, queue => queue.named(slot))
+    }
 }

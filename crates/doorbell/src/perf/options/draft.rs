@@ -14,6 +14,8 @@ use super::{NumberOfIos, UsageError, checks};
 /// Most `-r`, and most `-b`.
 const TRANSPORTS: usize = 256;
 const PCI_ADDRESSES: usize = 128;
+/// Most attempts of `--reconnect`: more than an hour of them.
+const RECONNECTS: u32 = 1000;
 
 /// The options as given, each in its own grammar.
 pub struct Draft {
@@ -60,6 +62,8 @@ pub struct Draft {
     pub log_level: Level,
     pub seed: Option<u64>,
     pub embedded: bool,
+    pub reconnect: Option<u32>,
+    pub timeout_ms: Option<u32>,
     pub files: Vec<PathBuf>,
     /// Every option in the order of the command line.
     pub given: Vec<&'static Entry>,
@@ -110,6 +114,8 @@ impl Default for Draft {
             log_level: Level::ERROR,
             seed: None,
             embedded: false,
+            reconnect: None,
+            timeout_ms: None,
             files: Vec::new(),
             given: Vec::new(),
             notes: Vec::new(),
@@ -235,6 +241,18 @@ impl Draft {
             }
             Id::Seed => self.seed = Some(wide(label, &text)?),
             Id::Embedded => self.embedded = true,
+            Id::Reconnect => match plain(label, &text)? {
+                attempts @ 1..=RECONNECTS => self.reconnect = Some(attempts),
+                _ => return Err(wrong(format!("1 to {RECONNECTS} attempts can be asked for")).into()),
+            },
+            Id::Timeout => match plain(label, &text)? {
+                0 => {
+                    return Err(
+                        wrong("an I/O takes at least a millisecond here; leave it out for no limit".into()).into()
+                    );
+                }
+                milliseconds => self.timeout_ms = Some(milliseconds),
+            },
         }
         Ok(())
     }

@@ -187,6 +187,7 @@ mod tests {
         assert_eq!(walk(&["--s", "3"]), ["shmem-grp-id=3"]);
         assert_eq!(walk(&["--see", "3"]), ["seed=3"]);
         assert_eq!(walk(&["--em"]), ["embedded"]);
+        assert_eq!(walk(&["--tim", "3", "--time=4", "--timeo=5"]), ["time=3", "time=4", "timeout=5"]);
     }
 
     #[test]

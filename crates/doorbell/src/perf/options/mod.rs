@@ -80,6 +80,10 @@ pub struct Options {
     pub log_level: Level,
     /// `--seed`; `None`: draw one, and print it.
     pub seed: Option<u64>,
+    /// `--reconnect`: attempts to bring a lost controller back, 1 to 1000; `None`: a loss ends the run.
+    pub reconnect: Option<u32>,
+    /// `--timeout`: milliseconds after which an I/O is aborted, 1 or more; `None`: never.
+    pub timeout_ms: Option<u32>,
     /// Lines for standard error: what was given and has no effect.
     pub notes: Vec<String>,
 }

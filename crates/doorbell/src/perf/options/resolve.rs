@@ -97,6 +97,8 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
         transport_stats: draft.transport_stats,
         log_level: draft.log_level,
         seed: draft.seed,
+        reconnect: draft.reconnect,
+        timeout_ms: draft.timeout_ms,
         notes,
     })
 }

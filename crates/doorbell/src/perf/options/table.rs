@@ -253,5 +253,9 @@ Own {
         "Start of the random sequences; the same seed repeats the same I/Os. Default: drawn and printed."
     Embedded - "embedded" - Built
         "Start a RAM target inside this process and test it. -q, -o, -w and -t then default to 128, 4096, randread and 5."
+    Reconnect - "reconnect" "N" Built
+        "Bring a lost controller back, with at most N attempts after each loss (1 to 1000), and go on. Default: a loss ends the run."
+    Timeout - "timeout" "MS" Built
+        "Abort an I/O that takes longer, counted from when it is issued; when it is not back after as long again, give its queue up. Default: I/Os may take any time."
 }
 }

@@ -203,6 +203,7 @@ fn initialize(socket: TcpStream, address: SocketAddr, request: &QueueRequest) ->
     link.receiver().use_digests(agreed);
     link.sender.use_agreement(agreed, answer.cpda);
     let agreement = queue::Agreement {
+        qid: request.qid,
         slots: request.entries.saturating_sub(1).clamp(1, u16::MAX.into()) as u16,
         in_capsule_bytes: request.in_capsule_bytes,
         max_h2c_data: answer.maxh2cdata.get(),

@@ -26,6 +26,8 @@ const STAGING: usize = 256 << 10;
 /// What the two ends agreed on for a connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Agreement {
+    /// Identifier of the queue.
+    pub qid: u16,
     /// Commands outstanding at once.
     pub slots: u16,
     /// Most data a command capsule may carry.
@@ -239,6 +241,10 @@ impl IoQueue for TcpQueue {
 
     fn counters(&self) -> Counters {
         self.counters
+    }
+
+    fn named(&self, slot: Slot) -> Option<(u16, u16)> {
+        self.commands.cids.of(slot).map(|cid| (self.commands.agreement.qid, cid))
     }
 }
 

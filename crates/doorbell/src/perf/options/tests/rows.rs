@@ -137,6 +137,10 @@ fn rows() -> Vec<Row> {
         row(Id::Seed, "see", "18446744073709551615",
             Set(|o| o.seed == Some(u64::MAX), |o| o.seed.is_none()), ("1k", NUMBER)),
         row(Id::Embedded, "em", "", Refused("leave -r (--transport) out"), FLAG),
+        row(Id::Reconnect, "rec", "1000",
+            Set(|o| o.reconnect == Some(1000), |o| o.reconnect.is_none()), ("0", "1 to 1000 attempts")),
+        row(Id::Timeout, "timeo", "250",
+            Set(|o| o.timeout_ms == Some(250), |o| o.timeout_ms.is_none()), ("0", "at least a millisecond")),
     ]
 }
 
