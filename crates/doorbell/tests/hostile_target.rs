@@ -1,6 +1,5 @@
 //! `doorbell perf` and `identify` against controllers that change or misbehave under them: what a user sees of it.
 
-#[allow(dead_code, reason = "other tests use the rest")]
 mod common;
 
 use std::{
