@@ -49,6 +49,7 @@ impl Port for Target {
             max_transfer: namespace.max_transfer,
             stripe_blocks: namespace.stripe_blocks,
             queue_entries: self.controller.io_queue_entries(),
+            ana_state: namespace.ana_state,
         }
     }
 

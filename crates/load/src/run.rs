@@ -413,10 +413,10 @@ impl Run<'_> {
 fn connect(plans: &[Plan], options: &RunOptions, stop: &StopFlag) -> Receiver<Result<Queues, String>> {
     let (sender, receiver) = mpsc::channel();
     let ports: Vec<_> = plans.iter().map(|plan| plan.port.clone()).collect();
-    let (options, stop) = (options.clone(), stop.clone());
+    let (options, stop, deadline) = (options.clone(), stop.clone(), Instant::now() + options.connect);
     let connect = move || {
         for port in ports {
-            let queues = Queues::connect(&*port, &options, &stop);
+            let queues = Queues::connect(&*port, &options, deadline, &stop);
             if stop.requests() > 0 || sender.send(queues).is_err() {
                 return;
             }
