@@ -25,12 +25,14 @@ fn turn() -> MutexGuard<'static, ()> {
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A target of one RAM namespace whose deadline for a stall is so long.
+/// A target of two reactors and one RAM namespace whose deadline for a stall is so long.
 fn start(stall: Duration) -> (Target, SocketAddr) {
     let ram = NamespaceConfig { backend: Backend::Ram { size: 16 << 20 }, block_size: BLOCK };
     let subsystem = SubsystemConfig { namespaces: vec![ram], ..SubsystemConfig::new(NQN) };
     let deadlines = Deadlines { stall, ..Deadlines::default() };
-    let config = TargetConfig { deadlines, ..TargetConfig::new(subsystem, "127.0.0.1:0".parse().unwrap()) };
+    let cores = doorbell_platform::cpu::allowed().unwrap();
+    let cores = Some(vec![cores[0], *cores.last().unwrap()]);
+    let config = TargetConfig { deadlines, cores, ..TargetConfig::new(subsystem, "127.0.0.1:0".parse().unwrap()) };
     let target = Target::start(config).unwrap();
     let address = target.addresses()[0];
     (target, address)
