@@ -157,8 +157,31 @@ fn sessions(digests: Digests) -> Vec<(&'static str, u8, Vec<u8>)> {
         sender.data(data(9, 0, 600, true, false), &[range(424)], memory);
         sender.command(&with(command::read(1, 7, 2, 0), 10, 0, 1024), &[], None);
     });
+    // What a host must not do.
+    let asked = |build: &dyn Fn(&mut Sender)| {
+        stream(Role::Host, digests, |sender| {
+            sender.command(&with(command::write(1, 7, 2, 0), 9, 0, 1024), &[], None);
+            build(sender);
+        })
+    };
+    let send = |sender: &mut Sender, at: u32, len: u32, last| {
+        sender.data(data(9, 0, at, last, false), &[range(len)], MEMORY.get().map(Arena::region));
+    };
+    let late = asked(&|sender| {
+        send(sender, 424, 600, false);
+        send(sender, 0, 424, true);
+    });
+    let beyond = asked(&|sender| send(sender, 0, 9000, true));
+    let crowd = stream(Role::Host, digests, |sender| {
+        for cid in 0..36 {
+            sender.command(&with(command::write(1, cid, 1, 0), cid as u16, 0, 512), &[], None);
+        }
+    });
     vec![
         ("new", target::NEW, new),
+        ("hostile-late", target::IO, late),
+        ("hostile-beyond", target::IO, beyond),
+        ("hostile-crowd", target::IO, crowd),
         ("admin", target::ADMIN, admin),
         ("io", target::IO, io.clone()),
         ("io-free", target::IO_FREE, io),
@@ -192,7 +215,17 @@ fn answers(digests: Digests) -> Vec<(&'static str, Vec<u8>)> {
         // A second use of slot 2, which only a queue that issues again has.
         sender.response(&Completion::new(10, 1, Status::SUCCESS, 0));
     });
-    vec![("reads", reads), ("writes", writes), ("short", short)]
+    // What a controller must not do.
+    let late = stream(Role::Controller, digests, |sender| {
+        sender.data(data(1, 0, 96, false, false), &[range(4000)], memory());
+        sender.data(data(1, 0, 0, true, true), &[range(96)], memory());
+    });
+    let beyond = stream(Role::Controller, digests, |sender| {
+        sender.data(data(0, 0, 0, true, true), &[range(513)], memory());
+    });
+    let all =
+        [("reads", reads), ("writes", writes), ("short", short), ("hostile-late", late), ("hostile-beyond", beyond)];
+    all.into()
 }
 
 fn honest() -> ConnectData {
