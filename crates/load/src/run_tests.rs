@@ -339,11 +339,13 @@ struct Phoenix {
     generous: bool,
     /// What is the matter with the namespace after that.
     changed: Option<&'static str>,
+    /// Rounds of a target that shares a worker's core, without which no new queue comes.
+    rounds: Option<Arc<AtomicUsize>>,
 }
 
 impl Phoenix {
-    fn new(generous: bool, changed: Option<&'static str>) -> Arc<Self> {
-        Arc::new(Self { incarnation: Arc::default(), connected: AtomicUsize::new(0), generous, changed })
+    fn new(generous: bool, changed: Option<&'static str>, rounds: Option<Arc<AtomicUsize>>) -> Arc<Self> {
+        Arc::new(Self { incarnation: Arc::default(), connected: AtomicUsize::new(0), generous, changed, rounds })
     }
 }
 
@@ -358,6 +360,12 @@ impl Port for Phoenix {
         let incarnation = self.incarnation.load(Ordering::Relaxed);
         if incarnation > 0 && !self.generous {
             return Err("no queue is free".into());
+        }
+        if let Some(rounds) = self.rounds.as_ref().filter(|_| incarnation > 0) {
+            let before = rounds.load(Ordering::Relaxed);
+            while rounds.load(Ordering::Relaxed) == before {
+                std::thread::yield_now();
+            }
         }
         let first = self.connected.fetch_add(1, Ordering::Relaxed) == 0;
         let left = if first { 1000 } else { u64::MAX };
@@ -429,7 +437,12 @@ impl IoQueue for Mortal {
 
 #[test]
 fn all_contexts_of_a_lost_controller_get_new_queues() {
-    let (phoenix, cores) = (Phoenix::new(true, None), cores(2));
+    let (rounds, cores) = (Arc::new(AtomicUsize::new(0)), cores(2));
+    let phoenix = Phoenix::new(true, None, Some(rounds.clone()));
+    let round = move || {
+        rounds.fetch_add(1, Ordering::Relaxed);
+    };
+    let companion = Companion { core: cores[0], run: Box::new(round) };
     let options = RunOptions {
         cores: cores.clone(),
         qpairs: 2,
@@ -440,7 +453,8 @@ fn all_contexts_of_a_lost_controller_get_new_queues() {
         reconnect: Some(3),
         ..base()
     };
-    let (result, _) = run(vec![phoenix.clone(), phoenix.clone()], &options);
+    let ports: Vec<Arc<dyn Port>> = vec![phoenix.clone(), phoenix.clone()];
+    let (result, _) = run_with(ports, &options, Some(companion), &StopFlag::default());
     assert_eq!((result.end, &result.problems), (EndReason::Time, &vec![]));
     assert_eq!(result.contexts.len(), 2 * cores.len());
     for context in &result.contexts {
@@ -456,8 +470,8 @@ fn all_contexts_of_a_lost_controller_get_new_queues() {
 fn a_controller_that_is_back_but_of_no_use_ends_the_context() {
     let options = RunOptions { number_ios: None, reconnect: Some(3), ..base() };
     for (phoenix, incarnations, said) in [
-        (Phoenix::new(false, None), 4, "cannot go on: no queue is free"),
-        (Phoenix::new(true, Some("the namespace is gone")), 1, "cannot go on: the namespace is gone"),
+        (Phoenix::new(false, None, None), 4, "cannot go on: no queue is free"),
+        (Phoenix::new(true, Some("the namespace is gone"), None), 1, "cannot go on: the namespace is gone"),
     ] {
         let (result, _) = run(vec![phoenix.clone()], &options);
         assert_eq!(result.end, EndReason::Lost);

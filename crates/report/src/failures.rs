@@ -47,8 +47,8 @@ fn outages(result: &RunResult) -> String {
             let end = if outage.back { "" } else { " to the end of the run" };
             let _ = writeln!(
                 text,
-                "Outage: {:.3} s without I/O{end} on {} from core {}, {:.3} s after its start; {} I/Os lost, {} attempts to \
-                 reconnect: {}",
+                "Outage: {:.3} s without I/O{end} on {} from core {}, {:.3} s after its start (I/Os lost: {}, attempts to \
+                 reconnect: {}): {}",
                 seconds(outage.silent),
                 context.name,
                 context.core,
@@ -92,8 +92,8 @@ mod tests {
     fn outages_are_told_each_and_in_all() {
         let outage = Outage { began: 2500, silent: 1200, lost: 8, attempts: 3, back: true, why: "reset".into() };
         let mut context = ContextResult { name: "disk".into(), outages: vec![outage.clone()], ..Default::default() };
-        let first = "Outage: 1.200 s without I/O on disk from core 0, 2.500 s after its start; 8 I/Os lost, 3 attempts to reconnect: \
-                     reset\n";
+        let first = "Outage: 1.200 s without I/O on disk from core 0, 2.500 s after its start (I/Os lost: 8, attempts to \
+                     reconnect: 3): reset\n";
         let of = |context: &ContextResult| {
             let result = RunResult { contexts: vec![context.clone()], ticks_per_second: 1000.0, ..Default::default() };
             let text = failures(&result);

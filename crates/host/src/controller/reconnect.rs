@@ -22,7 +22,7 @@ impl Start {
     /// When nobody wants the controller back, or the attempts are used up.
     pub(super) fn bring_back(&self, shared: &Shared, requests: &Receiver<Request>, lost: Cause) -> Result<Port, Cause> {
         let Some(plan) = self.options.reconnect.filter(|_| !self.leave.is_cancelled()) else { return Err(lost) };
-        shared.note(format!("lost: {lost}; bringing it back, {} attempts at most", plan.attempts));
+        shared.note(format!("lost: {lost}; bringing it back, with {} at most", attempts(plan.attempts)));
         let (began, bring_up) = (Instant::now(), self.bring_up(&self.leave));
         let (mut delay, mut attempt, mut last) = (plan.first_delay, 0, None);
         // A refusal that would be final for another host counts as an attempt too: a target that starts refuses for a while.
@@ -50,7 +50,8 @@ impl Start {
         let took = began.elapsed().as_secs_f64();
         let last = last.map_or_else(String::new, |why| format!(", the last: {why}"));
         let end = if self.leave.is_cancelled() { "; given up:" } else { ";" };
-        Err(Cause::Down(format!("{lost}{end} {attempt} attempts over {took:.1} s did not bring it back{last}")))
+        let tried = attempts(attempt);
+        Err(Cause::Down(format!("{lost}{end} {tried} over {took:.1} s did not bring it back{last}")))
     }
 
     /// Waits, refusing requests; false when nobody wants the controller back.
@@ -75,4 +76,8 @@ impl Start {
             }
         }
     }
+}
+
+fn attempts(count: u32) -> String {
+    format!("{count} attempt{}", if count == 1 { "" } else { "s" })
 }
