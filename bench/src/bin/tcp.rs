@@ -17,7 +17,7 @@ use doorbell_bench::{
 use doorbell_platform::cpu;
 
 /// How long one side of a pair takes.
-const TIME: Duration = Duration::from_secs(2);
+const TIME: Duration = Duration::from_secs(1);
 
 /// Shapes measured beside the floor: I/O, depth over all connections, connections, bytes.
 const FLOOR: [(&str, Kind, u32, u32, u32); 14] = [

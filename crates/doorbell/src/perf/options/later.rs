@@ -2,6 +2,8 @@
 //! [`super::resolve`] once everything else is in order. Nothing is dropped in silence: a use that would
 //! change the run is an error, one that would not is a note.
 
+use std::net::IpAddr;
+
 use super::draft::Draft;
 use super::table::{Entry, Id};
 
@@ -63,10 +65,18 @@ fn targets(draft: &Draft) -> Result<(), String> {
 
 /// The transport type of a transport ID in capital letters; what is wrong with the text is found later.
 fn trtype(text: &str) -> String {
-    text.split_ascii_whitespace()
-        .filter_map(|pair| pair.split_once([':', '=']))
-        .rfind(|(key, _)| key.eq_ignore_ascii_case("trtype"))
-        .map_or("PCIE".into(), |(_, value)| value.to_ascii_uppercase())
+    value(text, "trtype").map_or("PCIE".into(), str::to_ascii_uppercase)
+}
+
+fn value<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+    let mut pairs = text.split_ascii_whitespace().rev().filter_map(|pair| pair.split_once([':', '=']));
+    pairs.find(|(name, _)| name.eq_ignore_ascii_case(key)).map(|(_, value)| value)
+}
+
+/// Whether all that is tested is on this machine, by the addresses given.
+fn is_loopback(draft: &Draft) -> bool {
+    let address = |text: &String| value(text, "traddr").and_then(|text| text.parse::<IpAddr>().ok());
+    draft.transport_ids.iter().all(|text| address(text).is_some_and(|ip| ip.is_loopback()))
 }
 
 fn fate(entry: &Entry, draft: &Draft) -> Fate {
@@ -95,6 +105,9 @@ fn fate(entry: &Entry, draft: &Draft) -> Fate {
         Id::SockImpl if draft.sock_impl == "ssl" => tls("ssl"),
         Id::SockImpl if draft.sock_impl == "uring" => {
             Fate::NotBuilt { what: "uring", needs: "sockets on io_uring", instead: "use -S posix" }
+        }
+        Id::EnableZcopy if draft.zero_copy.contains(&draft.sock_impl) && is_loopback(draft) => {
+            Fate::NoEffect("data for this machine itself is copied in any case")
         }
         Id::EnableZcopy if draft.zero_copy.contains(&draft.sock_impl) => Fate::NotBuilt {
             what: "zero-copy send",

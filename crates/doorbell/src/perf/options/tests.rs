@@ -115,6 +115,17 @@ fn targets_that_are_not_built_say_what_they_need() {
 }
 
 #[test]
+fn zero_copy_send_is_for_other_machines() {
+    let base = ["-q", "32", "-o", "4k", "-w", "write", "-t", "5", "-Z", "posix", "-r", "trtype:TCP traddr:127.0.0.1"];
+    let Parsed::Run(options) = parse_words(&base).unwrap() else { panic!("no run") };
+    assert!(options.notes.iter().any(|note| note.contains("this machine itself")), "{:?}", options.notes);
+    for other in ["trtype:TCP traddr:192.0.2.1", "trtype:TCP traddr:localhost"] {
+        let error = parse_words(&[&base[..], &["-r", other]].concat()).unwrap_err().to_string();
+        assert!(error.contains("zero-copy send is not built yet"), "{error}");
+    }
+}
+
+#[test]
 fn help_ends_parsing_where_it_stands() {
     for words in [&["-h"][..], &["--help"], &["-h", "--bogus"], &["-q", "0", "-h"]] {
         assert_eq!(parse_words(words), Ok(Parsed::Help(help::short())), "{words:?}");
