@@ -15,6 +15,7 @@ use std::{
 
 use doorbell_host::{Cancel, Controller, ControllerOptions, Namespace, Probed, Reconnect, TransportId, probe};
 use doorbell_load::{Limit, Pattern, RunOptions, StopFlag, Target, run};
+use doorbell_platform::open_files;
 
 use crate::{
     output::{show as out, tell},
@@ -72,6 +73,8 @@ fn perform(options: &Options) -> Result<bool, String> {
     let mut ids = options.transport_ids.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
     let seed = options.seed.unwrap_or_else(|| RandomState::new().hash_one(std::process::id()));
     tell(format_args!("Seed: {seed}"));
+    // A descriptor a queue: the usual soft limit is for programs that use select().
+    open_files::raise_limit();
     let (cancel, stop) = (Cancel::new(), StopFlag::default());
     let (also_cancel, also_stop) = (cancel.clone(), stop.clone());
     signals::on_signal(move || {
