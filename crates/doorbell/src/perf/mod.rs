@@ -18,7 +18,7 @@ use doorbell_load::{Limit, Pattern, RunOptions, StopFlag, Target, run};
 use doorbell_platform::open_files;
 
 use crate::{
-    output::{show as out, tell},
+    output::{log, show as out, tell},
     signals,
 };
 use embedded::Embedded;
@@ -58,13 +58,7 @@ pub fn main(program: &str, arguments: impl IntoIterator<Item = OsString>) -> Exi
 
 /// Runs the load; returns whether everything went well.
 fn perform(options: &Options) -> Result<bool, String> {
-    tracing_subscriber::fmt()
-        .with_max_level(options.log_level)
-        .with_writer(std::io::stderr)
-        .without_time()
-        // It would tell standard error that standard error has gone away, and panic.
-        .log_internal_errors(false)
-        .init();
+    log(options.log_level);
     for note in &options.notes {
         tell(note);
     }
