@@ -6,6 +6,8 @@ use std::{
     io::{self, Write},
 };
 
+use tracing::Level;
+
 /// Writes text to standard output at once.
 pub fn show(text: &str) {
     let mut stdout = io::stdout().lock();
@@ -15,4 +17,15 @@ pub fn show(text: &str) {
 /// Writes a line to standard error.
 pub fn tell(line: impl Display) {
     let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
+}
+
+/// Has what the crates below report shown on standard error, down to this level.
+pub fn log(level: Level) {
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(io::stderr)
+        .without_time()
+        // It would tell standard error that standard error has gone away, and panic.
+        .log_internal_errors(false)
+        .init();
 }

@@ -5,8 +5,13 @@ use std::{net::SocketAddr, path::PathBuf, sync::mpsc, time::Duration};
 use clap::{ArgAction, ArgMatches, Args, FromArgMatches};
 use doorbell_platform::open_files;
 use doorbell_subsystem::{Backend, NamespaceConfig, SubsystemConfig, Target, TargetConfig};
+use tracing::Level;
 
-use crate::{core_mask, output::show, signals, size};
+use crate::{
+    core_mask,
+    output::{log, show},
+    signals, size,
+};
 
 /// The subsystem's name when none is given.
 pub const DEFAULT_NQN: &str = "nqn.2026-11.io.doorbell:target";
@@ -149,6 +154,8 @@ pub fn run(arguments: &Arguments) -> Result<(), String> {
     .map_err(|why| format!("handling signals: {why}"))?;
     // A descriptor a connection: the usual soft limit is for programs that use select().
     open_files::raise_limit();
+    // What it cannot do for its hosts is nowhere else to be seen.
+    log(Level::ERROR);
     let target = Target::start(config).map_err(|why| why.to_string())?;
     show(&format!("Serving {}\n", arguments.nqn));
     for address in target.addresses() {

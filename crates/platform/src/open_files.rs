@@ -1,4 +1,4 @@
-//! The limit of open files, which is the limit of connections of a target.
+//! The limit of open files, which is the limit of connections of a target and of queues of a host.
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 

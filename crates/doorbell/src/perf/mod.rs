@@ -15,9 +15,10 @@ use std::{
 
 use doorbell_host::{Cancel, Controller, ControllerOptions, Namespace, Probed, Reconnect, TransportId, probe};
 use doorbell_load::{Limit, Pattern, RunOptions, StopFlag, Target, run};
+use doorbell_platform::open_files;
 
 use crate::{
-    output::{show as out, tell},
+    output::{log, show as out, tell},
     signals,
 };
 use embedded::Embedded;
@@ -57,13 +58,7 @@ pub fn main(program: &str, arguments: impl IntoIterator<Item = OsString>) -> Exi
 
 /// Runs the load; returns whether everything went well.
 fn perform(options: &Options) -> Result<bool, String> {
-    tracing_subscriber::fmt()
-        .with_max_level(options.log_level)
-        .with_writer(std::io::stderr)
-        .without_time()
-        // It would tell standard error that standard error has gone away, and panic.
-        .log_internal_errors(false)
-        .init();
+    log(options.log_level);
     for note in &options.notes {
         tell(note);
     }
@@ -72,6 +67,8 @@ fn perform(options: &Options) -> Result<bool, String> {
     let mut ids = options.transport_ids.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
     let seed = options.seed.unwrap_or_else(|| RandomState::new().hash_one(std::process::id()));
     tell(format_args!("Seed: {seed}"));
+    // A descriptor a queue: the usual soft limit is for programs that use select().
+    open_files::raise_limit();
     let (cancel, stop) = (Cancel::new(), StopFlag::default());
     let (also_cancel, also_stop) = (cancel.clone(), stop.clone());
     signals::on_signal(move || {
