@@ -139,6 +139,38 @@ perf seconds -r "$ONE" -q 16 -o 4096 -w randread -t 2 -a 1 -c 0x1
 perf keep-alive -r "$ONE" -q 4 -o 4096 -w randread -t 7 -k 3000 -c 0x1
 perf allowed -r "$(at 4423) subnqn:$CLOSED hostnqn:$HOST_NQN" -q 8 -o 4096 -w randread -d 100 -t 60 -c 0x1
 
+# --- paths: two ports lead to the same namespace, each with an ANA state of its own
+
+ana() { echo "$2" >$NVMET/ports/"$1"/ana_groups/1/ana_state; } # PORT STATE
+SECOND="$(at 4421) subnqn:$A ns:1"
+PATHS='-q 8 -o 4096 -w randread -d 100 -t 60 -c 0x1'
+check paths.identify run 20 doorbell identify -r "$ONE"
+check paths.identify.state grep -qE 'ana state: +ANA Optimized' $LOG
+check paths.identify.shared grep -qE 'shared: +true' $LOG
+ana 2 non-optimized
+# shellcheck disable=SC2086
+{
+  perf paths.both -r "$ONE" -r "$SECOND" $PATHS
+  check paths.both.rows [ "$(grep -c 'from core' $LOG)" = 2 ]
+  check paths.both.told grep -q 'These are 2 paths to one namespace' $LOG
+  check paths.both.first grep -q 'port 4420, controller .*: ANA Optimized' $LOG
+  check paths.both.second grep -q 'port 4421, controller .*: ANA Non-Optimized' $LOG
+  for state in inaccessible persistent-loss change; do
+    ana 2 $state
+    perf paths.$state -r "$ONE" -r "$SECOND" $PATHS
+    check paths.$state.left-out [ "$(grep -c 'from core' $LOG)" = 1 ]
+    check_refused paths.$state.alone 30 'I/O is refused over this path' doorbell perf -r "$SECOND" $PATHS
+  done
+}
+ana 2 optimized
+# A state that changes during a run, and takes I/O all the same.
+doorbell perf -r "$ONE" -q 8 -o 4096 -w randread -t 8 -c 0x1 >$LOG 2>&1 & pid=$!
+wait_for 20 grep -q 'Launching workers' $LOG
+ana 1 non-optimized
+check paths.changed wait $pid
+check paths.changed.told grep -q 'NSID 1: ANA Non-Optimized' $LOG
+ana 1 optimized
+
 # --- what is written is what the kernel finds
 
 dd if=/dev/urandom of=/tmp/random bs=1M count=32 2>/dev/null
@@ -218,6 +250,10 @@ perf withdrawn.again -r "$ONE" -q 8 -o 4096 -w randread -d 100 -t 60 -c 0x1
 disable() { echo 0 >$NVMET/subsystems/$A/namespaces/1/enable; }
 interrupted namespace-removed NON-ZERO disable
 echo 1 >$NVMET/subsystems/$A/namespaces/1/enable
+interrupted path-inaccessible NON-ZERO ana 1 inaccessible
+check path-inaccessible.told grep -q 'Asymmetric Access Inaccessible' $LOG
+ana 1 optimized
+perf path-inaccessible.again -r "$ONE" -q 8 -o 4096 -w randread -d 100 -t 60 -c 0x1
 sockets_killed() { ss -K dst 127.0.0.1 dport = :4420 >/dev/null; }
 interrupted sockets-killed NON-ZERO sockets_killed
 interrupt() { kill -INT $pid; }

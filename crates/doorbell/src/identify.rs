@@ -4,7 +4,10 @@ use std::fmt::Write;
 
 use clap::Args;
 use doorbell_host::{Controller, Namespace, probe};
-use doorbell_spec::log::{Lid, Smart};
+use doorbell_spec::{
+    identify::{self, cmic},
+    log::{Lid, Smart},
+};
 use serde_json::{Value, json};
 use zerocopy::FromBytes;
 
@@ -65,6 +68,9 @@ fn describe(controller: &Controller, ns: Option<u32>) -> Value {
         "keep_alive_ms": controller.keep_alive().map(|time| time.as_millis() as u64),
         "volatile_write_cache": data.vwc & 1 != 0,
         "namespace_limit": data.nn.get(),
+        "several_ports": data.cmic & cmic::MULTI_PORT != 0,
+        "several_controllers": data.cmic & cmic::MULTI_CONTROLLER != 0,
+        "asymmetric_access": asymmetric_access(&data),
         "health": health(controller),
         "namespaces": namespaces.collect::<Vec<_>>(),
     })
@@ -83,11 +89,21 @@ fn namespace(namespace: &Namespace) -> Value {
         "metadata": namespace.metadata_size,
         "protection_type": namespace.protection,
         "optimal_boundary": namespace.stripe_blocks,
-        "ana_group": namespace.ana_group,
+        "shared": namespace.shared,
+        "ana_group": (namespace.ana_group != 0).then_some(namespace.ana_group),
+        "ana_state": namespace.ana_state.map(|state| state.name()),
         "eui64": hex(&namespace.eui64),
         "nguid": hex(&namespace.nguid),
         "uuid": hex(&namespace.uuid),
     })
+}
+
+/// What a controller with asymmetric namespace access says about it (Base 8.1.1); null for the others.
+fn asymmetric_access(data: &identify::Controller) -> Value {
+    match data.cmic & cmic::ANA {
+        0 => Value::Null,
+        _ => json!({ "groups": data.nanagrpid.get(), "longest_change_s": data.anatt }),
+    }
 }
 
 /// The SMART log, or why there is none.

@@ -72,6 +72,19 @@ fn discovery_and_two_targets_give_a_row_each() {
 }
 
 #[test]
+fn two_listeners_of_a_target_are_two_paths_to_its_namespace() {
+    let _turn = turn();
+    let target = Target::start(&["--ram", "16M", "--listen", "127.0.0.1:0"]);
+    let output = perf(&target.discovery(), &["-q", "4", "-o", "4096", "-w", "randread"]);
+    assert_good(&output);
+    assert_eq!(rows(&output.stdout).len(), 2, "{output:#?}");
+    assert_eq!(output.stderr.matches("These are 2 paths to one namespace").count(), 1, "{output:#?}");
+    assert_eq!(output.stderr.matches(": ANA Optimized\n").count(), 2, "{output:#?}");
+    let discovered = run(&["discover", "-r", &target.discovery()]);
+    assert!(discovered.stdout.contains(", 2 paths\n"), "{discovered:#?}");
+}
+
+#[test]
 fn the_embedded_target_needs_nothing_else() {
     let _turn = turn();
     for cores in ["0x1", "0x3"] {

@@ -1,7 +1,6 @@
 //! Ten thousand connections with a target at once. A test of its own, as it takes as many descriptors as a process may have.
 #![allow(missing_docs, reason = "tests")]
 
-#[allow(dead_code, reason = "other tests use the rest")]
 mod common;
 
 use std::{

@@ -1,5 +1,7 @@
 //! Asking a discovery controller which subsystems there are (Base 5.1.12.3.1).
 
+use std::time::{Duration, Instant};
+
 use doorbell_spec::{
     command::{self, LogRequest},
     log::{Adrfam, DiscoveryEntry, DiscoveryHeader, Lid, Subtype, Trtype},
@@ -38,15 +40,25 @@ pub fn discover(id: &TransportId, options: &ControllerOptions, cancel: &Cancel) 
     let id = TransportId { subnqn: DISCOVERY_NQN.into(), ..id.clone() };
     // A log takes a moment, so no keep alive is asked for.
     let controller = Controller::connect(&id, &ControllerOptions { keep_alive: None, ..options.clone() }, cancel)?;
-    let log = read(&controller);
+    let log = read(&controller, options.bring_up_timeout);
     controller.detach();
     log
 }
 
-fn read(controller: &Controller) -> Result<DiscoveryLog, Error> {
+fn read(controller: &Controller, span: Duration) -> Result<DiscoveryLog, Error> {
+    let end = Instant::now() + span;
+    let piece = |offset: u64| {
+        if Instant::now() >= end {
+            let command = format!("Get Log Page (LID 70h, offset {offset})");
+            return Err(Cause::TooLong { command, what: "reading the discovery log", span }.of(controller.name()));
+        }
+        let request = LogRequest { bytes: ENTRY, offset, ..LogRequest::new(Lid::DISCOVERY) };
+        controller.admin(command::get_log_page(&request), AdminData::In(ENTRY as u32)).map(|(_, bytes)| bytes)
+    };
+    let header = || piece(0).map(|bytes| DiscoveryHeader::read_from_bytes(&bytes).expect("1024 bytes"));
     let nonsense = |why: String| Err(Cause::Nonsense(format!("its discovery log {why}")).of(controller.name()));
     for _ in 0..ATTEMPTS {
-        let before = header(controller)?;
+        let before = header()?;
         let count = before.numrec.get();
         if before.recfmt.get() != 0 {
             return nonsense(format!("has record format {}, known is 0", before.recfmt));
@@ -56,23 +68,13 @@ fn read(controller: &Controller) -> Result<DiscoveryLog, Error> {
         }
         let mut entries = Vec::new();
         for at in 0..count {
-            let bytes = piece(controller, ENTRY, (at + 1) * ENTRY)?;
-            entries.push(DiscoveryEntry::read_from_bytes(&bytes).expect("1024 bytes"));
+            entries.push(DiscoveryEntry::read_from_bytes(&piece((at + 1) * ENTRY)?).expect("1024 bytes"));
         }
-        if header(controller)?.genctr == before.genctr {
+        if header()?.genctr == before.genctr {
             return Ok(DiscoveryLog { genctr: before.genctr.get(), entries });
         }
     }
     nonsense(format!("changed {ATTEMPTS} times while it was read"))
-}
-
-fn header(controller: &Controller) -> Result<DiscoveryHeader, Error> {
-    Ok(DiscoveryHeader::read_from_bytes(&piece(controller, ENTRY, 0)?).expect("1024 bytes"))
-}
-
-fn piece(controller: &Controller, bytes: u64, offset: u64) -> Result<Vec<u8>, Error> {
-    let request = LogRequest { bytes, offset, ..LogRequest::new(Lid::DISCOVERY) };
-    controller.admin(command::get_log_page(&request), AdminData::In(bytes as u32)).map(|(_, bytes)| bytes)
 }
 
 /// What an entry is for a host.

@@ -53,6 +53,16 @@ pub enum Cause {
         /// How long it was waited for.
         after: Duration,
     },
+    /// Each command was answered in time, but all of them together took too long.
+    #[error("{what} as a whole was not through within {}, at {command}", seconds(*.span))]
+    TooLong {
+        /// The last command, or the next.
+        command: String,
+        /// What it was part of.
+        what: &'static str,
+        /// How long that may take.
+        span: Duration,
+    },
     /// The admin queue is lost.
     #[error("{0}")]
     Down(String),

@@ -1,7 +1,7 @@
 //! A namespace as far as reading and writing it goes.
 
 use doorbell_spec::{
-    identify::{self, Csi},
+    identify::{self, Csi, nmic},
     log::AnaState,
 };
 
@@ -26,6 +26,8 @@ pub struct Namespace {
     pub max_transfer: u32,
     /// Optimal I/O boundary in blocks, 0 for none.
     pub stripe_blocks: u32,
+    /// Whether several controllers may have it (NMIC).
+    pub shared: bool,
     /// ANA group, 0 where there are none.
     pub ana_group: u32,
     /// State of that group, where the controller reports it.
@@ -72,6 +74,7 @@ impl Namespace {
             protection: data.protection_type(),
             max_transfer,
             stripe_blocks: data.noiob.get().into(),
+            shared: data.nmic & nmic::SHARED != 0,
             ana_group: data.anagrpid.get(),
             ana_state: None,
             eui64: data.eui64,
@@ -84,6 +87,15 @@ impl Namespace {
     /// Bytes of a block as a command transfers them: data, and metadata where it stands behind the data.
     pub fn stored_block_size(&self) -> u32 {
         self.block_size + if self.extended { u32::from(self.metadata_size) } else { 0 }
+    }
+
+    /// What tells it from every other namespace, over whichever path it is reached (Base 4.7.1); `None` where it has nothing of
+    /// the kind.
+    pub fn identifier(&self) -> Option<String> {
+        let known = [("UUID", &self.uuid[..]), ("NGUID", &self.nguid[..]), ("EUI64", &self.eui64[..])];
+        let (kind, bytes) = known.into_iter().find(|(_, bytes)| bytes.iter().any(|&byte| byte != 0))?;
+        let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        Some(format!("{kind} {digits}"))
     }
 
     /// Why what is `now` under this identifier cannot be driven as this namespace was: it is another one, or has other limits.

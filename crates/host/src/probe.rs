@@ -1,6 +1,13 @@
 //! Bringing up every controller that a list of transport IDs names, all at once.
 
-use std::{sync::mpsc, thread};
+use std::{
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::Instant,
+};
 
 use crate::{
     cancel::Cancel,
@@ -10,6 +17,9 @@ use crate::{
     transport,
     transport_id::TransportId,
 };
+
+/// Most controllers brought up at a time: a discovery log must not decide how many threads this process has.
+const MOST_AT_A_TIME: usize = 64;
 
 /// What became of one transport ID, or of one subsystem found through it.
 #[derive(Debug)]
@@ -21,7 +31,8 @@ pub struct Probed {
 }
 
 /// Brings up the controllers of all `ids`, in the order given; an ID without a subsystem stands for all that its discovery service
-/// lists. Takes as long as the slowest one; each has its own deadlines.
+/// lists. Takes as long as the slowest one, as long as there are not more than 64; the others are begun as long as
+/// [`ControllerOptions::bring_up_timeout`] is not over.
 pub fn probe(ids: &[TransportId], options: &ControllerOptions, cancel: &Cancel) -> Vec<Probed> {
     let discoveries: Vec<_> = ids.iter().filter(|id| id.is_discovery()).collect();
     let logs = each(&discoveries, |id| discover(id, options, cancel));
@@ -61,7 +72,14 @@ pub fn probe(ids: &[TransportId], options: &ControllerOptions, cancel: &Cancel) 
             unique.push(id.clone());
         }
     }
-    let outcomes = each(&unique.iter().collect::<Vec<_>>(), |id| Controller::connect(id, options, cancel));
+    let begin = Instant::now();
+    let outcomes = each(&unique.iter().collect::<Vec<_>>(), |id| match begin.elapsed() < options.bring_up_timeout {
+        true => Controller::connect(id, options, cancel),
+        false => {
+            let why = format!("it was not tried: others before it took {:?}", options.bring_up_timeout);
+            Err(Cause::Transport(why).of(&name_of(id)))
+        }
+    });
     let mut outcomes: Vec<_> = outcomes.into_iter().map(Some).collect();
     let mut connected: Vec<Option<Controller>> = vec![None; unique.len()];
     let mut outcome_of = |id: &TransportId| {
@@ -82,17 +100,25 @@ pub fn probe(ids: &[TransportId], options: &ControllerOptions, cancel: &Cancel) 
     probed.collect()
 }
 
-/// Does something for each ID, a thread each, and returns the results in their order.
+/// Does something for each ID, [`MOST_AT_A_TIME`] at a time, and returns the results in their order.
 fn each<T: Send>(ids: &[&TransportId], work: impl Fn(&TransportId) -> T + Sync) -> Vec<T> {
-    let (sender, results) = mpsc::channel();
-    thread::scope(|scope| {
-        for (at, id) in ids.iter().enumerate() {
-            let (sender, work) = (sender.clone(), &work);
-            scope.spawn(move || sender.send((at, work(id))));
+    let (next, results) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let run = || {
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(id) = ids.get(at) else { break };
+            let result = work(id);
+            results.lock().unwrap_or_else(PoisonError::into_inner).push((at, result));
         }
+    };
+    thread::scope(|scope| {
+        for _ in 1..ids.len().min(MOST_AT_A_TIME) {
+            // This thread works too, so what cannot be started only makes it take longer.
+            let _ = thread::Builder::new().name("probe".into()).spawn_scoped(scope, run);
+        }
+        run();
     });
-    drop(sender);
-    let mut results: Vec<_> = results.into_iter().collect();
+    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
     results.sort_by_key(|(at, _)| *at);
     results.into_iter().map(|(_, result)| result).collect()
 }

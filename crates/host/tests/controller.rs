@@ -1,26 +1,26 @@
 //! The host driver against a controller in memory: what bring-up sends, and what it makes of refusals, silence, losses and lies.
 //! The scripted answers stand for hostile or broken peers; no real peer we know gives them.
 
-#[path = "../examples/memory/mod.rs"]
-mod memory;
+mod common;
 
 use std::{
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
     thread,
     time::{Duration, Instant},
 };
 
-use doorbell_host::{
-    AdminData, Cancel, Cause, Controller, ControllerOptions, Error, HostIdentity, InitState, Probed, TransportId,
-    discover, probe, transport,
+use common::{
+    NQN, connect, faulty, feature, gets, hasty, identifies, is_admin, is_fabrics, memory, options, place, reads_log,
+    seen, until,
 };
+use doorbell_host::{AdminData, Cancel, Cause, Controller, InitState, Probed, TransportId, discover, probe, transport};
 use doorbell_queue::IoQueue;
 use doorbell_spec::{
     command::{self, AdminOpcode, Command, IdentifyRequest, LogRequest, NSID_ALL},
-    fabrics::{self, ConnectData, ConnectRequest, Fctype, InvalidParameter, PropertyRequest},
+    fabrics::{ConnectData, ConnectRequest, Fctype, InvalidParameter, PropertyRequest},
     feature::{AsyncEvent, Fid},
     identify::{Cns, Csi, NamespaceList},
     log::{
@@ -32,80 +32,6 @@ use doorbell_spec::{
 };
 use memory::{MemoryTransport, Reply, Site};
 use zerocopy::{FromZeros, IntoBytes};
-
-const NQN: &str = "nqn.2016-06.org.example:memory";
-
-/// Puts a site at a new address and returns the ID of its subsystem.
-fn place(site: &Arc<Site>) -> TransportId {
-    static TRANSPORT: OnceLock<Arc<MemoryTransport>> = OnceLock::new();
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let transport = TRANSPORT.get_or_init(|| {
-        let transport = Arc::new(MemoryTransport::default());
-        transport::register(transport.clone()).unwrap();
-        transport
-    });
-    let address = format!("site{}", NEXT.fetch_add(1, Ordering::Relaxed));
-    transport.add(&address, site.clone());
-    format!("trtype:memory traddr:{address} subnqn:{NQN}").parse().unwrap()
-}
-
-fn options() -> ControllerOptions {
-    ControllerOptions {
-        host: HostIdentity { nqn: "nqn.2016-06.org.example:host".into(), id: [7; 16] },
-        ..ControllerOptions::default()
-    }
-}
-
-fn hasty() -> ControllerOptions {
-    let short = Duration::from_millis(40);
-    ControllerOptions { admin_timeout: short, connect_timeout: short, ..options() }
-}
-
-fn connect(site: &Arc<Site>) -> Result<Controller, Error> {
-    Controller::connect(&place(site), &options(), &Cancel::new())
-}
-
-/// A site whose hook answers the commands that `which` picks with `reply`.
-fn faulty(which: impl Fn(&Command) -> bool + Send + Sync + 'static, reply: fn() -> Reply) -> Arc<Site> {
-    Site::with_hook(move |_, command| if which(command) { reply() } else { Reply::Model })
-}
-
-fn is_fabrics(command: &Command, fctype: Fctype) -> bool {
-    command.is_fabrics() && fabrics::fctype(command) == fctype
-}
-
-fn gets(offset: u32) -> impl Fn(&Command) -> bool + Clone {
-    move |command| is_fabrics(command, Fctype::PROPERTY_GET) && PropertyRequest::parse(command).offset == offset
-}
-
-fn is_admin(command: &Command, opcode: AdminOpcode) -> bool {
-    !command.is_fabrics() && command.opc == opcode.0
-}
-
-fn identifies(cns: Cns) -> impl Fn(&Command) -> bool + Clone {
-    move |command| is_admin(command, AdminOpcode::IDENTIFY) && IdentifyRequest::parse(command).cns == cns
-}
-
-fn feature(opcode: AdminOpcode, fid: Fid) -> impl Fn(&Command) -> bool + Clone {
-    move |command| is_admin(command, opcode) && command.fid() == fid
-}
-
-fn reads_log(lid: Lid) -> impl Fn(&Command) -> bool + Clone {
-    move |command| is_admin(command, AdminOpcode::GET_LOG_PAGE) && LogRequest::parse(command).lid == lid
-}
-
-/// Looks again and again until it holds; a test that waits longer than this is broken.
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what}");
-        thread::sleep(Duration::from_millis(2));
-    }
-}
-
-fn seen(site: &Site, which: impl Fn(&Command) -> bool) -> usize {
-    site.seen.lock().unwrap().iter().filter(|(_, command)| which(command)).count()
-}
 
 #[test]
 fn a_controller_comes_up_serves_and_is_shut_down() {

@@ -7,6 +7,7 @@ use std::{
         mpsc::{self, Receiver, Sender, TryRecvError},
     },
     thread,
+    time::Instant,
 };
 
 use doorbell_host::AnyQueue;
@@ -22,11 +23,15 @@ pub(crate) struct Queues {
 }
 
 impl Queues {
-    /// Connects them, unless the run is stopped before.
-    pub fn connect(port: &dyn Port, options: &RunOptions, stop: &StopFlag) -> Result<Self, String> {
+    /// Connects them, unless the run is stopped or the deadline over before.
+    pub fn connect(port: &dyn Port, options: &RunOptions, deadline: Instant, stop: &StopFlag) -> Result<Self, String> {
+        let one = |_| match Instant::now() < deadline {
+            true => port.connect(options.io_queue_size),
+            false => Err(format!("its I/O queue is not connected: the queues before it took {:?}", options.connect)),
+        };
         let some = |count| -> Result<Vec<AnyQueue>, String> {
             let wanted = (0..count).take_while(|_| stop.requests() == 0);
-            wanted.map(|_| port.connect(options.io_queue_size)).collect()
+            wanted.map(one).collect()
         };
         Ok(Self { active: some(options.qpairs)?, idle: some(options.unused_qpairs)? })
     }
@@ -127,7 +132,8 @@ impl Keeper {
 fn connect(port: &Arc<dyn Port>, options: &RunOptions, stop: &StopFlag) -> Receiver<Result<Queues, String>> {
     let (sender, receiver) = mpsc::channel();
     let (port, options, stop) = (port.clone(), options.clone(), stop.clone());
-    let connect = move || drop(sender.send(Queues::connect(&*port, &options, &stop)));
+    let deadline = Instant::now() + options.connect;
+    let connect = move || drop(sender.send(Queues::connect(&*port, &options, deadline, &stop)));
     // Without the thread the sender is dropped, which is noticed.
     let _ = thread::Builder::new().name("connect".into()).spawn(connect);
     receiver

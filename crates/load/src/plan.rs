@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use doorbell_host::split::Split;
+use doorbell_spec::log::AnaState;
 
 use crate::workload::Pattern;
 
@@ -54,6 +55,8 @@ pub struct RunOptions {
     pub transport_stats: bool,
     /// Longest wait for what is in flight when the load has ended.
     pub drain: Duration,
+    /// Time after which no further I/O queue is connected.
+    pub connect: Duration,
     /// The driver brings lost controllers back, and contexts wait for it; so often are queues asked of one that is back but grants
     /// none (`--reconnect`).
     pub reconnect: Option<u32>,
@@ -102,6 +105,8 @@ pub struct Shape {
     pub stripe_blocks: u32,
     /// Entries of an I/O queue as far as they are known before one is connected.
     pub queue_entries: u32,
+    /// Asymmetric access state of the path to it, where the controller reports one.
+    pub ana_state: Option<AnaState>,
 }
 
 impl Shape {
@@ -118,6 +123,9 @@ impl Shape {
     pub fn admit(&self, options: &RunOptions) -> Result<Vec<String>, String> {
         let (name, io_size) = (&self.name, options.io_size);
         let skip = |why: String| Err(format!("{name}: {why}; the namespace is skipped"));
+        if let Some(why) = self.ana_state.and_then(refusal) {
+            return skip(why);
+        }
         if self.block_size == 0 || self.blocks == 0 {
             return skip("it has no blocks".into());
         }
@@ -197,6 +205,16 @@ pub fn associate(workers: usize, namespaces: usize, every_core: bool) -> Vec<Ass
     list
 }
 
+/// Why no I/O may be sent over a path in this state, if so.
+pub(crate) fn refusal(state: AnaState) -> Option<String> {
+    let advice = match state {
+        AnaState::CHANGE => "wait until it has changed",
+        _ => "use another path to it",
+    };
+    let refused = || format!("I/O is refused over this path, whose state is {}: {advice}", state.name());
+    state.refuses_io().then(refused)
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -225,6 +243,7 @@ pub(crate) mod tests {
             histogram: true,
             transport_stats: false,
             drain: Duration::from_secs(10),
+            connect: Duration::from_secs(60),
             reconnect: None,
             timeout: None,
         }
@@ -240,6 +259,7 @@ pub(crate) mod tests {
             max_transfer: 131_072,
             stripe_blocks: 0,
             queue_entries: 128,
+            ana_state: None,
         }
     }
 
@@ -300,9 +320,15 @@ pub(crate) mod tests {
             (Shape { block_size: 3000, ..shape() }, "not a multiple of its block size 3000"),
             (Shape { block_size: 0, ..shape() }, "no blocks"),
             (Shape { metadata_size: 8, ..shape() }, "8 bytes of metadata"),
+            (Shape { ana_state: Some(AnaState::INACCESSIBLE), ..shape() }, "ANA Inaccessible: use another path"),
+            (Shape { ana_state: Some(AnaState::PERSISTENT_LOSS), ..shape() }, "ANA Persistent Loss: use another path"),
+            (Shape { ana_state: Some(AnaState::CHANGE), ..shape() }, "ANA Change: wait"),
         ] {
             let skipped = change.admit(&options).unwrap_err();
             assert!(skipped.contains(why) && skipped.starts_with("ns: "), "{skipped}");
+        }
+        for state in [AnaState::OPTIMIZED, AnaState::NON_OPTIMIZED] {
+            assert_eq!(Shape { ana_state: Some(state), ..shape() }.admit(&options), Ok(vec![]));
         }
         let odd = RunOptions { io_size: 36964, ..options.clone() };
         assert!(shape().admit(&odd).unwrap_err().contains("multiple"));

@@ -8,6 +8,7 @@ use std::{
         atomic::{AtomicU64, AtomicUsize, Ordering},
         mpsc,
     },
+    thread,
     time::Duration,
 };
 
@@ -177,6 +178,19 @@ fn a_namespace_that_cannot_be_connected_leaves_the_others() {
     let (result, events) = run(vec![port("a", refused)], &base());
     assert!(result.contexts.is_empty() && result.problems.len() == 1 && result.end == EndReason::Lost);
     assert!(!events.contains(&"Launching".to_owned()));
+}
+
+#[test]
+fn connecting_ends_however_many_queues_are_left() {
+    let slow = |entries| {
+        thread::sleep(Duration::from_millis(20));
+        null(entries)
+    };
+    let ports = (0..200).map(|_| port("a", slow)).collect();
+    let (result, _) = run(ports, &RunOptions { connect: Duration::from_millis(50), ..base() });
+    assert!((1..=3).contains(&result.contexts.len()), "{}", result.contexts.len());
+    assert!(result.problems.iter().all(|problem| problem.contains("is not connected")), "{:?}", result.problems);
+    assert_eq!(result.problems.len() + result.contexts.len(), 200);
 }
 
 #[test]

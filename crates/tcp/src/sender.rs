@@ -78,6 +78,11 @@ impl Sender {
         self.sent
     }
 
+    /// Bytes of the buffer of headers, and of small data, that wait to be sent.
+    pub fn header_bytes(&self) -> usize {
+        self.headers.len()
+    }
+
     /// Whether nothing waits to be sent.
     pub fn is_empty(&self) -> bool {
         self.segments.is_empty()

@@ -2,6 +2,7 @@
 
 mod embedded;
 pub mod options;
+mod paths;
 mod show;
 
 use std::{
@@ -23,6 +24,8 @@ use options::{NumberOfIos, Options, Parsed, UsageError};
 const IO_QUEUES: u32 = 1024;
 /// Longest wait for what is in flight when the load has ended.
 const DRAIN: Duration = Duration::from_secs(8);
+/// Time after which no further I/O queue is connected.
+const CONNECT: Duration = Duration::from_secs(120);
 
 /// Runs the subcommand and says with which status to exit.
 pub fn main(program: &str, arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -74,6 +77,7 @@ fn perform(options: &Options) -> Result<bool, String> {
     }
     out("Initializing NVMe Controllers\n");
     let (targets, mut good) = attach(probe(&ids, &controller_options(options), &cancel))?;
+    eprint!("{}", paths::describe(&targets));
     let controllers: Vec<Controller> = targets.iter().map(|target| target.controller.clone()).collect();
 
     let companion = embedded.as_ref().and_then(|embedded| embedded.companion(options.cores[0]));
@@ -170,6 +174,7 @@ fn run_options(options: &Options, seed: u64) -> RunOptions {
         histogram: options.latency != options::LatencyOutput::None,
         transport_stats: options.transport_stats,
         drain: DRAIN,
+        connect: CONNECT,
         reconnect: options.reconnect,
         timeout: options.timeout_ms.map(|milliseconds| Duration::from_millis(milliseconds.into())),
     }

@@ -1,6 +1,7 @@
 //! Bringing a Fabrics controller from nothing to ready: one function a phase, in the order of the specification (Base 3.5.2).
 
 use std::{
+    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -11,7 +12,7 @@ use doorbell_spec::{
     fabrics::{self, ConnectData, ConnectResponse, cattr},
     feature::{Fid, HostBehavior, NumberOfQueues, Select, async_event_config as event},
     identify::{self, Cns, Csi, NamespaceList, Nidt, cmic, ctratt},
-    log::{self, AnaGroupDescriptor, AnaHeader, Lid},
+    log::{self, AnaGroupDescriptor, AnaHeader, Lid, critical_warning},
     register::{self, Cap, Cc, Csts, Vs},
     status::generic,
 };
@@ -43,7 +44,15 @@ const ADMIN_CAPSULE_BYTES: u32 = 8192;
 /// How often a register is read that something waits for.
 const REGISTER_INTERVAL: Duration = Duration::from_millis(1);
 /// More active namespaces than this are a lie.
-const MOST_NAMESPACES: usize = 1 << 16;
+pub(super) const MOST_NAMESPACES: usize = 1 << 16;
+/// The critical warnings to report: those of every version. There are controllers that refuse all events for the others' sake.
+const CRITICAL_WARNINGS: u32 = (critical_warning::SPARE
+    | critical_warning::TEMPERATURE
+    | critical_warning::RELIABILITY
+    | critical_warning::READ_ONLY
+    | critical_warning::VOLATILE_BACKUP) as u32;
+/// Most time an orderly shutdown gets, whatever the controller asks for.
+const SHUTDOWN_AT_MOST: Duration = Duration::from_secs(60);
 /// Largest transfer where the controller states none.
 const UNLIMITED_TRANSFER: u64 = 1 << 30;
 
@@ -54,8 +63,10 @@ pub(super) struct Ready {
     pub vs: Vs,
     pub cntlid: u16,
     pub data: Arc<identify::Controller>,
-    /// Keep alive timeout granted, if any.
+    /// Keep alive timeout: what was asked for, or less where less was granted; if any.
     pub keep_alive: Option<Duration>,
+    /// How long an orderly shutdown may take.
+    pub shutdown_limit: Duration,
     pub io_queues: u16,
     pub io_entries: u32,
     pub in_capsule_bytes: u32,
@@ -79,7 +90,9 @@ impl BringUp<'_> {
     /// From nothing to ready.
     pub fn run(&self) -> Step<(Port, Ready)> {
         let (mut port, connected) = self.connect_admin().map_err(|why| why.at(InitState::ConnectAdminq))?;
+        port.grant("bring-up", self.options.bring_up_timeout);
         let ready = self.learn(&mut port, connected)?;
+        port.end_grant();
         Ok((port, ready))
     }
 
@@ -99,9 +112,10 @@ impl BringUp<'_> {
             vs,
             cntlid: connected.cntlid,
             keep_alive,
+            shutdown_limit: shutdown_limit(&data, self.options.shutdown_timeout),
             io_queues: 0,
-            io_entries: self.options.io_queue_size.min(32768).min(u32::from(cap.mqes()) + 1).max(2),
-            in_capsule_bytes: data.in_capsule_data_size().min(BUFFER.into()) as u32,
+            io_entries: self.options.io_queue_size.min(32768).min(most_entries(cap, &data)).max(2),
+            in_capsule_bytes: in_capsule_bytes(&data, &mut warnings),
             max_transfer: most,
             namespaces: Vec::new(),
             warnings,
@@ -114,7 +128,7 @@ impl BringUp<'_> {
         if !self.id.is_discovery() {
             ready.io_queues = self.number_of_queues(port, &mut ready.warnings)?;
             ready.namespaces = self.namespaces(port, &ready.data, vs, most, &mut ready.warnings)?;
-            self.ana_states(port, &ready.data, &mut ready.namespaces)?;
+            self.ana_states(port, &ready.data, most, &mut ready.namespaces)?;
             self.host_behavior(port, &ready.data)?;
         }
         Ok(ready)
@@ -235,7 +249,7 @@ impl BringUp<'_> {
         let offered = if vs >= Vs::version(1, 2, 0) { data.oaes.get() } else { 0 };
         let wanted = match self.id.is_discovery() {
             true => offered & 1 << 31,
-            false => event::SHCW | offered & (event::NAN | event::FAN | event::ANACN),
+            false => CRITICAL_WARNINGS | offered & (event::NAN | event::FAN | event::ANACN),
         };
         let command = command::set_features(Fid::ASYNC_EVENT_CONFIGURATION, false, 0, wanted);
         let (done, _) =
@@ -261,7 +275,8 @@ impl BringUp<'_> {
             _ if done.status.is(generic::INVALID_FIELD) => Ok(Some(asked)),
             _ if !done.status.is_success() => Err(at(refused(&command, done.status, String::new()))),
             0 => Ok(None),
-            granted => Ok(Some(Duration::from_millis(granted.into()))),
+            // Less may be granted; more would only let a loss go unnoticed for longer.
+            granted => Ok(Some(Duration::from_millis(granted.into()).min(asked))),
         }
     }
 
@@ -374,22 +389,31 @@ impl BringUp<'_> {
     }
 
     /// The states of the namespaces' ANA groups (Base 8.1.1), where the controller reports them.
-    pub fn ana_states(&self, port: &mut Port, data: &identify::Controller, namespaces: &mut [Namespace]) -> Step<()> {
+    pub fn ana_states(
+        &self,
+        port: &mut Port,
+        data: &identify::Controller,
+        max_transfer: u32,
+        namespaces: &mut [Namespace],
+    ) -> Step<()> {
         if data.cmic & cmic::ANA == 0 {
             return Ok(());
         }
+        // The page names namespaces that this host cannot use, too.
+        let ids = u64::from(data.nn.get()).max(namespaces.len() as u64);
         let groups = u64::from(data.nanagrpid.get()) * size_of::<AnaGroupDescriptor>() as u64;
-        let bytes = size_of::<AnaHeader>() as u64 + groups + 4 * namespaces.len() as u64;
-        let page = match self.log_page(port, Lid::ANA, bytes.min(BUFFER.into()), 0) {
+        let bytes = (size_of::<AnaHeader>() as u64 + groups + 4 * ids).min(BUFFER.into());
+        // In one piece where that is possible: groups may change between two, and there are targets that ignore the offset.
+        let page = match self.log_page(port, Lid::ANA, bytes, max_transfer) {
             Ok(page) => page,
             Err(why) if why.status().is_some() => return Ok(()),
             Err(why) => return Err(why.at(InitState::SetSupportedLogPages)),
         };
         let groups = log::ana_groups(&page).into_iter().flat_map(|(_, groups)| groups);
-        let states: Vec<_> = groups.map(|group| (group.descriptor.agid.get(), group.descriptor.state())).collect();
+        let states: HashMap<_, _> =
+            groups.map(|group| (group.descriptor.agid.get(), group.descriptor.state())).collect();
         for namespace in namespaces {
-            let state = states.iter().find(|(group, _)| *group == namespace.ana_group);
-            namespace.ana_state = state.map(|(_, state)| *state);
+            namespace.ana_state = states.get(&namespace.ana_group).copied();
         }
         Ok(())
     }
@@ -405,16 +429,57 @@ impl BringUp<'_> {
         port.succeed(&command, &out, self.timeout()).map(|_| ()).map_err(|why| why.at(InitState::SetHostFeature))
     }
 
-    /// A log page of `bytes` bytes, in pieces that every controller can send.
-    pub fn log_page(&self, port: &mut Port, lid: Lid, bytes: u64, offset: u64) -> Step<Vec<u8>> {
+    /// A log page of `bytes` bytes, at most `most` of them with one command (4096 are always possible).
+    pub fn log_page(&self, port: &mut Port, lid: Lid, bytes: u64, most: u32) -> Step<Vec<u8>> {
         let mut page = Vec::new();
         while (page.len() as u64) < bytes {
-            let piece = (bytes - page.len() as u64).min(4096);
-            let request =
-                LogRequest { nsid: NSID_ALL, bytes: piece, offset: offset + page.len() as u64, ..LogRequest::new(lid) };
+            let offset = page.len() as u64;
+            let piece = (bytes - offset).min(most.clamp(4096, BUFFER).into());
+            let request = LogRequest { nsid: NSID_ALL, bytes: piece, offset, ..LogRequest::new(lid) };
             let data = AdminData::In(piece as u32);
             page.extend(port.succeed(&command::get_log_page(&request), &data, self.timeout())?.1);
         }
         Ok(page)
+    }
+}
+
+/// Entries that an I/O queue may have: CAP.MQES is 0-based, MAXCMD is 0 where it says nothing.
+fn most_entries(cap: Cap, data: &identify::Controller) -> u32 {
+    let entries = u32::from(cap.mqes()) + 1;
+    match data.maxcmd.get() {
+        0 => entries,
+        most => entries.min(most.into()),
+    }
+}
+
+/// Data bytes that an I/O command capsule may carry, from behind the command on.
+fn in_capsule_bytes(data: &identify::Controller, warnings: &mut Vec<String>) -> u32 {
+    let icdoff = data.icdoff.get();
+    if icdoff != 0 {
+        warnings.push(format!("it wants in-capsule data at an offset (ICDOFF {icdoff}): no data travels in capsules"));
+        return 0;
+    }
+    data.in_capsule_data_size().min(BUFFER.into()) as u32
+}
+
+/// How long an orderly shutdown may take: RTD3E (Base 3.6), within bounds of ours.
+fn shutdown_limit(data: &identify::Controller, at_least: Duration) -> Duration {
+    Duration::from_micros(data.rtd3e.get().into()).min(SHUTDOWN_AT_MOST).max(at_least)
+}
+
+#[cfg(test)]
+mod tests {
+    use zerocopy::FromZeros;
+
+    use super::*;
+
+    #[test]
+    fn a_shutdown_may_take_what_the_controller_asks_for_within_bounds() {
+        let mut data = identify::Controller::new_zeroed();
+        for (rtd3e, at_least, limit) in [(0, 10, 10), (30_000_000, 10, 30), (u32::MAX, 10, 60), (u32::MAX, 90, 90)] {
+            data.rtd3e = rtd3e.into();
+            let limit = Duration::from_secs(limit);
+            assert_eq!(shutdown_limit(&data, Duration::from_secs(at_least)), limit, "RTD3E {rtd3e}");
+        }
     }
 }

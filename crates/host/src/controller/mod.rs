@@ -2,6 +2,7 @@
 //! commands and its state.
 
 mod bring_up;
+mod events;
 mod options;
 mod reconnect;
 mod service;
@@ -176,7 +177,7 @@ impl Controller {
             .name("controller".into())
             .spawn(move || service.run(&ready, &inbox))
             .map_err(|why| fail(format!("starting its thread: {why}")))?;
-        // Every step on that thread has a deadline, so this wait has one too.
+        // Bring-up on that thread has a deadline, so this wait has one too.
         match result.recv() {
             Ok(Ok(shared)) => {
                 Ok(Self { shared, link: Arc::new(Link { requests: Mutex::new(Some(requests)), wake, leave }) })
@@ -189,6 +190,11 @@ impl Controller {
     /// Where it is.
     pub fn id(&self) -> &TransportId {
         &self.shared.id
+    }
+
+    /// Whether this is a handle to the same controller.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.link, &other.link)
     }
 
     /// Its name, like `TCP (addr:10.0.0.1 subnqn:nqn…)`.
@@ -325,12 +331,12 @@ impl Controller {
     }
 
     /// Shuts the controller down in order and waits until that is done; its I/O queues should be gone by then. Bounded by the shut
-    /// down time that the controller states, 10 s at least.
+    /// down time that the controller states, 60 s at most, or [`ControllerOptions::shutdown_timeout`] if that is more.
     pub fn detach(self) {
         let (answer, done) = mpsc::channel();
         self.link.leave.cancel();
         if self.send(Request::Detach { answer }).is_ok() {
-            let _ = done.recv_timeout(service::shutdown_limit(&self.learned().data) + SLACK);
+            let _ = done.recv_timeout(self.learned().shutdown_limit + SLACK);
         }
     }
 

@@ -46,6 +46,10 @@ pub struct ControllerOptions {
     pub admin_timeout: Duration,
     /// How long a connection with its Connect command may take.
     pub connect_timeout: Duration,
+    /// How long bring-up may take in all, each attempt to bring a lost controller back too; or the reading of a discovery log.
+    pub bring_up_timeout: Duration,
+    /// How long an orderly shutdown may take at least; a controller may ask for up to 60 s (RTD3E).
+    pub shutdown_timeout: Duration,
 }
 
 impl Default for ControllerOptions {
@@ -61,6 +65,9 @@ impl Default for ControllerOptions {
             reconnect: None,
             admin_timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(10),
+            // Becoming ready alone may take 127.5 s (CAP.TO).
+            bring_up_timeout: Duration::from_secs(180),
+            shutdown_timeout: Duration::from_secs(10),
         }
     }
 }

@@ -13,23 +13,18 @@ use std::{
 use doorbell_queue::{Done, IoQueue};
 use doorbell_spec::{
     command,
-    feature::AsyncEvent,
-    identify,
-    log::{ChangedNamespaces, Lid},
     register::{self, Cc, Csts},
 };
-use zerocopy::FromBytes;
 
 use super::{
     ControllerOptions, Present, Request, Shared,
-    bring_up::{ABORT_SLOT, BringUp, EVENT_SLOTS, KEEP_ALIVE_SLOT, Ready},
+    bring_up::{ABORT_SLOT, BringUp, KEEP_ALIVE_SLOT, Ready},
+    events::Events,
 };
-use crate::{cancel::Cancel, error::Cause, namespace::Namespace, transport::port::Port, transport_id::TransportId};
+use crate::{cancel::Cancel, error::Cause, transport::port::Port, transport_id::TransportId};
 
 /// Longest sleep between two looks at everything.
 const PULSE: Duration = Duration::from_secs(1);
-/// Least time an orderly shutdown gets.
-const SHUTDOWN_AT_LEAST: Duration = Duration::from_secs(10);
 /// An orderly shutdown when the user has given up.
 const SHUTDOWN_CANCELLED: Duration = Duration::from_millis(500);
 
@@ -42,11 +37,6 @@ pub(super) struct Start {
     /// Ends attempts to bring the controller back; set with `cancel` too.
     pub leave: Cancel,
     pub wake: Arc<OwnedFd>,
-}
-
-/// How long an orderly shutdown may take: RTD3E, or 10 s if that is more (Base 3.6).
-pub(super) fn shutdown_limit(data: &identify::Controller) -> Duration {
-    Duration::from_micros(data.rtd3e.get().into()).clamp(SHUTDOWN_AT_LEAST, Duration::from_secs(60))
 }
 
 impl Start {
@@ -114,11 +104,12 @@ impl Present {
 }
 
 /// One incarnation of the controller.
-struct Service<'a> {
-    bring_up: &'a BringUp<'a>,
-    port: Port,
-    shared: &'a Shared,
-    learned: Arc<Ready>,
+pub(super) struct Service<'a> {
+    pub(super) bring_up: &'a BringUp<'a>,
+    pub(super) port: Port,
+    pub(super) shared: &'a Shared,
+    pub(super) learned: Arc<Ready>,
+    pub(super) events: Events,
     incarnation: u64,
     wake: &'a OwnedFd,
     next_qid: u16,
@@ -150,6 +141,7 @@ impl<'a> Service<'a> {
             port,
             shared,
             learned: present.learned.clone(),
+            events: Events::new(),
             incarnation: present.incarnation,
             wake,
             next_qid: 1,
@@ -199,16 +191,21 @@ impl<'a> Service<'a> {
             Err(TryRecvError::Empty) => idle = true,
         }
         self.port.poll()?;
-        for done in std::mem::take(&mut self.port.others) {
-            self.over(done)?;
+        // The work after an event collects more, which the deadlines below must not miss.
+        while !self.port.others.is_empty() {
+            for done in std::mem::take(&mut self.port.others) {
+                self.over(done)?;
+            }
         }
         self.keep_alive()?;
         self.abort()?;
-        // What came back while another command was waited for is not lying in the queue any more.
+        let events_due = self.follow_events()?;
+        // What came back while another command was sent or waited for is not lying in the queue any more.
         if !idle || !self.port.others.is_empty() {
             return Ok(());
         }
         let due = self.keep_alive_due.map_or(PULSE, |due| due.saturating_duration_since(Instant::now()).min(PULSE));
+        let due = due.min(events_due);
         self.port.sleep(due, Some(self.wake.as_raw_fd()))?;
         let mut count = [0; 8];
         let _ = rustix::io::read(self.wake, &mut count);
@@ -244,78 +241,7 @@ impl<'a> Service<'a> {
             tracing::debug!("{}: Abort was answered {}, {:x}h", self.shared.name, done.status, done.result as u32);
             return Ok(());
         }
-        // Whoever gave up wants to leave: an event's commands would only stand in the way of the shutdown.
-        let given_up = self.bring_up.cancel.is_cancelled();
-        if !EVENT_SLOTS.contains(&done.slot) || !done.status.is_success() || given_up {
-            return Ok(());
-        }
-        let event = AsyncEvent::from_dword(done.result as u32);
-        self.shared.note(format!("event: {}", event.name()));
-        let read = match event {
-            AsyncEvent::NAMESPACE_ATTRIBUTE_CHANGED => self.namespaces_changed(),
-            AsyncEvent::ANA_CHANGE => self.ana_changed(),
-            AsyncEvent { lid: Lid(0), .. } => Ok(()),
-            // Reading the page is what lets the controller report the next event of the kind.
-            AsyncEvent { lid, .. } => self.bring_up.log_page(&mut self.port, lid, 512, 0).map(|_| ()),
-        };
-        match read {
-            Err(cause) if cause.status().is_some() => self.shared.note(format!("after that event: {cause}")),
-            other => other?,
-        }
-        self.port.send(done.slot, &command::async_event_request())
-    }
-
-    /// Identifies the namespaces that the changed namespace list names again.
-    fn namespaces_changed(&mut self) -> Result<(), Cause> {
-        let bytes = self.bring_up.log_page(&mut self.port, Lid::CHANGED_NAMESPACES, 4096, 0)?;
-        let list =
-            ChangedNamespaces::read_from_bytes(&bytes).map_err(|_| Cause::Nonsense("a short log page".into()))?;
-        let mut known = self.namespaces();
-        let mut changed: Vec<u32> = list.iter().collect();
-        if list.overflowed() {
-            changed = self.bring_up.active(&mut self.port, &self.learned.data, self.learned.vs)?;
-            changed.extend(known.iter().map(|namespace| namespace.nsid));
-            changed.sort_unstable();
-            changed.dedup();
-        }
-        for nsid in changed {
-            let found = self.bring_up.namespace(&mut self.port, nsid, self.learned.vs, self.learned.max_transfer)?;
-            known.retain(|namespace| namespace.nsid != nsid);
-            match found {
-                Some(Ok(namespace)) => {
-                    self.shared.note(format!(
-                        "{}: {} blocks of {} bytes",
-                        namespace.name, namespace.blocks, namespace.block_size
-                    ));
-                    known.push(namespace);
-                }
-                Some(Err(why)) => self.shared.note(why),
-                None => self.shared.note(format!("namespace {nsid} is gone")),
-            }
-        }
-        known.sort_by_key(|namespace| namespace.nsid);
-        self.bring_up.ana_states(&mut self.port, &self.learned.data, &mut known)?;
-        self.shared.present().namespaces = known;
-        Ok(())
-    }
-
-    /// Reads the ANA log page again.
-    fn ana_changed(&mut self) -> Result<(), Cause> {
-        let mut known = self.namespaces();
-        self.bring_up.ana_states(&mut self.port, &self.learned.data, &mut known)?;
-        for (old, new) in self.namespaces().iter().zip(&known) {
-            if let Some(state) = new.ana_state
-                && old.ana_state != new.ana_state
-            {
-                self.shared.note(format!("{}: {}", new.name, state.name()));
-            }
-        }
-        self.shared.present().namespaces = known;
-        Ok(())
-    }
-
-    fn namespaces(&self) -> Vec<Namespace> {
-        self.shared.present().namespaces.clone()
+        self.event(done)
     }
 
     /// Sends Keep Alive when due, and gives up when the last was not answered for the whole time granted.
@@ -352,23 +278,22 @@ impl<'a> Service<'a> {
     /// CC.SHN, then CSTS.SHST until it is complete (Base 3.6.2); a controller that cannot any more is left as it is.
     fn shut_down(&mut self) {
         let given_up = self.bring_up.cancel.is_cancelled();
-        let limit = if given_up { SHUTDOWN_CANCELLED } else { shutdown_limit(&self.learned.data) };
-        let deadline = Instant::now() + limit;
+        let limit = if given_up { SHUTDOWN_CANCELLED } else { self.learned.shutdown_limit };
+        self.port.grant("the shutdown", limit);
         if given_up {
             // The flag has done its work; a shutdown that nobody has given up yet still ends with it.
             self.port.use_cancel(&Cancel::new());
         }
-        let outcome = (|| {
+        let outcome: Result<(), Cause> = (|| {
             let cc = Cc::from_bits(self.port.property(register::CC, false, limit)? as u32);
             self.port.set_property(register::CC, cc.with_shn(Cc::SHN_NORMAL).into_bits(), limit)?;
-            while Instant::now() < deadline {
+            loop {
                 let csts = Csts::from_bits(self.port.property(register::CSTS, false, limit)? as u32);
                 if csts.shst() == Csts::SHST_COMPLETE {
                     return Ok(());
                 }
                 self.port.sleep(Duration::from_millis(1), None)?;
             }
-            Err(Cause::Timeout { command: "a shutdown (CC.SHN)".into(), after: limit })
         })();
         if let Err(cause) = outcome {
             tracing::info!("{}: shutting down: {cause}", self.shared.name);

@@ -42,8 +42,17 @@ pub(crate) struct Port {
     arena: Arc<Arena>,
     buffer: Range,
     cancel: Cancel,
+    grant: Option<Grant>,
     /// What came back of commands that nobody waits for.
     pub others: Vec<Done>,
+}
+
+/// The time that several commands have together, so that a peer which answers each in time does not keep us for ever.
+#[derive(Clone, Copy, Debug)]
+struct Grant {
+    what: &'static str,
+    span: Duration,
+    end: Instant,
 }
 
 impl Port {
@@ -52,7 +61,7 @@ impl Port {
         let arena = Arc::new(Arena::new(BUFFER as usize).map_err(|why| fail(why.to_string()))?);
         let buffer = arena.alloc(BUFFER, 4096).map_err(|why| fail(why.to_string()))?;
         queue.attach(&arena).map_err(|why| fail(why.to_string()))?;
-        Ok(Self { queue, arena, buffer, cancel: cancel.clone(), others: Vec::new() })
+        Ok(Self { queue, arena, buffer, cancel: cancel.clone(), grant: None, others: Vec::new() })
     }
 
     /// Most bytes one command may transfer as far as the transport goes.
@@ -69,6 +78,16 @@ impl Port {
         self.cancel = cancel.clone();
     }
 
+    /// From now on all commands together get `span`, for what is named by `what`.
+    pub fn grant(&mut self, what: &'static str, span: Duration) {
+        self.grant = Some(Grant { what, span, end: Instant::now() + span });
+    }
+
+    /// Commands have their own deadlines only.
+    pub fn end_grant(&mut self) {
+        self.grant = None;
+    }
+
     /// Sends a command and waits for its answer, whatever its status.
     pub fn execute(
         &mut self,
@@ -76,18 +95,34 @@ impl Port {
         data: &AdminData,
         timeout: Duration,
     ) -> Result<(Done, Vec<u8>), Cause> {
+        let deadline = Instant::now() + timeout;
+        let grant = self.grant.filter(|grant| grant.end < deadline);
+        let late = || match grant {
+            Some(Grant { what, span, .. }) => Cause::TooLong { command: describe(command), what, span },
+            None => Cause::Timeout { command: describe(command), after: timeout },
+        };
+        let deadline = grant.map_or(deadline, |grant| grant.end);
+        if Instant::now() >= deadline {
+            return Err(late());
+        }
+        let region = self.arena.region();
         let range = match data {
             AdminData::None => self.buffer.part(0, 0),
-            AdminData::In(len) => self.buffer.part(0, *len),
-            AdminData::Out(bytes) => self.buffer.part(0, bytes.len() as u32),
+            AdminData::In(len) => {
+                // An answer without its data must not show what an earlier one left.
+                let range = self.buffer.part(0, *len);
+                region.fill(range.offset, range.len as usize, 0);
+                range
+            }
+            AdminData::Out(bytes) => {
+                let range = self.buffer.part(0, bytes.len() as u32);
+                region.write(range.offset, &bytes[..range.len as usize]);
+                range
+            }
         };
-        if let AdminData::Out(bytes) = data {
-            self.arena.region().write(range.offset, &bytes[..range.len as usize]);
-        }
         self.queue.prepare(SLOT, &[range]).map_err(|why| Cause::Down(why.to_string()))?;
-        let deadline = Instant::now() + timeout;
         if !self.queue.submit_raw(SLOT, command) {
-            return Err(self.lost(Down("the admin queue takes no command".into())));
+            return Err(self.refused());
         }
         let done = loop {
             self.poll()?;
@@ -99,7 +134,7 @@ impl Port {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(Cause::Timeout { command: describe(command), after: timeout });
+                return Err(late());
             }
             self.sleep(left.min(CANCEL_INTERVAL), None)?;
         };
@@ -124,7 +159,7 @@ impl Port {
     pub fn send(&mut self, slot: Slot, command: &Command) -> Result<(), Cause> {
         self.queue.prepare(slot, &[]).map_err(|why| Cause::Down(why.to_string()))?;
         if !self.queue.submit_raw(slot, command) {
-            return Err(self.lost(Down("the admin queue takes no command".into())));
+            return Err(self.refused());
         }
         self.poll()
     }
@@ -150,6 +185,12 @@ impl Port {
             None => poll::wait(&[(fd, writable)], span),
         };
         Ok(())
+    }
+
+    /// Why the queue takes no command: it is lost, or the slot is not back.
+    fn refused(&mut self) -> Cause {
+        let down = self.queue.commit().err();
+        self.lost(down.unwrap_or_else(|| Down("it takes no command".into())))
     }
 
     fn lost(&self, down: Down) -> Cause {

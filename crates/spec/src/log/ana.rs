@@ -15,6 +15,13 @@ open_code! {
     }
 }
 
+impl AnaState {
+    /// Whether the specification lets a controller refuse every I/O in this state.
+    pub fn refuses_io(self) -> bool {
+        matches!(self, Self::INACCESSIBLE | Self::PERSISTENT_LOSS | Self::CHANGE)
+    }
+}
+
 /// Header of the ANA log page, 16 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]

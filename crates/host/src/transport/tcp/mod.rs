@@ -221,7 +221,8 @@ impl Sink for Answer {
             return Err(Violation::new(Fes::PDU_SEQUENCE_ERROR, 0, "another PDU came before ICResp"));
         };
         if answer.pfv.get() != PFV {
-            return Err(Violation::field(8, format!("ICResp of PDU format version {}", answer.pfv)));
+            let what = format!("ICResp of PDU format version {}", answer.pfv);
+            return Err(Violation::new(Fes::UNSUPPORTED_PARAMETER, 8, what));
         }
         if answer.cpda > PDA_MAX {
             return Err(Violation::field(10, format!("ICResp with CPDA {}", answer.cpda)));

@@ -21,6 +21,9 @@ pub use unplugged::Unplugged;
 const MOST_RANGES: u16 = 512;
 /// Most data of a Fabrics or admin command that travels in its capsule (TCP 3.3.2.2).
 pub(super) const FABRICS_CAPSULE_BYTES: u32 = 8192;
+/// Bytes of headers that may wait to be sent a slot, and in all at least.
+const MOST_HEADERS: u64 = 4096;
+const HEADERS_AT_LEAST: u64 = 64 << 10;
 /// Room for what comes behind the data being received: dozens of small completions a call.
 const STAGING: usize = 256 << 10;
 
@@ -90,8 +93,22 @@ impl TcpQueue {
         }
         if self.commands.answer_requests(&mut self.link.sender, Self::region(&self.arena)) && self.down.is_none() {
             self.flush();
+            self.check_backlog();
         }
         self.commands.settle(self.link.sender.sent());
+    }
+
+    /// A controller that asks for data byte by byte, and does not take it, must not fill our memory with headers: an honest one
+    /// asks for pieces of 4096 bytes or more, and for 16 at a time.
+    fn check_backlog(&mut self) {
+        let sender = &self.link.sender;
+        let (headers, all) = (sender.header_bytes() as u64, sender.queued() - sender.sent());
+        let most = u64::from(self.commands.agreement.slots) * MOST_HEADERS + HEADERS_AT_LEAST + all / 8;
+        if headers > most {
+            let why =
+                format!("it asks for data in tiny pieces and does not take them: {headers} bytes of headers wait");
+            self.down.get_or_insert(Down(why));
+        }
     }
 
     fn flush(&mut self) -> bool {

@@ -26,7 +26,7 @@ impl Unplugged {
         receiver.use_digests(digests);
         let mut sender = Sender::new(Role::Host);
         sender.use_agreement(digests, 0);
-        let agreement = Agreement { slots, in_capsule_bytes, max_h2c_data, whole_reads: true };
+        let agreement = Agreement { qid: 1, slots, in_capsule_bytes, max_h2c_data, whole_reads: true };
         Self { receiver, sender, commands: Commands::new(agreement), arena }
     }
 

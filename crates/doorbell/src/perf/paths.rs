@@ -1,0 +1,33 @@
+//! Several paths to one namespace: each is driven as if it were alone, which is worth knowing.
+
+use std::{collections::BTreeMap, fmt::Write};
+
+use doorbell_load::Target;
+
+/// What to say of the namespaces that are reached through several controllers; nothing where there are none.
+pub fn describe(targets: &[Target]) -> String {
+    let mut namespaces: BTreeMap<String, Vec<&Target>> = BTreeMap::new();
+    for target in targets {
+        let Some(identifier) = target.namespace.identifier() else { continue };
+        let paths = namespaces.entry(identifier).or_default();
+        // A namespace that was asked for twice is still on one path.
+        if !paths.iter().any(|known| known.controller.is(&target.controller)) {
+            paths.push(target);
+        }
+    }
+    let mut text = String::new();
+    for (identifier, paths) in namespaces.iter().filter(|(_, paths)| paths.len() > 1) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            text,
+            "These are {} paths to one namespace ({identifier}); each has its own row, and the load on the namespace is their sum:",
+            paths.len()
+        );
+        for Target { controller, namespace } in paths {
+            let state = namespace.ana_state.map_or("no ANA state", |state| state.name());
+            let (port, id) = (&controller.id().trsvcid, controller.cntlid());
+            let _ = writeln!(text, "  {}, port {port}, controller {id}: {state}", namespace.name);
+        }
+    }
+    text
+}
