@@ -10,7 +10,7 @@ use doorbell_subsystem::Unplugged;
 use doorbell_tcp::{Digests, Role, Sender};
 use zerocopy::FromBytes;
 
-use crate::target::{Answers, NQN, with_bench};
+use crate::controller::{Answers, NQN, with_bench};
 
 /// The body.
 pub fn run(data: &[u8]) {

@@ -14,7 +14,7 @@ use doorbell_spec::{
 use doorbell_tcp::{Fault, Pdu, Receiver, Role, Sink, Violation};
 use zerocopy::FromBytes;
 
-use crate::pdu::{Input, places};
+use crate::pdu::{Input, covers, places};
 
 /// Mode bit 0: what is over is issued again, with new identifiers.
 pub const AGAIN: u8 = 1;
@@ -106,7 +106,7 @@ fn exchange<'a>(input: &Input, arena: &Arc<Arena>, pieces: impl Iterator<Item = 
     let (mut sent, mut done, mut fault) = (Vec::new(), Vec::new(), None);
     queue.unload(&mut sent);
     sent.clear();
-    let mut issued = usize::from(SLOTS) - 1;
+    let (mut issued, again) = (usize::from(SLOTS) - 1, input.mode & AGAIN != 0);
     for piece in pieces {
         fault = queue.receive(piece, &mut sent).err();
         let before = done.len();
@@ -114,7 +114,7 @@ fn exchange<'a>(input: &Input, arena: &Arc<Arena>, pieces: impl Iterator<Item = 
         if fault.is_some() {
             break;
         }
-        if input.mode & AGAIN != 0 {
+        if again {
             for over in &done[before..] {
                 let (command, ranges) = order(over.slot).expect("a slot that was used");
                 assert!(queue.submit(over.slot, command, ranges), "slot {} is over and not idle", over.slot);
@@ -132,25 +132,20 @@ fn exchange<'a>(input: &Input, arena: &Arc<Arena>, pieces: impl Iterator<Item = 
     for slot in 0..SLOTS {
         let times = done.iter().filter(|over| over.slot == slot).count();
         let expected = usize::from(order(slot).is_some());
-        assert!(times == expected || input.mode & AGAIN != 0 && times >= expected, "slot {slot} is over {times} times");
+        assert!(times == expected || again && times >= expected, "slot {slot} is over {times} times");
     }
     for over in &done[..answered] {
         if let Some((_, ranges)) = READS.iter().find(|(slot, _)| *slot == over.slot)
             && over.status.is_success()
         {
-            assert!(came(input, over.slot) >= u64::from(size(ranges)), "a read without all its data succeeded");
+            // The identifier of a slot's first use is its number.
+            let of = |header: &DataHeader| header.cccid.get() == over.slot;
+            let all = again || covers(&input.stream, input.digests, PduType::C2H_DATA, of, size(ranges));
+            assert!(all, "a read that did not have its data, all of it and once, succeeded");
         }
     }
     untouched(region);
     Outcome { fault, done, sent }
-}
-
-/// Bytes of C2HData in the stream for the first command of a slot, or for any of them when commands are issued again.
-fn came(input: &Input, slot: Slot) -> u64 {
-    let pdus = places(&input.stream, input.digests).filter(|pdu| pdu.kind == PduType::C2H_DATA);
-    let headers = pdus.filter_map(|pdu| Some(DataHeader::read_from_prefix(input.stream.get(pdu.at..)?).ok()?.0));
-    let ours = headers.filter(|header| header.cccid.get() % SLOTS == slot);
-    ours.map(|header| u64::from(header.datal.get())).sum()
 }
 
 /// Only the buffers of reads may have changed.

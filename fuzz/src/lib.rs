@@ -3,12 +3,13 @@
 //! (docs/fuzzing.md).
 
 mod connect;
+mod controller;
 mod host_queue;
 mod pdu;
 pub mod seeds;
 mod stream;
 mod structures;
-mod target;
+
 mod text;
 
 /// A body: what is done with some bytes.
@@ -18,7 +19,7 @@ pub type Body = fn(&[u8]);
 pub const BODIES: [(&str, Body); 10] = [
     ("stream_to_host", stream::to_host),
     ("stream_to_controller", stream::to_controller),
-    ("target", target::run),
+    ("controller", controller::run),
     ("connect", connect::run),
     ("host_queue", host_queue::run),
     ("identify", structures::identify),

@@ -1,12 +1,13 @@
 //! What the bodies about PDU streams share: their input, how a stream is cut, and digests made right.
 
 use crc_fast::CrcAlgorithm::Crc32Iscsi;
-use doorbell_spec::tcp::{DIGEST_LEN, PduType, flags};
+use doorbell_spec::tcp::{DIGEST_LEN, DataHeader, PduType, flags};
 use doorbell_tcp::Digests;
 use rand_xoshiro::{
     SplitMix64,
     rand_core::{Rng, SeedableRng},
 };
+use zerocopy::FromBytes;
 
 /// The mode bit that agrees on header digests.
 pub const HEADER_DIGESTS: u8 = 0x10;
@@ -88,6 +89,24 @@ pub fn places(stream: &[u8], digests: Digests) -> impl Iterator<Item = Place> {
         at += place.len;
         Some(place)
     })
+}
+
+/// Whether the first of the data PDUs that `stream` has of a kind for a command and a transfer tag follow each other and are `len`
+/// bytes, so that the command had all its data and no other.
+pub fn covers(stream: &[u8], digests: Digests, kind: PduType, of: impl Fn(&DataHeader) -> bool, len: u32) -> bool {
+    let pdus = places(stream, digests).filter(|pdu| pdu.kind == kind);
+    let headers = pdus.filter_map(|pdu| Some(DataHeader::ref_from_prefix(stream.get(pdu.at..)?).ok()?.0));
+    let mut end = 0;
+    for header in headers.filter(|header| of(header)) {
+        if header.datao.get() != end || header.datal.get() > len - end {
+            return false;
+        }
+        end += header.datal.get();
+        if end == len {
+            return true;
+        }
+    }
+    false
 }
 
 /// The digest of some bytes, padded with zeroes to whole dwords.

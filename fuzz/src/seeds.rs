@@ -21,9 +21,8 @@ use doorbell_tcp::{DataPdu, Digests, Role, Sender, Violation};
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::{
-    host_queue,
+    controller, host_queue,
     pdu::{DATA_DIGESTS, HEADER_DIGESTS, Input, MEND},
-    target,
 };
 
 /// A seed: the body it is for, a name, and its bytes.
@@ -42,7 +41,7 @@ pub fn all() -> Vec<Seed> {
         add("stream_to_controller", "host", mode, from_host(digests));
         add("stream_to_host", "controller", mode, from_controller(digests));
         for (what, kind, stream) in sessions(digests) {
-            add("target", what, mode | kind, stream);
+            add("controller", what, mode | kind, stream);
         }
         for (what, stream) in answers(digests) {
             add("host_queue", what, mode, stream.clone());
@@ -157,12 +156,35 @@ fn sessions(digests: Digests) -> Vec<(&'static str, u8, Vec<u8>)> {
         sender.data(data(9, 0, 600, true, false), &[range(424)], memory);
         sender.command(&with(command::read(1, 7, 2, 0), 10, 0, 1024), &[], None);
     });
+    // What a host must not do.
+    let asked = |build: &dyn Fn(&mut Sender)| {
+        stream(Role::Host, digests, |sender| {
+            sender.command(&with(command::write(1, 7, 2, 0), 9, 0, 1024), &[], None);
+            build(sender);
+        })
+    };
+    let send = |sender: &mut Sender, at: u32, len: u32, last| {
+        sender.data(data(9, 0, at, last, false), &[range(len)], MEMORY.get().map(Arena::region));
+    };
+    let late = asked(&|sender| {
+        send(sender, 424, 600, false);
+        send(sender, 0, 424, true);
+    });
+    let beyond = asked(&|sender| send(sender, 0, 9000, false));
+    let crowd = stream(Role::Host, digests, |sender| {
+        for cid in 0..36 {
+            sender.command(&with(command::write(1, cid, 1, 0), cid as u16, 0, 512), &[], None);
+        }
+    });
     vec![
-        ("new", target::NEW, new),
-        ("admin", target::ADMIN, admin),
-        ("io", target::IO, io.clone()),
-        ("io-free", target::IO_FREE, io),
-        ("requested", target::IO, requested),
+        ("new", controller::NEW, new),
+        ("hostile-late", controller::IO, late),
+        ("hostile-beyond", controller::IO, beyond),
+        ("hostile-crowd", controller::IO, crowd),
+        ("admin", controller::ADMIN, admin),
+        ("io", controller::IO, io.clone()),
+        ("io-free", controller::IO_FREE, io),
+        ("requested", controller::IO, requested),
     ]
 }
 
@@ -192,11 +214,21 @@ fn answers(digests: Digests) -> Vec<(&'static str, Vec<u8>)> {
         // A second use of slot 2, which only a queue that issues again has.
         sender.response(&Completion::new(10, 1, Status::SUCCESS, 0));
     });
-    vec![("reads", reads), ("writes", writes), ("short", short)]
+    // What a controller must not do.
+    let late = stream(Role::Controller, digests, |sender| {
+        sender.data(data(1, 0, 96, false, false), &[range(4000)], memory());
+        sender.data(data(1, 0, 0, true, true), &[range(96)], memory());
+    });
+    let beyond = stream(Role::Controller, digests, |sender| {
+        sender.data(data(0, 0, 0, true, true), &[range(513)], memory());
+    });
+    let all =
+        [("reads", reads), ("writes", writes), ("short", short), ("hostile-late", late), ("hostile-beyond", beyond)];
+    all.into()
 }
 
 fn honest() -> ConnectData {
-    ConnectData::new([7; 16], CNTLID_DYNAMIC, target::NQN, target::HOST).expect("names that fit")
+    ConnectData::new([7; 16], CNTLID_DYNAMIC, controller::NQN, controller::HOST).expect("names that fit")
 }
 
 fn connects() -> Vec<(&'static str, Vec<u8>)> {
@@ -204,7 +236,7 @@ fn connects() -> Vec<(&'static str, Vec<u8>)> {
     let admin = || fabrics::connect(0, 31, 0, 0);
     let mut io = honest();
     io.cntlid = 1.into();
-    let discovery = ConnectData::new([7; 16], CNTLID_DYNAMIC, doorbell_spec::nqn::DISCOVERY_NQN, target::HOST);
+    let discovery = ConnectData::new([7; 16], CNTLID_DYNAMIC, doorbell_spec::nqn::DISCOVERY_NQN, controller::HOST);
     let mut nobody = honest();
     nobody.hostid = [0; 16];
     let mut endless = honest();
@@ -285,7 +317,7 @@ fn structures() -> Vec<Seed> {
     (entry.trtype, entry.subtype, entry.adrfam) = (Trtype::TCP.0, Subtype::NVM.0, 1);
     entry.set_traddr("192.168.1.20");
     entry.set_trsvcid("4420");
-    entry.set_subnqn(target::NQN).expect("a name that fits");
+    entry.set_subnqn(controller::NQN).expect("a name that fits");
     for (name, subtype) in [("subsystem", Subtype::NVM), ("referral", Subtype::REFERRAL), ("another", Subtype(9))] {
         entry.subtype = subtype.0;
         add("discovery_log", name, trimmed(None, entry.as_bytes()));
@@ -336,12 +368,16 @@ pub fn is_taken_by_host(seed: &[u8]) -> bool {
 pub fn successes(seed: &[u8]) -> usize {
     let Some(input) = Input::new(seed) else { return 0 };
     let mut said = Vec::new();
-    target::with_bench(|bench| {
-        let mut line = target::opened(bench, input.mode & 3, input.digests);
+    controller::with_bench(|bench| {
+        let mut line = controller::opened(bench, input.mode & 3, input.digests);
         let received = line.receive(&mut bench.target, &input.stream, &mut said);
         line.close(&mut bench.target);
         received.expect("an honest stream");
     });
-    let answers = target::Answers::read(&said, input.digests);
-    answers.said.iter().filter(|said| matches!(said, target::Said::Answer(_, status) if status.is_success())).count()
+    let answers = controller::Answers::read(&said, input.digests);
+    answers
+        .said
+        .iter()
+        .filter(|said| matches!(said, controller::Said::Answer(_, status) if status.is_success()))
+        .count()
 }

@@ -73,7 +73,7 @@ pub enum Fate {
     Told(Fes),
     /// It closes the connection; there is nobody to tell.
     Closes,
-    /// It waits as long as its own deadline for a stalled peer, then closes the connection.
+    /// It waits as long as its own deadline for a stalled peer, then closes the connection; sooner, if a flood breaks another rule.
     Waits,
     /// It goes on; what a wrong data digest belongs to fails alone.
     Endures,
@@ -122,7 +122,7 @@ pub enum Misdeed {
     Terminate,
     /// The honest PDU, a byte at a time.
     ByteAtATime,
-    /// The honest PDU over and over, without ever reading, until the other end takes no more.
+    /// The honest PDU over and over, without ever reading, until the other end takes no more of it for half a second.
     Flood,
     /// Nothing at all.
     Stall,

@@ -153,9 +153,10 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
         });
         let tags: Vec<Tag> = tags.collect::<Result<_, std::io::Error>>().map_err(|error| fail("no memory", &error))?;
         let arena = Arc::new(arena);
+        let count = queues.len();
         let lanes = queues.drain(..).map(|mut queue| {
             queue.attach(&arena)?;
-            Lane::new(queue, &task.geometry, &tags)
+            Lane::new(queue, &task.geometry, &tags, count)
         });
         let lanes = lanes.collect::<Result<_, _>>().map_err(|error| fail("cannot prepare an I/O queue", &error))?;
         Ok(Self {

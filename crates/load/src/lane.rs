@@ -56,6 +56,11 @@ impl Tag {
     }
 }
 
+/// Most slots that are bound to pieces of I/Os and idle, in all queues of a context together: each piece has a slot in every queue
+/// and is in one of them. As I/Os visit the queues in turn, more of them would push each other out of the cache; then each queue
+/// uses the few slots it needs at a time, and prepares them anew.
+const MOST_IDLE: usize = 4096;
+
 /// What all I/Os of a context have in common.
 #[derive(Clone, Debug)]
 pub(crate) struct Geometry {
@@ -130,17 +135,18 @@ pub(crate) struct Lane<Q> {
 }
 
 impl<Q: IoQueue> Lane<Q> {
-    /// Prepares the slots of a queue whose arena is attached.
+    /// Prepares the slots of one of `queues` queues, whose arena is attached.
     ///
     /// # Errors
     /// When the queue cannot carry such commands.
-    pub fn new(mut queue: Q, geometry: &Geometry, tags: &[Tag]) -> Result<Self, PrepareError> {
+    pub fn new(mut queue: Q, geometry: &Geometry, tags: &[Tag], queues: usize) -> Result<Self, PrepareError> {
         let slots = usize::from(queue.needs().slots);
         if slots == 0 {
             return Err(PrepareError("the queue has room for no command".into()));
         }
         let most = geometry.most_pieces as usize;
-        let fixed = tags.len().saturating_mul(most) <= slots;
+        let needed = tags.len().saturating_mul(most);
+        let fixed = needed <= slots && needed.saturating_mul(queues - 1) <= MOST_IDLE;
         let mut ranges = Vec::new();
         let mut prepared = Vec::with_capacity(slots);
         let whole = geometry.blocks * geometry.block_size;

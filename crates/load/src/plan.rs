@@ -43,8 +43,8 @@ pub struct RunOptions {
     pub fua: bool,
     /// Go on after errors and show every N-th message (`-Q`).
     pub continue_on_error: Option<u64>,
-    /// Entries to ask for per I/O queue; the controller may grant less.
-    pub io_queue_size: u32,
+    /// Entries to ask for per I/O queue, `None` for as many as the load can fill; the controller may grant less.
+    pub io_queue_size: Option<u32>,
     /// Makes the sequence of I/Os of each context; the same seed repeats it.
     pub seed: u64,
     /// Sleep until completions arrive instead of polling (`-E`).
@@ -237,7 +237,7 @@ pub(crate) mod tests {
             use_every_core: false,
             fua: false,
             continue_on_error: None,
-            io_queue_size: 128,
+            io_queue_size: Some(128),
             seed: 1,
             interrupt: false,
             histogram: true,

@@ -415,8 +415,7 @@ impl Run<'_> {
 fn connect(plans: &[Plan], options: &RunOptions, stop: &StopFlag) -> Receiver<Result<Queues, String>> {
     let (sender, receiver) = mpsc::channel();
     let ports: Vec<_> = plans.iter().map(|plan| plan.port.clone()).collect();
-    let (options, stop) = (options.clone(), stop.clone());
-    let deadline = Instant::now() + options.connect;
+    let (options, stop, deadline) = (options.clone(), stop.clone(), Instant::now() + options.connect);
     let connect = move || {
         for port in ports {
             let queues = Queues::connect(&*port, &options, deadline, &stop);

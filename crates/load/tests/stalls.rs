@@ -29,7 +29,7 @@ fn options() -> RunOptions {
         use_every_core: false,
         fua: false,
         continue_on_error: None,
-        io_queue_size: 128,
+        io_queue_size: Some(128),
         seed: 1,
         interrupt: true,
         histogram: false,

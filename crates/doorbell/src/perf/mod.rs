@@ -22,6 +22,8 @@ use options::{NumberOfIos, Options, Parsed, UsageError};
 
 /// I/O queues asked for when the load needs fewer; the controller grants what it has.
 const IO_QUEUES: u32 = 1024;
+/// The default of `--io-queue-size`, which stands for no wish of the user's.
+const MOST_ENTRIES: u32 = 65_535;
 /// Longest wait for what is in flight when the load has ended.
 const DRAIN: Duration = Duration::from_secs(8);
 /// Time after which no further I/O queue is connected.
@@ -168,7 +170,7 @@ fn run_options(options: &Options, seed: u64) -> RunOptions {
         use_every_core: options.use_every_core,
         fua: options.fua,
         continue_on_error: options.continue_on_error.map(u64::from),
-        io_queue_size: options.io_queue_size,
+        io_queue_size: (options.io_queue_size != MOST_ENTRIES).then_some(options.io_queue_size),
         seed,
         interrupt: options.interrupt,
         histogram: options.latency != options::LatencyOutput::None,

@@ -51,8 +51,6 @@ const CRITICAL_WARNINGS: u32 = (critical_warning::SPARE
     | critical_warning::RELIABILITY
     | critical_warning::READ_ONLY
     | critical_warning::VOLATILE_BACKUP) as u32;
-/// Most time an orderly shutdown gets, whatever the controller asks for.
-const SHUTDOWN_AT_MOST: Duration = Duration::from_secs(60);
 /// Largest transfer where the controller states none.
 const UNLIMITED_TRANSFER: u64 = 1 << 30;
 
@@ -65,8 +63,6 @@ pub(super) struct Ready {
     pub data: Arc<identify::Controller>,
     /// Keep alive timeout: what was asked for, or less where less was granted; if any.
     pub keep_alive: Option<Duration>,
-    /// How long an orderly shutdown may take.
-    pub shutdown_limit: Duration,
     pub io_queues: u16,
     pub io_entries: u32,
     pub in_capsule_bytes: u32,
@@ -112,7 +108,6 @@ impl BringUp<'_> {
             vs,
             cntlid: connected.cntlid,
             keep_alive,
-            shutdown_limit: shutdown_limit(&data, self.options.shutdown_timeout),
             io_queues: 0,
             io_entries: self.options.io_queue_size.min(32768).min(most_entries(cap, &data)).max(2),
             in_capsule_bytes: in_capsule_bytes(&data, &mut warnings),
@@ -460,26 +455,4 @@ fn in_capsule_bytes(data: &identify::Controller, warnings: &mut Vec<String>) -> 
         return 0;
     }
     data.in_capsule_data_size().min(BUFFER.into()) as u32
-}
-
-/// How long an orderly shutdown may take: RTD3E (Base 3.6), within bounds of ours.
-fn shutdown_limit(data: &identify::Controller, at_least: Duration) -> Duration {
-    Duration::from_micros(data.rtd3e.get().into()).min(SHUTDOWN_AT_MOST).max(at_least)
-}
-
-#[cfg(test)]
-mod tests {
-    use zerocopy::FromZeros;
-
-    use super::*;
-
-    #[test]
-    fn a_shutdown_may_take_what_the_controller_asks_for_within_bounds() {
-        let mut data = identify::Controller::new_zeroed();
-        for (rtd3e, at_least, limit) in [(0, 10, 10), (30_000_000, 10, 30), (u32::MAX, 10, 60), (u32::MAX, 90, 90)] {
-            data.rtd3e = rtd3e.into();
-            let limit = Duration::from_secs(limit);
-            assert_eq!(shutdown_limit(&data, Duration::from_secs(at_least)), limit, "RTD3E {rtd3e}");
-        }
-    }
 }

@@ -58,6 +58,8 @@ struct Shared {
     id: TransportId,
     name: String,
     admin_timeout: Duration,
+    /// Least time an orderly shutdown gets.
+    shutdown_timeout: Duration,
     present: Mutex<Present>,
     events: Mutex<Vec<String>>,
     failure: OnceLock<String>,
@@ -336,7 +338,8 @@ impl Controller {
         let (answer, done) = mpsc::channel();
         self.link.leave.cancel();
         if self.send(Request::Detach { answer }).is_ok() {
-            let _ = done.recv_timeout(self.learned().shutdown_limit + SLACK);
+            let limit = service::shutdown_limit(&self.learned().data, self.shared.shutdown_timeout);
+            let _ = done.recv_timeout(limit + SLACK);
         }
     }
 

@@ -34,7 +34,7 @@ impl Start {
                     port.use_cancel(&self.cancel);
                     let mut present = shared.present();
                     let next = Present::new(&self.name, learned, present.incarnation + 1);
-                    // Nobody has reported what happened to them while it was away.
+                    // Nobody has reported what happened to namespaces while it was away.
                     let changes = events::changes(&present.namespaces, &next.namespaces);
                     let took = began.elapsed().as_secs_f64();
                     shared.note(format!("it is back after {took:.3} s, at attempt {attempt}"));

@@ -12,7 +12,7 @@ use std::{
 
 use doorbell_queue::{Done, IoQueue};
 use doorbell_spec::{
-    command,
+    command, identify,
     register::{self, Cc, Csts},
 };
 
@@ -25,6 +25,8 @@ use crate::{cancel::Cancel, error::Cause, transport::port::Port, transport_id::T
 
 /// Longest sleep between two looks at everything.
 const PULSE: Duration = Duration::from_secs(1);
+/// Most time an orderly shutdown gets, whatever the controller asks for.
+const SHUTDOWN_AT_MOST: Duration = Duration::from_secs(60);
 /// An orderly shutdown when the user has given up.
 const SHUTDOWN_CANCELLED: Duration = Duration::from_millis(500);
 
@@ -37,6 +39,11 @@ pub(super) struct Start {
     /// Ends attempts to bring the controller back; set with `cancel` too.
     pub leave: Cancel,
     pub wake: Arc<OwnedFd>,
+}
+
+/// How long an orderly shutdown may take: RTD3E (Base 3.6), within bounds of ours.
+pub(super) fn shutdown_limit(data: &identify::Controller, at_least: Duration) -> Duration {
+    Duration::from_micros(data.rtd3e.get().into()).min(SHUTDOWN_AT_MOST).max(at_least)
 }
 
 impl Start {
@@ -55,6 +62,7 @@ impl Start {
             id: self.id.clone(),
             name: self.name.clone(),
             admin_timeout: self.options.admin_timeout,
+            shutdown_timeout: self.options.shutdown_timeout,
             present: Mutex::new(Present::new(&self.name, learned, 0)),
             events: Mutex::default(),
             failure: OnceLock::new(),
@@ -141,8 +149,8 @@ impl<'a> Service<'a> {
             port,
             shared,
             learned: present.learned.clone(),
-            events: Events::new(),
             incarnation: present.incarnation,
+            events: Events::new(),
             wake,
             next_qid: 1,
             keep_alive_due: present.learned.keep_alive.map(|_| Instant::now()),
@@ -278,7 +286,10 @@ impl<'a> Service<'a> {
     /// CC.SHN, then CSTS.SHST until it is complete (Base 3.6.2); a controller that cannot any more is left as it is.
     fn shut_down(&mut self) {
         let given_up = self.bring_up.cancel.is_cancelled();
-        let limit = if given_up { SHUTDOWN_CANCELLED } else { self.learned.shutdown_limit };
+        let limit = match given_up {
+            true => SHUTDOWN_CANCELLED,
+            false => shutdown_limit(&self.learned.data, self.shared.shutdown_timeout),
+        };
         self.port.grant("the shutdown", limit);
         if given_up {
             // The flag has done its work; a shutdown that nobody has given up yet still ends with it.
@@ -297,6 +308,23 @@ impl<'a> Service<'a> {
         })();
         if let Err(cause) = outcome {
             tracing::info!("{}: shutting down: {cause}", self.shared.name);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use zerocopy::FromZeros;
+
+    use super::*;
+
+    #[test]
+    fn a_shutdown_may_take_what_the_controller_asks_for_within_bounds() {
+        let mut data = identify::Controller::new_zeroed();
+        for (rtd3e, at_least, limit) in [(0, 10, 10), (30_000_000, 10, 30), (u32::MAX, 10, 60), (u32::MAX, 90, 90)] {
+            data.rtd3e = rtd3e.into();
+            let limit = Duration::from_secs(limit);
+            assert_eq!(shutdown_limit(&data, Duration::from_secs(at_least)), limit, "RTD3E {rtd3e}");
         }
     }
 }

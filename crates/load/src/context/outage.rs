@@ -122,10 +122,12 @@ impl<Q: IoQueue, C: Clock> Context<'_, Q, C> {
 
     fn rejoin(&mut self, queues: Queues) -> Result<(), String> {
         let of_kind = self.comeback.as_ref().map(|comeback| comeback.of_kind);
+        let count = queues.active.len();
         for queue in queues.active {
             let mut queue = of_kind.and_then(|of_kind| of_kind(queue)).ok_or("it is of another transport")?;
             queue.attach(&self.arena).map_err(|error| error.to_string())?;
-            self.lanes.push(Lane::new(queue, &self.task.geometry, &self.tags).map_err(|error| error.to_string())?);
+            let lane = Lane::new(queue, &self.task.geometry, &self.tags, count);
+            self.lanes.push(lane.map_err(|error| error.to_string())?);
         }
         (self.next_lane, self.idle) = (0, queues.idle);
         Ok(())

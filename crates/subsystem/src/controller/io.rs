@@ -15,7 +15,7 @@ use crate::{
     subsystem::Association,
 };
 
-/// Bytes of one range that are enough for a turn of Dataset Management.
+/// Bytes that are enough for a turn of Dataset Management.
 const TURN: u64 = 1 << 20;
 
 /// An I/O queue: it shares only its association's state with the controller.
@@ -233,6 +233,7 @@ impl IoQueue {
         if !command.deallocate() {
             return Ok(Outcome::Done(generic::SUCCESS));
         }
+        let mut cleared = 0;
         while let Some(range) = ranges.get(progress.range) {
             let (at, len) = within(namespace, range.slba.get(), range.nlb.get().into())?;
             if len > 0 {
@@ -242,7 +243,8 @@ impl IoQueue {
                 }
             }
             *progress = Progress { bytes: 0, range: progress.range + 1 };
-            if len >= TURN {
+            cleared += len;
+            if cleared >= TURN {
                 return Ok(Outcome::Turn);
             }
         }

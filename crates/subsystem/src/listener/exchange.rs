@@ -335,15 +335,16 @@ impl Exchange {
             self.answer(command.cid.get(), generic::DATA_SGL_LENGTH_INVALID.with_dnr(), 0);
             return Ok(0);
         }
-        let limit = |what| Err(Violation::new(Fes::DATA_TRANSFER_LIMIT_EXCEEDED, 0, what));
         if data_len > most {
-            return limit(format!("{data_len} bytes in a command capsule that takes {most}"));
+            let what = format!("{data_len} bytes in a command capsule that takes {most}");
+            return Err(Violation::new(Fes::DATA_TRANSFER_LIMIT_EXCEEDED, 0, what));
         }
         let index = self.slot(command, Stage::InCapsule, skew, data_len, verdict);
         let slot = &mut self.slots[usize::from(index)];
         slot.coming = data_len;
         if !context.pool.frames.take(frames_for(skew, data_len), 0, &mut slot.frames) {
-            return limit("no memory for the data of a command capsule".into());
+            // The data passes by: only this command fails, and may be tried again.
+            slot.verdict.get_or_insert(generic::COMMAND_INTERRUPTED);
         }
         Ok(index.into())
     }
@@ -440,7 +441,8 @@ impl Exchange {
     }
 
     fn run_or_park(&mut self, index: u16, context: &mut Context) {
-        if !self.run(index, context) {
+        // One long command a pass is enough: a queue full of them must not keep other connections waiting.
+        if self.turned || !self.run(index, context) {
             self.parked.push_back(index);
         }
     }
@@ -634,6 +636,9 @@ impl Sink for Port<'_> {
     #[inline]
     fn place(&mut self, token: u32, at: u32, len: u32, ranges: &mut Vec<Range>) {
         let slot = &self.exchange.slots[token as usize];
+        if slot.frames.is_empty() {
+            return;
+        }
         push_ranges(&slot.frames, slot.skew, slot.got + at, len, ranges);
     }
 

@@ -1,14 +1,15 @@
 //! Hosts that get the transfer of data wrong, break it off, or leave it lying.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use doorbell_hostile::{End, HostPeer, NQN, Part, Setup, Way};
+use doorbell_hostile::{End, HostPeer, NQN, PATIENCE, Part, Setup, Way};
 use doorbell_spec::{
-    command::{self, SglDescriptor},
-    fabrics::CNTLID_DYNAMIC,
-    status::Status,
+    command::{self, DsmRange, SglDescriptor, dsm},
+    fabrics::{self, CNTLID_DYNAMIC},
+    status::{Status, generic},
     tcp::{Fes, R2t},
 };
+use zerocopy::IntoBytes;
 
 use super::{BLOCK, config, hasty, pattern, returns_to, serves_an_honest_host, start};
 
@@ -98,7 +99,7 @@ fn more_data_in_a_capsule_than_fits_ends_the_connection() {
     write.set_sgl(SglDescriptor::in_capsule(0, 8704));
     io.submit(write, &[9; 8704]);
     assert_eq!(io.ended(), limit);
-    let mut connect = doorbell_spec::fabrics::connect(0, 31, 0, 0);
+    let mut connect = fabrics::connect(0, 31, 0, 0);
     connect.set_sgl(SglDescriptor::in_capsule(0, 8704));
     admin.submit(connect, &[9; 8704]);
     assert_eq!(admin.ended(), limit);
@@ -188,7 +189,7 @@ fn a_host_that_never_sends_the_data_asked_for_is_closed_however_busy_it_is() {
     let (admin, cntlid) = HostPeer::admin(address, NQN, Setup::default());
     let mut io = HostPeer::io(address, cntlid, 1, NQN, Setup::default());
     ask(&mut io, LEN);
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     let end = loop {
         let mut read = command::read(1, 0, 1, 0);
         read.set_sgl(SglDescriptor::transport(BLOCK));
@@ -196,13 +197,102 @@ fn a_host_that_never_sends_the_data_asked_for_is_closed_however_busy_it_is() {
         if let Err(end) = answer {
             break end;
         }
-        assert!(start.elapsed() < doorbell_hostile::PATIENCE, "it is still served");
+        assert!(start.elapsed() < PATIENCE, "it is still served");
         std::thread::sleep(Duration::from_millis(20));
     };
     assert!(matches!(end, End::Closed { .. } | End::Failed(_)), "{end}");
     drop((admin, io));
     returns_to(&target, before);
     serves_an_honest_host(address);
+}
+
+/// All memory for transfers is in the hands of hosts that asked to write and send nothing; who waits is served when they are given up.
+#[test]
+fn hosts_that_hoard_memory_lose_it_with_the_deadline() {
+    let mut config = hasty();
+    config.transfer_memory = 0;
+    config.subsystems[0].max_transfer = 4 << 20;
+    let (target, address) = start(config);
+    let before = target.usage();
+    let (admin, cntlid) = HostPeer::admin(address, NQN, Setup::default());
+    let mut write = command::write(1, 0, 8192, 0);
+    write.set_sgl(SglDescriptor::transport(4 << 20));
+    let hoarders: Vec<_> = (2..12)
+        .map(|qid| {
+            let mut io = HostPeer::io(address, cntlid, qid, NQN, Setup::default());
+            io.submit(write, &[]);
+            io
+        })
+        .collect();
+    let mut io = HostPeer::io(address, cntlid, 1, NQN, Setup::default());
+    let bytes = pattern(5, 4 << 20);
+    assert_eq!(io.write(1, 0, BLOCK, &bytes, Way::Requested), Status::SUCCESS);
+    drop((hoarders, io, admin));
+    returns_to(&target, before);
+}
+
+/// Smaller data than the memory kept for data in capsules is reckoned for, and commands that take long: what finds no room fails alone.
+#[test]
+fn more_data_in_capsules_than_there_is_memory_for_fails_and_may_be_tried_again() {
+    let mut config = config();
+    config.transfer_memory = 0;
+    let (target, address) = start(config);
+    let (_admin, cntlid) = HostPeer::admin(address, NQN, Setup::default());
+    let mut io = HostPeer::io(address, cntlid, 1, NQN, Setup { sqsize: 4095, ..Setup::default() });
+    // All but what is kept for capsules waits for data that does not come.
+    let _hoarders: Vec<_> = (2..14)
+        .map(|qid| {
+            let mut hoarder = HostPeer::io(address, cntlid, qid, NQN, Setup::default());
+            let mut write = command::write(1, 0, 2048, 0);
+            write.set_sgl(SglDescriptor::transport(1 << 20));
+            hoarder.submit(write, &[]);
+            // A command behind it tells when the target has looked at it.
+            hoarder.submit(command::flush(1), &[]);
+            hoarder.until(|host| !host.responses.is_empty()).unwrap();
+            hoarder
+        })
+        .collect();
+    let before = target.usage();
+    let all = DsmRange::new(0, 32000);
+    let mut deallocate = command::dataset_management(1, 1, dsm::AD);
+    deallocate.set_sgl(SglDescriptor::in_capsule(0, 16));
+    let capsules: Vec<u8> = (0..4000_u16)
+        .flat_map(|cid| {
+            deallocate.cid = (0x8000 + cid).into();
+            io.wire.framing.command(&deallocate, all.as_bytes())
+        })
+        .collect();
+    io.wire.send(&capsules).unwrap();
+    io.until(|host| host.responses.len() == 4000).unwrap();
+    let refused = io.responses.iter().filter(|response| response.status() == generic::COMMAND_INTERRUPTED).count();
+    let done = io.responses.iter().filter(|response| response.status().is_success()).count();
+    println!("{done} done, {refused} to be tried again");
+    assert!(done > 0 && refused > 0 && done + refused == 4000, "{done} and {refused}");
+    io.responses.clear();
+    assert_eq!(io.write(1, 0, BLOCK, &[3; 4096], Way::InCapsule), Status::SUCCESS);
+    assert_eq!(io.read(1, 0, BLOCK, 8), [3; 4096]);
+    // All of the namespace but its last blocks has been given back, and one group is there again.
+    assert!(target.usage().memory < before.memory);
+}
+
+#[test]
+fn the_system_watches_over_hosts_that_want_no_keep_alive_timer() {
+    let (_target, address) = start(config());
+    let (admin, _) = HostPeer::admin(address, NQN, Setup::default());
+    let ours = admin.wire.socket().local_addr().unwrap().port();
+    let ends = [format!(":{:04X}", address.port()), format!(":{ours:04X}")];
+    // Which timer runs for the target's end: 01 while something is not acknowledged, 02 the one that probes a silent connection.
+    let timer = || {
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        let mut lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let line = lines.find(|line| line[1].ends_with(&ends[0]) && line[2].ends_with(&ends[1])).unwrap();
+        line[5].to_string()
+    };
+    let deadline = Instant::now() + PATIENCE;
+    while !timer().starts_with("02:") {
+        assert!(Instant::now() < deadline, "{}", timer());
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 #[test]

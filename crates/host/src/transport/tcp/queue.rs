@@ -3,7 +3,7 @@
 
 mod unplugged;
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{cell::RefCell, collections::VecDeque, sync::Arc};
 
 use doorbell_platform::{Arena, Range, Region, memory::push_joined};
 use doorbell_queue::{Counters, Done, Down, Drain, IoQueue, Needs, Op, PrepareError, Progress, Slot, Wait, cid::Cids};
@@ -25,7 +25,13 @@ pub(super) const FABRICS_CAPSULE_BYTES: u32 = 8192;
 const MOST_HEADERS: u64 = 4096;
 const HEADERS_AT_LEAST: u64 = 64 << 10;
 /// Room for what comes behind the data being received: dozens of small completions a call.
-const STAGING: usize = 256 << 10;
+const STAGING_BYTES: usize = 256 << 10;
+
+thread_local! {
+    /// The same for all queues of a thread, as nothing stays in it between two receives: one of each queue's own would not fit the
+    /// cache when there are many.
+    static STAGING: RefCell<Box<[u8]>> = RefCell::new(vec![0; STAGING_BYTES].into());
+}
 
 /// What the two ends agreed on for a connection.
 #[derive(Clone, Copy, Debug)]
@@ -48,21 +54,13 @@ pub struct TcpQueue {
     link: Link,
     commands: Commands,
     arena: Option<Arc<Arena>>,
-    staging: Box<[u8]>,
     down: Option<Down>,
     counters: Counters,
 }
 
 impl TcpQueue {
     pub(super) fn new(link: Link, agreement: Agreement) -> Self {
-        Self {
-            link,
-            commands: Commands::new(agreement),
-            arena: None,
-            staging: vec![0; STAGING].into_boxed_slice(),
-            down: None,
-            counters: Counters::default(),
-        }
+        Self { link, commands: Commands::new(agreement), arena: None, down: None, counters: Counters::default() }
     }
 
     fn region(arena: &Option<Arc<Arena>>) -> Option<&Region> {
@@ -84,9 +82,14 @@ impl TcpQueue {
         room
     }
 
+    fn receive(&mut self) -> Result<usize, Lost> {
+        let region = Self::region(&self.arena);
+        STAGING.with_borrow_mut(|staging| self.link.receive(region, staging, &mut self.commands))
+    }
+
     /// One receive, and the answers it calls for.
     fn poll(&mut self) {
-        match self.link.receive(Self::region(&self.arena), &mut self.staging, &mut self.commands) {
+        match self.receive() {
             Ok(0) => return,
             Ok(_) => self.counters.socket_completions += 1,
             Err(lost) => self.lost(&lost),
@@ -120,7 +123,7 @@ impl TcpQueue {
             Err(lost) => {
                 // What the peer said before it went, a termination request first of all, tells more than the failed send.
                 while self.down.is_none() {
-                    match self.link.receive(Self::region(&self.arena), &mut self.staging, &mut self.commands) {
+                    match self.receive() {
                         Ok(0) => break,
                         Ok(_) => {}
                         Err(said) => self.lost(&said),

@@ -13,13 +13,13 @@ use doorbell_spec::{
     fabrics::{self, CNTLID_DYNAMIC, ConnectData, cattr},
     register::{self, Cc},
     status::Status,
-    tcp::{CapsuleCmd, IcReq, PduType, flags},
+    tcp::{CapsuleCmd, DataHeader, IcReq, PduType, flags},
 };
 use doorbell_subsystem::{Backend, Cooperative, NamespaceConfig, SubsystemConfig, Target, TargetConfig, Unplugged};
 use doorbell_tcp::{Digests, Fault, Pdu, Receiver, Role, Sender, Sink, Violation};
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::pdu::{Input, places};
+use crate::pdu::{Input, covers, places};
 
 /// The subsystem: namespace 1 is 64 KiB of memory, namespace 2 claims 1 TiB and keeps nothing.
 pub const NQN: &str = "nqn.2014-08.org.example:storage";
@@ -31,6 +31,8 @@ const BLOCKS: u32 = 128;
 const MOST: u32 = 16 << 10;
 /// The first controller of a target.
 const CNTLID: u16 = 1;
+/// Entries of the queues, 0-based.
+const SQSIZE: u16 = 31;
 /// Bytes of ICReq, which goes alone.
 const ICREQ: usize = size_of::<IcReq>();
 
@@ -103,7 +105,7 @@ fn prologue(kind: u8, digests: Digests) -> Vec<u8> {
     let free = if kind == IO_FREE { cattr::DISABLE_SQ_FLOW_CONTROL } else { 0 };
     let (qid, cntlid) = if kind == ADMIN { (0, CNTLID_DYNAMIC) } else { (1, CNTLID) };
     let data = ConnectData::new([7; 16], cntlid, NQN, HOST).expect("names that fit");
-    let mut connect = fabrics::connect(qid, 31, free, 0);
+    let mut connect = fabrics::connect(qid, SQSIZE, free, 0);
     connect.set_sgl(SglDescriptor::in_capsule(0, size_of::<ConnectData>() as u32));
     let mut then = if kind == ADMIN { enable() } else { command::write_zeroes(1, 0, BLOCKS, 0) };
     then.set_sgl(SglDescriptor::transport(0));
@@ -146,12 +148,15 @@ impl Bench {
         let mut bytes = Vec::new();
         let fault = pieces.map(|piece| line.receive(&mut self.target, piece, &mut bytes)).find_map(Result::err);
         // What comes behind a Disconnect is read or thrown away, as it happens to arrive.
-        let fault = fault.filter(|_| !line.is_over());
+        let line_is_over = line.is_over();
+        let fault = fault.filter(|_| !line_is_over);
         line.close(&mut self.target);
         // A new connection agrees on its digests only now, in the stream.
         let digests = if input.mode & 3 == NEW { agreed(&bytes) } else { input.digests };
         let answers = Answers::read(&bytes, digests);
-        answers.check(input, digests);
+        let waiting = answers.check(input, digests);
+        let counts = fault.is_none() && input.mode & 3 != NEW;
+        assert!(!counts || line_is_over || waiting <= usize::from(SQSIZE) + 1, "{waiting} commands in a queue of 32");
         (fault, answers.said)
     }
 }
@@ -192,10 +197,11 @@ impl Answers {
         answers
     }
 
-    /// Every answer is to a command of the stream, and there is at most one to each.
-    fn check(&self, input: &Input, digests: Digests) {
+    /// Every answer is to a command of the stream, there is at most one to each, and who succeeds with data that was asked for
+    /// had it. Returns how many commands have no answer.
+    fn check(&self, input: &Input, digests: Digests) -> usize {
         let mut asked: Vec<Command> = places(&input.stream, digests)
-            .filter(|pdu| pdu.kind == PduType::CAPSULE_CMD)
+            .filter(|pdu| pdu.kind == PduType::CAPSULE_CMD && pdu.at + pdu.header <= input.stream.len())
             .filter_map(|pdu| CapsuleCmd::read_from_prefix(input.stream.get(pdu.at..)?).ok())
             .map(|(capsule, _)| capsule.command)
             .collect();
@@ -216,6 +222,21 @@ impl Answers {
                 }
             }
         }
+        let once = |cid| {
+            self.said.iter().filter(|said| matches!(said, Said::Request { cid: other, .. } if *other == cid)).count()
+                == 1
+        };
+        for said in &self.said {
+            if let Said::Request { cid, tag, at: 0, len } = *said
+                && once(cid)
+                && self.said.contains(&Said::Answer(cid, Status::SUCCESS))
+            {
+                let of = |header: &DataHeader| header.cccid == cid && header.ttag == tag;
+                let all = covers(&input.stream, digests, PduType::H2C_DATA, of, len);
+                assert!(all, "{cid:04x}h did not have its data, all of it and once, and succeeded");
+            }
+        }
+        asked.len()
     }
 }
 
