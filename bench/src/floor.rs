@@ -35,8 +35,10 @@ pub enum Kind {
 pub struct Shape {
     /// What an I/O is.
     pub kind: Kind,
-    /// I/Os in flight.
+    /// I/Os in flight, over all connections.
     pub depth: u32,
+    /// Connections, which I/Os visit in turn.
+    pub connections: u32,
     /// Bytes of data of an I/O.
     pub size: u32,
     /// How long to measure.
@@ -60,9 +62,12 @@ const CALL: u32 = 512 << 10;
 /// When sockets, memory or cores are not to be had.
 pub fn measure(shape: Shape) -> io::Result<f64> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
-    let asking = TcpStream::connect(listener.local_addr()?)?;
-    let (answering, _) = listener.accept()?;
-    for stream in [&asking, &answering] {
+    let (mut asking, mut answering) = (Vec::new(), Vec::new());
+    for _ in 0..shape.connections {
+        asking.push(TcpStream::connect(listener.local_addr()?)?);
+        answering.push(listener.accept()?.0);
+    }
+    for stream in asking.iter().chain(&answering) {
         stream.set_nonblocking(true)?;
         stream.set_nodelay(true)?;
     }
@@ -72,9 +77,10 @@ pub fn measure(shape: Shape) -> io::Result<f64> {
     thread::scope(|scope| {
         let answer = scope.spawn(|| {
             cpu::pin(shape.cores[1])?;
-            let mut end = End::new(answering, &ram);
+            let mut staging = vec![0; STAGING];
+            let mut ends: Vec<_> = answering.into_iter().map(|stream| End::new(stream, &ram)).collect();
             while !stop.load(Ordering::Relaxed) {
-                end.answer(shape)?;
+                ends.iter_mut().try_for_each(|end| end.answer(shape, &mut staging))?;
             }
             Ok(())
         });
@@ -93,28 +99,35 @@ pub fn measure(shape: Shape) -> io::Result<f64> {
     })
 }
 
-fn ask(stream: TcpStream, shape: Shape) -> io::Result<f64> {
+fn ask(streams: Vec<TcpStream>, shape: Shape) -> io::Result<f64> {
     let memory = Region::new((shape.depth * shape.size) as usize)?;
     memory.populate()?;
-    let mut end = End::new(stream, &memory);
-    (0..shape.depth).for_each(|number| end.command(shape, number));
+    let mut staging = vec![0; STAGING];
+    let mut ends: Vec<_> = streams.into_iter().map(|stream| End::new(stream, &memory)).collect();
+    for number in 0..shape.depth {
+        ends[(number % shape.connections) as usize].command(shape, number);
+    }
     let (start, mut done) = (Instant::now(), 0u64);
     loop {
-        let mut ready = std::mem::take(&mut end.ready);
-        for (kind, number) in ready.drain(..) {
-            match kind {
-                REQUEST => end.push(DATA, 24, number, Some(slot(shape, number))),
-                _ => {
-                    done += 1;
-                    end.command(shape, number);
+        let mut any = false;
+        for end in &mut ends {
+            end.send()?;
+            end.receive(&mut staging, |kind, number| (24, (kind == DATA).then(|| slot(shape, number))))?;
+            let mut ready = std::mem::take(&mut end.ready);
+            any |= !ready.is_empty();
+            for (kind, number) in ready.drain(..) {
+                match kind {
+                    REQUEST => end.push(DATA, 24, number, Some(slot(shape, number))),
+                    _ => {
+                        done += 1;
+                        end.command(shape, number);
+                    }
                 }
             }
+            end.ready = ready;
         }
-        end.ready = ready;
-        end.send()?;
-        end.receive(|kind, number| (24, (kind == DATA).then(|| slot(shape, number))))?;
         // The clock is read when something came, as a tool that measures latency must.
-        if !end.ready.is_empty() && start.elapsed() >= shape.time {
+        if any && start.elapsed() >= shape.time {
             return Ok(done as f64 / start.elapsed().as_secs_f64());
         }
     }
@@ -130,8 +143,8 @@ struct End<'a> {
     memory: &'a Region,
     out: VecDeque<Segment>,
     headers: Vec<u8>,
-    staging: Vec<u8>,
-    have: usize,
+    /// The beginning of a unit that has not arrived whole.
+    partial: Vec<u8>,
     /// What is left of the payload that is arriving, and the unit it belongs to.
     rest: Range,
     current: (u8, u32),
@@ -147,8 +160,7 @@ impl<'a> End<'a> {
             memory,
             out: VecDeque::new(),
             headers: Vec::new(),
-            staging: vec![0; STAGING],
-            have: 0,
+            partial: Vec::with_capacity(72),
             rest: Range::default(),
             current: (0, 0),
             ready: Vec::new(),
@@ -162,7 +174,7 @@ impl<'a> End<'a> {
     }
 
     /// Receives what is there and queues the answers.
-    fn answer(&mut self, shape: Shape) -> io::Result<()> {
+    fn answer(&mut self, shape: Shape, staging: &mut [u8]) -> io::Result<()> {
         let mut random = self.random;
         let mut block = || {
             random ^= random << 13;
@@ -170,7 +182,7 @@ impl<'a> End<'a> {
             random ^= random << 17;
             Range { offset: random % (RAM / u64::from(shape.size)) * u64::from(shape.size), len: shape.size }
         };
-        self.receive(|kind, _| match kind {
+        self.receive(staging, |kind, _| match kind {
             COMMAND => (72, (shape.kind == Kind::InCapsuleWrite).then(&mut block)),
             _ => (24, Some(block())),
         })?;
@@ -229,15 +241,20 @@ impl<'a> End<'a> {
     }
 
     /// One receive: into the payload that is arriving, then staging; `unit` gives the header length and the place of the data.
-    fn receive(&mut self, mut unit: impl FnMut(u8, u32) -> (usize, Option<Range>)) -> io::Result<()> {
+    fn receive(
+        &mut self,
+        staging: &mut [u8],
+        mut unit: impl FnMut(u8, u32) -> (usize, Option<Range>),
+    ) -> io::Result<()> {
+        let have = self.partial.len();
+        staging[..have].copy_from_slice(&self.partial);
         let rest = [self.rest];
         let direct = if self.rest.len > 0 { &rest[..] } else { &[] };
-        let count =
-            match socket::receive(self.stream.as_fd(), direct, Some(self.memory), &mut self.staging[self.have..]) {
-                Ok(count) => count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(error),
-            };
+        let count = match socket::receive(self.stream.as_fd(), direct, Some(self.memory), &mut staging[have..]) {
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => return Err(error),
+        };
         let placed = (count as u32).min(self.rest.len);
         if self.rest.len > 0 {
             self.rest = self.rest.part(placed, u32::MAX);
@@ -246,11 +263,11 @@ impl<'a> End<'a> {
             }
             self.ready.push(self.current);
         }
-        let end = self.have + count - placed as usize;
+        let end = have + count - placed as usize;
         let mut at = 0;
         while end - at >= 24 {
-            let number = u32::from_le_bytes(self.staging[at + 4..at + 8].try_into().expect("4 bytes"));
-            let kind = self.staging[at];
+            let number = u32::from_le_bytes(staging[at + 4..at + 8].try_into().expect("4 bytes"));
+            let kind = staging[at];
             let header = if kind == COMMAND { 72 } else { 24 };
             if end - at < header {
                 break;
@@ -262,7 +279,7 @@ impl<'a> End<'a> {
                 continue;
             };
             let here = (end - at).min(data.len as usize);
-            self.memory.write(data.offset, &self.staging[at..at + here]);
+            self.memory.write(data.offset, &staging[at..at + here]);
             at += here;
             self.rest = data.part(here as u32, u32::MAX);
             if self.rest.len > 0 {
@@ -271,8 +288,8 @@ impl<'a> End<'a> {
                 self.ready.push((kind, number));
             }
         }
-        self.staging.copy_within(at..end, 0);
-        self.have = end - at;
+        self.partial.clear();
+        self.partial.extend_from_slice(&staging[at..end]);
         Ok(())
     }
 }
@@ -286,8 +303,8 @@ mod tests {
         let cores = cpu::allowed().unwrap();
         for kind in [Kind::Read, Kind::InCapsuleWrite, Kind::RequestedWrite] {
             let cores = [cores[0], *cores.last().unwrap()];
-            for (depth, size) in [(1, 4096), (8, 131_072)] {
-                let shape = Shape { kind, depth, size, time: Duration::from_millis(50), cores };
+            for (depth, connections, size) in [(1, 1, 4096), (8, 1, 131_072), (8, 3, 4096)] {
+                let shape = Shape { kind, depth, connections, size, time: Duration::from_millis(50), cores };
                 assert!(measure(shape).unwrap() > 0.0, "{shape:?}");
             }
         }

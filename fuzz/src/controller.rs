@@ -200,11 +200,12 @@ impl Answers {
     /// Every answer is to a command of the stream, there is at most one to each, and who succeeds with data that was asked for
     /// had it. Returns how many commands have no answer.
     fn check(&self, input: &Input, digests: Digests) -> usize {
-        let mut asked: Vec<Command> = places(&input.stream, digests)
+        let commands: Vec<Command> = places(&input.stream, digests)
             .filter(|pdu| pdu.kind == PduType::CAPSULE_CMD && pdu.at + pdu.header <= input.stream.len())
             .filter_map(|pdu| CapsuleCmd::read_from_prefix(input.stream.get(pdu.at..)?).ok())
             .map(|(capsule, _)| capsule.command)
             .collect();
+        let mut asked = commands.clone();
         for said in &self.said {
             match *said {
                 Said::Initialized => {}
@@ -222,10 +223,8 @@ impl Answers {
                 }
             }
         }
-        let once = |cid| {
-            self.said.iter().filter(|said| matches!(said, Said::Request { cid: other, .. } if *other == cid)).count()
-                == 1
-        };
+        // With an identifier that is used again nothing is certain.
+        let once = |cid| commands.iter().filter(|command| command.cid == cid).count() == 1;
         for said in &self.said {
             if let Said::Request { cid, tag, at: 0, len } = *said
                 && once(cid)

@@ -1,6 +1,6 @@
 //! The socket floor alone, to hold it against other measurements of the same exchange:
 //!
-//!     cargo run --release -p doorbell-bench --bin floor read|write|r2t DEPTH BYTES SECONDS
+//!     cargo run --release -p doorbell-bench --bin floor read|write|r2t DEPTH CONNECTIONS BYTES SECONDS
 
 use std::{error::Error, time::Duration};
 
@@ -9,7 +9,9 @@ use doorbell_platform::cpu;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [kind, depth, size, seconds] = &arguments[..] else { return Err("read|write|r2t DEPTH BYTES SECONDS".into()) };
+    let [kind, depth, connections, size, seconds] = &arguments[..] else {
+        return Err("read|write|r2t DEPTH CONNECTIONS BYTES SECONDS".into());
+    };
     let kind = match kind.as_str() {
         "read" => Kind::Read,
         "write" => Kind::InCapsuleWrite,
@@ -18,8 +20,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let cores = cpu::allowed()?;
     let cores = [*cores.last().ok_or("no core")?, cores[0]];
-    let (depth, size) = (depth.parse()?, size.parse()?);
-    let iops = measure(Shape { kind, depth, size, time: Duration::from_secs(seconds.parse()?), cores })?;
+    let (depth, connections, size) = (depth.parse()?, connections.parse()?, size.parse()?);
+    let iops = measure(Shape { kind, depth, connections, size, time: Duration::from_secs(seconds.parse()?), cores })?;
     println!("{iops:.0} IOPS, {:.0} MiB/s", iops * f64::from(size) / f64::from(1 << 20));
     Ok(())
 }

@@ -19,30 +19,35 @@ use doorbell_platform::cpu;
 /// How long one side of a pair takes.
 const TIME: Duration = Duration::from_secs(2);
 
-/// Shapes measured beside the floor.
-const FLOOR: [(&str, Kind, u32, u32); 10] = [
-    ("4 KiB reads, depth 1", Kind::Read, 1, 4096),
-    ("4 KiB reads, depth 32", Kind::Read, 32, 4096),
-    ("4 KiB reads, depth 128", Kind::Read, 128, 4096),
-    ("4 KiB writes, depth 1", Kind::InCapsuleWrite, 1, 4096),
-    ("4 KiB writes, depth 32", Kind::InCapsuleWrite, 32, 4096),
-    ("4 KiB writes, depth 128", Kind::InCapsuleWrite, 128, 4096),
-    ("16 KiB writes by R2T, depth 32", Kind::RequestedWrite, 32, 16_384),
-    ("128 KiB reads, depth 1", Kind::Read, 1, 131_072),
-    ("128 KiB reads, depth 32", Kind::Read, 32, 131_072),
-    ("128 KiB writes by R2T, depth 32", Kind::RequestedWrite, 32, 131_072),
+/// Shapes measured beside the floor: I/O, depth over all connections, connections, bytes.
+const FLOOR: [(&str, Kind, u32, u32, u32); 14] = [
+    ("4 KiB reads, depth 1", Kind::Read, 1, 1, 4096),
+    ("4 KiB reads, depth 32", Kind::Read, 32, 1, 4096),
+    ("4 KiB reads, depth 128", Kind::Read, 128, 1, 4096),
+    ("4 KiB writes, depth 1", Kind::InCapsuleWrite, 1, 1, 4096),
+    ("4 KiB writes, depth 32", Kind::InCapsuleWrite, 32, 1, 4096),
+    ("4 KiB writes, depth 128", Kind::InCapsuleWrite, 128, 1, 4096),
+    ("16 KiB writes by R2T, depth 32", Kind::RequestedWrite, 32, 1, 16_384),
+    ("128 KiB reads, depth 32", Kind::Read, 32, 1, 131_072),
+    ("128 KiB writes by R2T, depth 32", Kind::RequestedWrite, 32, 1, 131_072),
+    ("4 KiB reads, depth 128 over 4", Kind::Read, 128, 4, 4096),
+    ("4 KiB reads, depth 128 over 64", Kind::Read, 128, 64, 4096),
+    ("4 KiB writes, depth 128 over 64", Kind::InCapsuleWrite, 128, 64, 4096),
+    ("4 KiB reads, depth 4096 over 64", Kind::Read, 4096, 64, 4096),
+    ("4 KiB writes, depth 4096 over 64", Kind::InCapsuleWrite, 4096, 64, 4096),
 ];
 
 /// Variants of a load beside the load itself.
-const VARIANTS: [(&str, &str, &str); 8] = [
+const VARIANTS: [(&str, &str, &str); 9] = [
     ("4 KiB reads, depth 128: both digests", "-q 128 -o 4096 -w randread", "-H -I"),
     ("4 KiB writes, depth 128: both digests", "-q 128 -o 4096 -w randwrite", "-H -I"),
     ("128 KiB reads, depth 32: both digests", "-q 32 -o 131072 -w randread", "-H -I"),
     ("128 KiB writes, depth 32: both digests", "-q 32 -o 131072 -w randwrite", "-H -I"),
+    ("4 KiB reads, depth 512: -P 4", "-q 512 -o 4096 -w randread", "-P 4"),
+    ("4 KiB writes, depth 512: -P 4", "-q 512 -o 4096 -w randwrite", "-P 4"),
     ("4 KiB reads, depth 128: -P 4", "-q 128 -o 4096 -w randread", "-P 4"),
-    ("4 KiB writes, depth 128: -P 4", "-q 128 -o 4096 -w randwrite", "-P 4"),
-    ("4 KiB reads, depth 128: -P 64", "-q 128 -o 4096 -w randread", "-P 64"),
-    ("4 KiB writes, depth 128: -P 64", "-q 128 -o 4096 -w randwrite", "-P 64"),
+    ("4 KiB reads, depth 4096: -P 64", "-q 4096 -o 4096 -w randread", "-P 64"),
+    ("4 KiB writes, depth 4096: -P 64", "-q 4096 -o 4096 -w randwrite", "-P 64"),
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -63,13 +68,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
 
     heading(pairs, "beside the socket floor", "floor IOPS");
-    for (name, kind, depth, size) in FLOOR.into_iter().filter(|(name, ..)| name.contains(&only)) {
+    for (name, kind, depth, connections, size) in FLOOR.into_iter().filter(|(name, ..)| name.contains(&only)) {
         let pattern = if kind == Kind::Read { "randread" } else { "randwrite" };
-        let options = format!("-q {depth} -o {size} -w {pattern}");
+        let options = format!("-q {depth} -P {connections} -o {size} -w {pattern}");
         let mut sides = [Vec::new(), Vec::new()];
         for _ in 0..pairs {
             target.pause(true)?;
-            sides[0].push(measure(Shape { kind, depth, size, time: TIME, cores: [host_core, target_core] })?);
+            let cores = [host_core, target_core];
+            sides[0].push(measure(Shape { kind, depth, connections, size, time: TIME, cores })?);
             target.pause(false)?;
             sides[1].push(perf(&options)?);
         }

@@ -61,7 +61,7 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
-            eprintln!("doorbell: {why}");
+            output::tell(format_args!("doorbell: {why}"));
             ExitCode::FAILURE
         }
     }

@@ -6,7 +6,7 @@ use clap::{ArgAction, ArgMatches, Args, FromArgMatches};
 use doorbell_platform::open_files;
 use doorbell_subsystem::{Backend, NamespaceConfig, SubsystemConfig, Target, TargetConfig};
 
-use crate::{core_mask, signals, size};
+use crate::{core_mask, output::show, signals, size};
 
 /// The subsystem's name when none is given.
 pub const DEFAULT_NQN: &str = "nqn.2026-11.io.doorbell:target";
@@ -150,9 +150,9 @@ pub fn run(arguments: &Arguments) -> Result<(), String> {
     // A descriptor a connection: the usual soft limit is for programs that use select().
     open_files::raise_limit();
     let target = Target::start(config).map_err(|why| why.to_string())?;
-    println!("Serving {}", arguments.nqn);
+    show(&format!("Serving {}\n", arguments.nqn));
     for address in target.addresses() {
-        println!("Listening on tcp:{address}");
+        show(&format!("Listening on tcp:{address}\n"));
     }
     while ended.recv_timeout(Duration::from_secs(3600)) == Err(mpsc::RecvTimeoutError::Timeout) {}
     target.stop();

@@ -96,6 +96,21 @@ fn the_embedded_target_needs_nothing_else() {
 }
 
 #[test]
+fn readers_that_go_away_do_not_end_a_run() {
+    let _turn = turn();
+    let target = Target::start(&["--ram", "16M"]);
+    // Of both streams, closed from the beginning, as after `2>&1 | head -0`; the namespace that is missing is told on the second.
+    for (id, status) in [(target.id(), 0), (format!("{} ns:7", target.id()), 1)] {
+        let mut command = std::process::Command::new(common::DOORBELL);
+        command.args(["perf", "-r", &id, "-q", "8", "-o", "4096", "-w", "randread", "-d", "100", "-t", "50", "-LL"]);
+        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        drop((child.stdout.take(), child.stderr.take()));
+        assert_eq!(child.wait().unwrap().code(), Some(status));
+    }
+}
+
+#[test]
 fn the_seed_is_printed() {
     let _turn = turn();
     let target = Target::start(&["--null", "1G"]);

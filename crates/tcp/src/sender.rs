@@ -21,6 +21,10 @@ use crate::{Digests, Role, Violation, digest, digest::DataDigest};
 /// Most bytes one call offers to the socket: more only pushes what was just made out of the cache.
 const CALL_BYTES: u32 = 512 << 10;
 
+/// Bytes whose digest is made in one go, and that are asked for of the next data before: about what the processor can have on its way
+/// at once.
+const DIGEST_PIECE: u32 = 2048;
+
 /// A data PDU to be sent.
 #[derive(Clone, Copy, Debug)]
 pub struct DataPdu {
@@ -46,6 +50,9 @@ pub struct Sender {
     segments: VecDeque<Segment>,
     queued: u64,
     sent: u64,
+    /// Where in `headers` the data digest of the last PDU belongs, and its data, while that digest is not made.
+    undigested: Option<u32>,
+    data: Vec<Range>,
 }
 
 impl Sender {
@@ -59,6 +66,8 @@ impl Sender {
             segments: VecDeque::with_capacity(256),
             queued: 0,
             sent: 0,
+            undigested: None,
+            data: Vec::with_capacity(16),
         }
     }
 
@@ -154,6 +163,7 @@ impl Sender {
     /// # Errors
     /// What the system answered, a full socket excepted.
     pub fn send(&mut self, socket: BorrowedFd<'_>, region: Option<&Region>) -> io::Result<bool> {
+        self.finish_digest(region, None);
         while !self.segments.is_empty() {
             let mut offered = 0;
             let batch = self.segments.iter().copied().take_while(|segment| {
@@ -173,6 +183,7 @@ impl Sender {
 
     /// Moves everything that is queued to the end of `out` in place of a socket.
     pub fn unload(&mut self, region: Option<&Region>, out: &mut Vec<u8>) {
+        self.finish_digest(region, None);
         let start = out.len();
         for segment in &self.segments {
             match *segment {
@@ -255,17 +266,33 @@ impl Sender {
             return;
         }
         self.pad(header.len(), header[3]);
-        let mut digest = self.digests.data.then(DataDigest::new);
         for &range in data {
-            if let Some(digest) = &mut digest {
-                digest.range(region.expect("data needs memory"), range);
-            }
             self.queued += u64::from(range.len);
             self.segments.push_back(Segment::Payload(range));
         }
-        if let Some(digest) = digest {
-            self.bytes(&digest.finish());
+        if self.digests.data {
+            self.finish_digest(region, data.first().copied());
+            self.undigested = Some(self.headers.len() as u32);
+            self.data.extend_from_slice(data);
+            self.bytes(&[0; DIGEST_LEN]);
         }
+    }
+
+    /// Makes the digest that is due. It is made one PDU late, so that the memory of the data behind it, `next`, is on its way to the
+    /// cache meanwhile: fetching cold data takes longer than its digest.
+    fn finish_digest(&mut self, region: Option<&Region>, next: Option<Range>) {
+        let Some(at) = self.undigested.take() else { return };
+        let region = region.expect("data needs memory");
+        let mut digest = DataDigest::new();
+        for range in self.data.drain(..) {
+            for at in (0..range.len).step_by(DIGEST_PIECE as usize) {
+                if let Some(next) = next {
+                    region.prefetch(next.part(at, DIGEST_PIECE));
+                }
+                digest.range(region, range.part(at, DIGEST_PIECE));
+            }
+        }
+        self.headers[at as usize..][..DIGEST_LEN].copy_from_slice(&digest.finish());
     }
 
     fn header(&mut self, header: &[u8]) {

@@ -15,6 +15,8 @@ use doorbell_load::Companion;
 use doorbell_platform::cpu;
 use doorbell_subsystem::{Backend, Cooperative, NamespaceConfig, SubsystemConfig, Target, TargetConfig};
 
+use crate::output::tell;
+
 /// Size of the namespace in bytes.
 const SIZE: u64 = 256 << 20;
 const NQN: &str = "nqn.2026-11.io.doorbell:embedded";
@@ -47,15 +49,15 @@ impl Embedded {
         let fail = |why: doorbell_subsystem::Error| format!("--embedded: {why}");
         if let Some(core) = free {
             let target = Target::start(config).map_err(fail)?;
-            eprintln!("Embedded target: RAM, {} MiB, on core {core}", SIZE >> 20);
+            tell(format_args!("Embedded target: RAM, {} MiB, on core {core}", SIZE >> 20));
             return Ok(Self { address: target.addresses()[0], place: Place::Apart { _target: target } });
         }
         let (addresses, target) = Target::cooperative(config).map_err(fail)?;
-        eprintln!(
+        tell(format_args!(
             "Embedded target: RAM, {} MiB, no core is left for it: it shares core {} with a worker, and the result is that of both",
             SIZE >> 20,
             cores[0]
-        );
+        ));
         let target = Arc::new(Mutex::new(target));
         let (worker_serves, ended) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let place =

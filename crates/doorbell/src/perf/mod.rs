@@ -16,7 +16,10 @@ use std::{
 use doorbell_host::{Cancel, Controller, ControllerOptions, Namespace, Probed, Reconnect, TransportId, probe};
 use doorbell_load::{Limit, Pattern, RunOptions, StopFlag, Target, run};
 
-use crate::{output::show as out, signals};
+use crate::{
+    output::{show as out, tell},
+    signals,
+};
 use embedded::Embedded;
 use options::{NumberOfIos, Options, Parsed, UsageError};
 
@@ -42,11 +45,11 @@ pub fn main(program: &str, arguments: impl IntoIterator<Item = OsString>) -> Exi
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => {
-            eprintln!("{program}: errors occurred");
+            tell(format_args!("{program}: errors occurred"));
             ExitCode::FAILURE
         }
         Err(why) => {
-            eprintln!("{program}: {why}");
+            tell(format_args!("{program}: {why}"));
             ExitCode::FAILURE
         }
     }
@@ -54,15 +57,21 @@ pub fn main(program: &str, arguments: impl IntoIterator<Item = OsString>) -> Exi
 
 /// Runs the load; returns whether everything went well.
 fn perform(options: &Options) -> Result<bool, String> {
-    tracing_subscriber::fmt().with_max_level(options.log_level).with_writer(std::io::stderr).without_time().init();
+    tracing_subscriber::fmt()
+        .with_max_level(options.log_level)
+        .with_writer(std::io::stderr)
+        .without_time()
+        // It would tell standard error that standard error has gone away, and panic.
+        .log_internal_errors(false)
+        .init();
     for note in &options.notes {
-        eprintln!("{note}");
+        tell(note);
     }
     let parse =
         |text: &String| text.parse::<TransportId>().map_err(|why| UsageError::with_usage(why.to_string()).to_string());
     let mut ids = options.transport_ids.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
     let seed = options.seed.unwrap_or_else(|| RandomState::new().hash_one(std::process::id()));
-    eprintln!("Seed: {seed}");
+    tell(format_args!("Seed: {seed}"));
     let (cancel, stop) = (Cancel::new(), StopFlag::default());
     let (also_cancel, also_stop) = (cancel.clone(), stop.clone());
     signals::on_signal(move || {
@@ -79,7 +88,9 @@ fn perform(options: &Options) -> Result<bool, String> {
     }
     out("Initializing NVMe Controllers\n");
     let (targets, mut good) = attach(probe(&ids, &controller_options(options), &cancel))?;
-    eprint!("{}", paths::describe(&targets));
+    for line in paths::describe(&targets).lines() {
+        tell(line);
+    }
     let controllers: Vec<Controller> = targets.iter().map(|target| target.controller.clone()).collect();
 
     let companion = embedded.as_ref().and_then(|embedded| embedded.companion(options.cores[0]));
@@ -122,7 +133,7 @@ fn attach(probed: Vec<Probed>) -> Result<(Vec<Target>, bool), String> {
         let controller = match outcome {
             Ok(controller) => controller,
             Err(why) => {
-                eprintln!("{why}");
+                tell(why);
                 good = false;
                 continue;
             }
@@ -137,7 +148,7 @@ fn attach(probed: Vec<Probed>) -> Result<(Vec<Target>, bool), String> {
         if let (Some(ns), true) = (id.ns, wanted.is_empty()) {
             let active: Vec<String> = controller.namespaces().iter().map(|one| one.nsid.to_string()).collect();
             let name = controller.name();
-            eprintln!("{name}: namespace {ns} is not active there; active are: {}", active.join(", "));
+            tell(format_args!("{name}: namespace {ns} is not active there; active are: {}", active.join(", ")));
             good = false;
         }
         targets.extend(wanted.into_iter().map(|namespace| Target { controller: controller.clone(), namespace }));

@@ -11,14 +11,14 @@ use doorbell_report::{
 use doorbell_result::RunResult;
 
 use super::options::{LatencyOutput, Options};
-use crate::output::show as out;
+use crate::output::{show as out, tell};
 
 /// Shows an event of the run.
 pub fn event(event: &Event<'_>, options: &Options) {
     match event {
         Event::Skipped(why) => out(&format!("WARNING: {why}\n")),
         Event::Advice(line) => out(&format!("{line}\n")),
-        Event::Notice(line) | Event::Error(line) => eprintln!("{line}"),
+        Event::Notice(line) | Event::Error(line) => tell(line),
         Event::Associated { name, core, percent_ios } => {
             out(&format!("Associating {name} with lcore {core}\n"));
             if let Some(ios) = percent_ios {
@@ -54,10 +54,10 @@ pub fn result(result: &RunResult, options: &Options) -> bool {
     if options.latency == LatencyOutput::Histogram {
         out(&spdk_latency::histograms(result));
     }
-    eprint!("{}", failures::failures(result));
+    failures::failures(result).lines().for_each(tell);
     let measured = result.contexts.iter().any(|context| context.completed() > 0);
     if !measured {
-        eprintln!("Nothing was measured: no I/O was issued and completed within the window");
+        tell("Nothing was measured: no I/O was issued and completed within the window");
     }
     let failed = result.contexts.iter().any(|context| context.failed() > 0);
     measured && !failed && result.problems.is_empty()

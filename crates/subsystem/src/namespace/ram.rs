@@ -1,10 +1,10 @@
 //! Blocks in memory: a map of groups to frames.
 //!
-//! No lock is waited for. A read holds the frame that a cell of the map names, and is sent from it. A write has filled frames of its
-//! own before it comes here. Where it is small and nobody is reading, they are copied over what they replace; else it swaps them
-//! in one by one, and a group that it covers in part is completed from the frame it replaces, by compare-and-exchange until nothing
-//! came between. So a group changes at once and a reader sees it whole, before
-//! or after; a host that is gone in the middle of sending a write has changed nothing.
+//! A read holds the frame that a cell of the map names, and is sent from it. A write has filled frames of its own before it comes
+//! here. Where it is small and nobody is reading, they are copied over what they replace, and whoever wants such a frame meanwhile
+//! waits for the copy, the only wait there is; else it swaps them in one by one, and a group that it covers in part is completed from
+//! the frame it replaces, by compare-and-exchange until nothing came between. So a group changes at once and a reader sees it whole,
+//! before or after; a host that is gone in the middle of sending a write has changed nothing.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
