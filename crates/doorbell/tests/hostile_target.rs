@@ -114,7 +114,8 @@ fn a_wrong_data_digest_fails_its_io_and_the_run_goes_on() {
     assert!(ios > 60, "{ios} I/Os: it went on behind the fifty-first");
 }
 
-/// A path to the one namespace that all such paths share, in an ANA group whose state the test sets.
+/// A path to the one namespace that all such paths share, in an ANA group whose state the test sets. In a state that refuses I/O, an
+/// I/O costs its connection.
 fn path(state: &Arc<AtomicU8>) -> TargetPeer {
     let state = state.clone();
     TargetPeer::start(move |connection, moment| {
@@ -141,9 +142,30 @@ fn path(state: &Arc<AtomicU8>) -> TargetPeer {
                 let group = AnaGroupDescriptor { agid: 1.into(), nnsids: 1.into(), anas, ..Default::default() };
                 Reply::Data([header.as_bytes(), group.as_bytes(), &1u32.to_le_bytes()].concat())
             }
+            _ if connection.qid > 0 && AnaState(state.load(Ordering::Relaxed)).refuses_io() => Reply::Close,
             _ => Reply::Model,
         }
     })
+}
+
+#[test]
+fn a_path_that_comes_back_in_a_state_without_io_is_not_driven_on() {
+    let _turn = turn();
+    let state = Arc::new(AtomicU8::new(AnaState::OPTIMIZED.0));
+    let peer = path(&state);
+    let perf = start(&[&["perf", "-r", &peer.id(), "-t", "50", "--reconnect", "5"], &LOAD[..]].concat());
+    until_ios(&peer, 100);
+    state.store(AnaState::INACCESSIBLE.0, Ordering::Relaxed);
+    let output = perf.finish();
+    assert_eq!((output.status, total(&output.stdout).is_some()), (Some(1), true), "{output:#?}");
+    for said in [
+        "it is back after",
+        "NSID 1: ANA Inaccessible\n",
+        "cannot go on: I/O is refused over this path, whose state is ANA Inaccessible: use another path to it",
+    ] {
+        assert!(output.stderr.contains(said), "{said}: {output:#?}");
+    }
+    assert!(output.took < Duration::from_secs(20), "{output:#?}");
 }
 
 #[test]

@@ -1,48 +1,36 @@
 //! Lost controllers that are brought back, and those that are not, over a controller in memory.
 
-#[path = "../examples/memory/mod.rs"]
-mod memory;
+mod common;
 
 use std::{
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
     thread,
     time::{Duration, Instant},
 };
 
-use doorbell_host::{
-    AdminData, Cancel, Controller, ControllerOptions, HostIdentity, Reconnect, TransportId, transport,
-};
+use common::{feature, gets, identifies, is_admin, is_fabrics, memory, place, reads_log, seen, until};
+use doorbell_host::{AdminData, Cancel, Controller, ControllerOptions, Reconnect};
 use doorbell_queue::IoQueue;
 use doorbell_spec::{
     command::{self, AbortRequest, AdminOpcode, Command},
-    fabrics::{self, Fctype},
-    feature::Fid,
-    status::fabrics as code,
+    fabrics::Fctype,
+    feature::{AsyncEvent, Fid},
+    identify::{Cns, NamespaceList, cmic},
+    log::{AnaGroupDescriptor, AnaHeader, AnaState, ChangedNamespaces, Lid},
+    register::{self, Cap},
+    status::{fabrics as code, generic},
 };
-use memory::{MemoryTransport, Reply, Site};
-
-fn place(site: &Arc<Site>) -> TransportId {
-    static TRANSPORT: OnceLock<Arc<MemoryTransport>> = OnceLock::new();
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let transport = TRANSPORT.get_or_init(|| {
-        let transport = Arc::new(MemoryTransport::default());
-        transport::register(transport.clone()).unwrap();
-        transport
-    });
-    let address = format!("site{}", NEXT.fetch_add(1, Ordering::Relaxed));
-    transport.add(&address, site.clone());
-    format!("trtype:memory traddr:{address} subnqn:nqn.2016-06.org.example:memory").parse().unwrap()
-}
+use memory::{Reply, Site};
+use zerocopy::IntoBytes;
 
 /// `attempts` attempts, `delay` before each.
 fn options(attempts: u32, delay: Duration) -> ControllerOptions {
     ControllerOptions {
-        host: HostIdentity { nqn: "nqn.2016-06.org.example:host".into(), id: [7; 16] },
         reconnect: Some(Reconnect { attempts, first_delay: delay, longest_delay: delay }),
-        ..ControllerOptions::default()
+        ..common::options()
     }
 }
 
@@ -52,20 +40,8 @@ fn connect(site: &Arc<Site>, options: &ControllerOptions) -> Controller {
     Controller::connect(&place(site), options, &Cancel::new()).unwrap()
 }
 
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what}");
-        thread::sleep(Duration::from_millis(1));
-    }
-}
-
 fn is_connect(command: &Command) -> bool {
-    command.is_fabrics() && fabrics::fctype(command) == Fctype::CONNECT
-}
-
-fn is_admin(command: &Command, opcode: AdminOpcode) -> bool {
-    !command.is_fabrics() && command.opc == opcode.0
+    is_fabrics(command, Fctype::CONNECT)
 }
 
 #[test]
@@ -95,7 +71,7 @@ fn a_missed_keep_alive_is_a_loss_too() {
     let silent = Arc::new(AtomicBool::new(true));
     let quiet = silent.clone();
     let site = Site::with_hook(move |_, command| match command {
-        _ if is_admin(command, AdminOpcode::GET_FEATURES) && command.fid() == Fid::KEEP_ALIVE_TIMER => Reply::Value(60),
+        _ if feature(AdminOpcode::GET_FEATURES, Fid::KEEP_ALIVE_TIMER)(command) => Reply::Value(60),
         _ if is_admin(command, AdminOpcode::KEEP_ALIVE) && quiet.load(Ordering::Relaxed) => Reply::Never,
         _ => Reply::Model,
     });
@@ -150,7 +126,7 @@ fn a_lost_queue_resets_its_controller_once() {
         controller.admin(command::keep_alive(), AdminData::None).unwrap();
         assert_eq!(controller.incarnation(), Some(incarnation + 1));
     }
-    assert_eq!(site.seen.lock().unwrap().iter().filter(|(_, command)| is_connect(command)).count(), 4);
+    assert_eq!(seen(&site, is_connect), 4);
     controller.detach();
 }
 
@@ -220,5 +196,120 @@ fn aborts_go_out_one_at_a_time_and_only_for_present_queues() {
     until("the loss", || controller.incarnation() == Some(1));
     assert_eq!(asked.load(Ordering::Relaxed), 4, "the second waits for the first");
     assert!(controller.events()[0].contains("Abort, no answer within 0.1 s"));
+    controller.detach();
+}
+
+#[test]
+fn each_attempt_has_the_time_of_a_bring_up_for_itself() {
+    let connects = AtomicU32::new(0);
+    let site = Site::with_hook(move |_, command| {
+        // The first two attempts meet a controller that may take two minutes to become ready, and does not.
+        let slow = (2..=3).contains(&connects.fetch_add(is_connect(command).into(), Ordering::Relaxed));
+        match command {
+            _ if gets(register::CAP)(command) => Reply::Value(Cap::new().with_mqes(63).with_to(u8::MAX).into_bits()),
+            _ if gets(register::CSTS)(command) && slow => Reply::Value(0),
+            _ => Reply::Model,
+        }
+    });
+    let brief = Duration::from_millis(500);
+    let controller = connect(&site, &ControllerOptions { bring_up_timeout: brief, ..options(4, SHORT) });
+    let start = Instant::now();
+    controller.queue_lost(0, "the test says so".into());
+    until("the return", || controller.incarnation() == Some(1));
+    assert!((controller.attempts(), start.elapsed() >= brief * 2) == (3, true), "{} attempts", controller.attempts());
+    controller.detach();
+}
+
+/// A controller that says which namespaces are active with which size, and the ANA state of them all.
+fn various(what: impl Fn() -> (Vec<(u32, u64)>, AnaState) + Send + Sync + 'static) -> Arc<Site> {
+    Site::with_hook(move |_, command| {
+        let (namespaces, state) = what();
+        let ids = namespaces.iter().map(|&(nsid, _)| nsid);
+        let size = namespaces.iter().find(|&&(nsid, _)| nsid == command.nsid.get()).map(|&(_, blocks)| blocks);
+        match (command, size) {
+            _ if identifies(Cns::CONTROLLER)(command) => {
+                let mut data = memory::identify_controller(false);
+                (data.cmic, data.nn, data.nanagrpid) = (cmic::ANA, 9.into(), 1.into());
+                Reply::Data(data.as_bytes().to_vec())
+            }
+            _ if identifies(Cns::ACTIVE_NAMESPACES)(command) => {
+                Reply::Data(NamespaceList::collect(command.nsid.get(), ids).as_bytes().to_vec())
+            }
+            (_, Some(blocks)) if identifies(Cns::NAMESPACE)(command) => {
+                let mut data = memory::identify_namespace();
+                (data.nsze, data.anagrpid) = (blocks.into(), 1.into());
+                Reply::Data(data.as_bytes().to_vec())
+            }
+            (_, None) if identifies(Cns::NAMESPACE)(command) => Reply::Status(generic::INVALID_NAMESPACE),
+            _ if reads_log(Lid::ANA)(command) => {
+                let header = AnaHeader { ngrps: 1.into(), ..AnaHeader::default() };
+                let group = AnaGroupDescriptor { agid: 1.into(), anas: state.0, ..AnaGroupDescriptor::default() };
+                Reply::Data([header.as_bytes(), group.as_bytes()].concat())
+            }
+            _ => Reply::Model,
+        }
+    })
+}
+
+#[test]
+fn what_became_of_namespaces_and_paths_during_an_outage_is_told() {
+    let changed = Arc::new(AtomicBool::new(false));
+    let later = changed.clone();
+    let site = various(move || match later.load(Ordering::Relaxed) {
+        false => (vec![(1, 2048), (2, 100), (3, 100)], AnaState::OPTIMIZED),
+        true => (vec![(1, 8), (3, 100), (5, 50)], AnaState::INACCESSIBLE),
+    });
+    let controller = connect(&site, &options(4, SHORT));
+    let told = |incarnation| {
+        controller.queue_lost(incarnation, "the test says so".into());
+        until("the return", || controller.incarnation() == Some(incarnation + 1));
+        let events = controller.events();
+        assert!(events[0].starts_with("lost: ") && events[1].starts_with("it is back "), "{events:?}");
+        let name = format!("{} ", controller.name());
+        events[2..].iter().map(|event| event.replace(&name, "")).collect::<Vec<_>>()
+    };
+    assert_eq!(told(0), [""; 0], "nothing has changed");
+    changed.store(true, Ordering::Relaxed);
+    let changes = told(1);
+    assert_eq!(
+        changes,
+        [
+            "namespace 2 is gone",
+            "NSID 1: 8 blocks of 512 bytes (before: 2048)",
+            "NSID 1: ANA Inaccessible",
+            "NSID 3: ANA Inaccessible",
+            "NSID 5: 50 blocks of 512 bytes",
+            "NSID 5: ANA Inaccessible",
+        ]
+    );
+    assert_eq!(controller.namespaces().iter().map(|namespace| namespace.nsid).collect::<Vec<_>>(), [1, 3, 5]);
+    controller.detach();
+}
+
+#[test]
+fn what_events_left_to_do_ends_with_the_loss_and_the_next_incarnation_reports_its_own() {
+    let site = Site::with_hook(|_, command| match command {
+        _ if reads_log(Lid::CHANGED_NAMESPACES)(command) => {
+            Reply::Data(ChangedNamespaces::collect(1..=1000).as_bytes().to_vec())
+        }
+        // The first is the one of bring-up.
+        _ if identifies(Cns::NAMESPACE)(command) && command.nsid.get() > 1 => {
+            thread::sleep(Duration::from_millis(2));
+            Reply::Status(generic::INVALID_NAMESPACE)
+        }
+        _ => Reply::Model,
+    });
+    let controller = connect(&site, &options(4, SHORT));
+    let changed = || seen(&site, |command| identifies(Cns::NAMESPACE)(command) && command.nsid.get() > 1);
+    site.report(AsyncEvent::NAMESPACE_ATTRIBUTE_CHANGED.to_dword());
+    until("some of the namespaces", || changed() > 2);
+    controller.queue_lost(0, "the test says so".into());
+    until("the return", || controller.incarnation() == Some(1));
+    let before = changed();
+    // Each would give way to one of them.
+    (0..10).for_each(|_| drop(controller.admin(command::keep_alive(), AdminData::None).unwrap()));
+    assert_eq!((changed(), before < 900), (before, true));
+    site.report(AsyncEvent::NAMESPACE_ATTRIBUTE_CHANGED.to_dword());
+    until("namespaces of the next event", || changed() > before);
     controller.detach();
 }

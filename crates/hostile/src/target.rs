@@ -299,14 +299,10 @@ impl Connection {
 
     /// Reports an event that waits to a host that waits for one.
     fn report(&mut self) -> Result<(), End> {
-        if self.waiting.is_empty() {
-            return Ok(());
-        }
-        let event = lock(&self.shared.events).pop_front();
-        match event.zip(self.waiting.pop_front()) {
-            Some((event, cid)) => self.answer(cid, Status::SUCCESS, event.into()),
-            None => Ok(()),
-        }
+        let Some(&cid) = self.waiting.front() else { return Ok(()) };
+        let Some(event) = lock(&self.shared.events).pop_front() else { return Ok(()) };
+        self.waiting.pop_front();
+        self.answer(cid, Status::SUCCESS, event.into())
     }
 
     /// Asks the hook; what comes back is [`Reply::Model`] or a reply to carry out.

@@ -1,7 +1,7 @@
 //! The two honest ends understand each other, so that a test that fails with one of them has found something else.
 #![allow(missing_docs, reason = "tests")]
 
-use std::time::Duration;
+use std::{thread, time::Duration};
 
 use doorbell_hostile::{BLOCK, BLOCKS, End, Fate, HostPeer, Misdeed, Moment, NQN, Reply, Setup, Step, TargetPeer, Way};
 use doorbell_spec::{
@@ -29,6 +29,8 @@ fn an_honest_host_and_an_honest_controller_agree() {
         }
         assert_eq!(io.broken, 0);
         let waiting = admin.submit(command::async_event_request(), &[]);
+        // A host that waits has been found before there is an event.
+        thread::sleep(Duration::from_millis(30));
         peer.report(0x0004_0002);
         assert_eq!(admin.response(waiting).unwrap().result64(), 0x0004_0002);
     }

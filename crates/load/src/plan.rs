@@ -123,12 +123,8 @@ impl Shape {
     pub fn admit(&self, options: &RunOptions) -> Result<Vec<String>, String> {
         let (name, io_size) = (&self.name, options.io_size);
         let skip = |why: String| Err(format!("{name}: {why}; the namespace is skipped"));
-        if let Some(state) = self.ana_state.filter(|state| state.refuses_io()) {
-            let advice = match state {
-                AnaState::CHANGE => "wait until it has changed",
-                _ => "use another path to it",
-            };
-            return skip(format!("I/O is refused over this path, whose state is {}: {advice}", state.name()));
+        if let Some(why) = self.ana_state.and_then(refusal) {
+            return skip(why);
         }
         if self.block_size == 0 || self.blocks == 0 {
             return skip("it has no blocks".into());
@@ -207,6 +203,16 @@ pub fn associate(workers: usize, namespaces: usize, every_core: bool) -> Vec<Ass
         .collect();
     list.iter_mut().for_each(|pair| pair.sharers = shares[pair.namespace]);
     list
+}
+
+/// Why no I/O may be sent over a path in this state, if so.
+pub(crate) fn refusal(state: AnaState) -> Option<String> {
+    let advice = match state {
+        AnaState::CHANGE => "wait until it has changed",
+        _ => "use another path to it",
+    };
+    let refused = || format!("I/O is refused over this path, whose state is {}: {advice}", state.name());
+    state.refuses_io().then(refused)
 }
 
 #[cfg(test)]

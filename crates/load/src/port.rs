@@ -2,7 +2,7 @@
 
 use doorbell_host::{AnyQueue, Controller, Namespace};
 
-use crate::plan::Shape;
+use crate::plan::{Shape, refusal};
 
 /// A namespace to test.
 #[derive(Clone, Debug)]
@@ -33,7 +33,7 @@ pub(crate) trait Port: Send + Sync {
     fn queue_lost(&self, incarnation: u64, why: String);
     /// Has a command of a queue of an incarnation aborted. Does not block.
     fn abort(&self, incarnation: u64, sqid: u16, cid: u16);
-    /// Whether the namespace is what it was, after the controller was brought back.
+    /// Whether the namespace is what it was, after the controller was brought back, and takes I/O.
     fn check(&self) -> Result<(), String>;
 }
 
@@ -90,6 +90,7 @@ impl Port for Target {
     fn check(&self) -> Result<(), String> {
         let namespaces = self.controller.namespaces();
         let now = namespaces.iter().find(|now| now.nsid == self.namespace.nsid).ok_or("the namespace is gone")?;
-        self.namespace.difference(now).map_or(Ok(()), Err)
+        let refused = || now.ana_state.and_then(refusal);
+        self.namespace.difference(now).or_else(refused).map_or(Ok(()), Err)
     }
 }

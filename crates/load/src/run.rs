@@ -332,10 +332,10 @@ impl Run<'_> {
     ) {
         let (mut warming, begin) = (!self.options.warm_up.is_zero(), Instant::now());
         let mut last = (begin, [0; 3]);
+        let observer = self.observer;
+        let tell = || ports.iter().flat_map(|port| port.events()).for_each(|event| observer(Event::Notice(&event)));
         while reports.recv_timeout(WATCH) == Err(RecvTimeoutError::Timeout) {
-            for port in ports {
-                port.events().iter().for_each(|event| (self.observer)(Event::Notice(event)));
-            }
+            tell();
             if !self.ending.lost.load(Ordering::Relaxed)
                 && let Some(why) = ports.iter().find_map(|port| port.failure())
             {
@@ -365,6 +365,8 @@ impl Run<'_> {
                 last = (Instant::now(), sums);
             }
         }
+        // Why it ended may be among the last ones.
+        tell();
     }
 
     /// Joins the workers and completes the result.

@@ -117,23 +117,19 @@ impl Service<'_> {
     /// Identifies a namespace again.
     fn namespace_changed(&mut self, nsid: u32) -> Result<(), Cause> {
         let found = self.bring_up.namespace(&mut self.port, nsid, self.learned.vs, self.learned.max_transfer)?;
-        let mut present = self.shared.present();
-        let known = &mut present.namespaces;
+        let known = &mut self.shared.present().namespaces;
         let place = known.binary_search_by_key(&nsid, |namespace| namespace.nsid);
         let before = place.ok().map(|at| known.remove(at));
         match found {
             Some(Ok(mut namespace)) => {
-                let was = before.as_ref().map(|before| before.blocks).filter(|&was| was != namespace.blocks);
-                let was = was.map(|was| format!(" (before: {was})")).unwrap_or_default();
-                let (blocks, size) = (namespace.blocks, namespace.block_size);
-                self.shared.note(format!("{}: {blocks} blocks of {size} bytes{was}", namespace.name));
+                self.shared.note(size(&namespace, before.as_ref()));
                 namespace.ana_state = before.and_then(|before| before.ana_state);
                 if known.len() < MOST_NAMESPACES {
                     known.insert(place.unwrap_or_else(|at| at), namespace);
                 }
             }
             Some(Err(why)) => self.shared.note(why),
-            None if before.is_some() => self.shared.note(format!("namespace {nsid} is gone")),
+            None if before.is_some() => self.shared.note(gone(nsid)),
             None => {}
         }
         Ok(())
@@ -144,11 +140,7 @@ impl Service<'_> {
         let mut known = self.namespaces();
         self.bring_up.ana_states(&mut self.port, &self.learned.data, self.learned.max_transfer, &mut known)?;
         for (old, new) in self.namespaces().iter().zip(&known) {
-            if let Some(state) = new.ana_state
-                && old.ana_state != new.ana_state
-            {
-                self.shared.note(format!("{}: {}", new.name, state.name()));
-            }
+            state(new, Some(old)).into_iter().for_each(|text| self.shared.note(text));
         }
         self.shared.present().namespaces = known;
         Ok(())
@@ -157,4 +149,34 @@ impl Service<'_> {
     fn namespaces(&self) -> Vec<Namespace> {
         self.shared.present().namespaces.clone()
     }
+}
+
+/// What became of namespaces while there was nobody to report it; both lists are ascending.
+pub(super) fn changes(before: &[Namespace], now: &[Namespace]) -> Vec<String> {
+    fn find(list: &[Namespace], nsid: u32) -> Option<&Namespace> {
+        list.binary_search_by_key(&nsid, |namespace| namespace.nsid).ok().map(|at| &list[at])
+    }
+    let lost = before.iter().filter(|old| find(now, old.nsid).is_none()).map(|old| gone(old.nsid));
+    let others = now.iter().flat_map(|new| {
+        let old = find(before, new.nsid);
+        let same = old.is_some_and(|old| (old.blocks, old.block_size) == (new.blocks, new.block_size));
+        [(!same).then(|| size(new, old)), state(new, old)]
+    });
+    lost.chain(others.flatten()).collect()
+}
+
+fn size(now: &Namespace, before: Option<&Namespace>) -> String {
+    let was = before.map(|before| before.blocks).filter(|&was| was != now.blocks);
+    let was = was.map(|was| format!(" (before: {was})")).unwrap_or_default();
+    format!("{}: {} blocks of {} bytes{was}", now.name, now.blocks, now.block_size)
+}
+
+fn gone(nsid: u32) -> String {
+    format!("namespace {nsid} is gone")
+}
+
+/// The ANA state, if it has changed.
+fn state(now: &Namespace, before: Option<&Namespace>) -> Option<String> {
+    let state = now.ana_state.filter(|_| before.and_then(|before| before.ana_state) != now.ana_state)?;
+    Some(format!("{}: {}", now.name, state.name()))
 }

@@ -46,7 +46,7 @@ pub struct ControllerOptions {
     pub admin_timeout: Duration,
     /// How long a connection with its Connect command may take.
     pub connect_timeout: Duration,
-    /// How long bring-up may take in all, or the reading of a discovery log.
+    /// How long bring-up may take in all, each attempt to bring a lost controller back too; or the reading of a discovery log.
     pub bring_up_timeout: Duration,
     /// How long an orderly shutdown may take at least; a controller may ask for up to 60 s (RTD3E).
     pub shutdown_timeout: Duration,

@@ -9,7 +9,7 @@ use std::{
 
 use doorbell_platform::poll;
 
-use super::{Present, Request, Shared, service::Start};
+use super::{Present, Request, Shared, events, service::Start};
 use crate::{error::Cause, transport::port::Port};
 
 /// How often a delay looks whether it is still wanted.
@@ -34,10 +34,12 @@ impl Start {
                     port.use_cancel(&self.cancel);
                     let mut present = shared.present();
                     let next = Present::new(&self.name, learned, present.incarnation + 1);
-                    *present = Present { attempts: present.attempts, ..next };
-                    drop(present);
+                    // Nobody has reported what happened to namespaces while it was away.
+                    let changes = events::changes(&present.namespaces, &next.namespaces);
                     let took = began.elapsed().as_secs_f64();
                     shared.note(format!("it is back after {took:.3} s, at attempt {attempt}"));
+                    changes.into_iter().for_each(|change| shared.note(change));
+                    *present = Present { attempts: present.attempts, ..next };
                     return Ok(port);
                 }
                 Err(why) => {

@@ -199,8 +199,11 @@ impl<'a> Service<'a> {
             Err(TryRecvError::Empty) => idle = true,
         }
         self.port.poll()?;
-        for done in std::mem::take(&mut self.port.others) {
-            self.over(done)?;
+        // The work after an event collects more, which the deadlines below must not miss.
+        while !self.port.others.is_empty() {
+            for done in std::mem::take(&mut self.port.others) {
+                self.over(done)?;
+            }
         }
         self.keep_alive()?;
         self.abort()?;
