@@ -4,7 +4,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{NQN, Target, rows, run, start, total, turn};
+use common::{BEFORE_THE_DRAIN_ENDS, NQN, Target, rows, run, start, total, turn};
 
 fn perf(id: &str, args: &[&str]) -> common::Output {
     run(&[&["perf", "-r", id, "-t", "1"], args].concat())
@@ -167,16 +167,16 @@ fn ctrl_c_ends_a_run_with_its_table() {
 fn ctrl_c_ends_every_phase_of_a_run_on_a_stalled_target() {
     let _turn = turn();
     // Stalled while it measures; while it drains, the time being over.
-    for (time, wait) in [("30", 700), ("2", 2000)] {
+    for (time, wait) in [("30", 700), ("3", 3500)] {
         let target = Target::start(&["--ram", "16M"]);
         let perf = start(&["perf", "-r", &target.id(), "-q", "8", "-o", "4096", "-w", "randread", "-t", time]);
-        std::thread::sleep(Duration::from_millis(1200));
+        perf.until_it_says("Launching");
         target.signal("-STOP");
         std::thread::sleep(Duration::from_millis(wait));
         let asked = Instant::now();
         perf.signal("-INT");
         let output = perf.finish();
-        assert!(asked.elapsed() < Duration::from_secs(2), "{output:#?}");
+        assert!(asked.elapsed() < BEFORE_THE_DRAIN_ENDS, "{output:#?}");
         assert_eq!((output.status, total(&output.stdout).is_some()), (Some(1), true), "{output:#?}");
     }
 }

@@ -346,7 +346,10 @@ impl Reactor {
         for index in 0..self.connections.len() as u32 {
             let Some(seat) = &mut self.connections[index as usize] else { continue };
             match seat.connection.check(&mut self.staging, &mut self.context) {
-                Served::Gone => self.remove(index),
+                Served::Gone => {
+                    self.hot.retain(|&hot| hot != index);
+                    self.remove(index);
+                }
                 Served::Busy => self.warm(index),
                 Served::Idle => {}
             }

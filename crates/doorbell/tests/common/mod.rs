@@ -15,6 +15,8 @@ pub const DOORBELL: &str = env!("CARGO_BIN_EXE_doorbell");
 pub const NQN: &str = "nqn.2016-06.io.doorbell:test";
 /// Far more than any command here needs; a hang is a failure, not a stuck test run.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Less than a drain may take that nobody hurries (8 s), and enough for a busy machine to end one that somebody does (1.5 s).
+pub const BEFORE_THE_DRAIN_ENDS: Duration = Duration::from_secs(6);
 
 /// Tests whose processes poll take turns, so that two cores are enough for them.
 pub fn turn() -> File {
