@@ -25,9 +25,9 @@ fn perf(port: u16, args: &[&str]) -> Running {
     running
 }
 
-/// Lets it measure a while more, then ends it.
+/// Lets it measure a while more, every context of it, then ends it.
 fn end(running: Running) -> Output {
-    thread::sleep(Duration::from_millis(300));
+    thread::sleep(Duration::from_millis(1000));
     running.signal("-INT");
     running.finish()
 }
@@ -50,7 +50,7 @@ fn a_target_killed_and_started_again_is_driven_on() {
         target.child.kill().unwrap();
         running.until_it_says("bringing it back");
         let _again = Target::start_at(target.port, &["--ram", "16M", "--ram", "16M"]);
-        running.until_it_says("it is back after");
+        running.until_it_says("I/O goes on");
         let output = end(running);
         assert_came_back(&output);
         assert!(output.stderr.contains("Outages: "), "of several contexts: {output:#?}");
@@ -92,7 +92,7 @@ fn a_silent_target_is_lost_by_its_keep_alive_and_back_when_it_speaks() {
     target.signal("-STOP");
     running.until_it_says("Keep Alive, no answer within");
     target.signal("-CONT");
-    running.until_it_says("it is back after");
+    running.until_it_says("I/O goes on");
     assert_came_back(&end(running));
 }
 
@@ -173,7 +173,7 @@ fn io_connections_that_are_cut_reset_the_controller() {
     let relay = Relay::to(target.port);
     let running = perf(relay.port, &["--reconnect", "20", "-P", "2"]);
     relay.cut_io();
-    running.until_it_says("it is back after");
+    running.until_it_says("I/O goes on");
     assert_came_back(&end(running));
     let connections = relay.connections.lock().unwrap().len();
     assert_eq!(connections, 6, "all three again: the admin queue's too");
@@ -206,7 +206,7 @@ fn ios_that_are_never_answered_end_the_run_or_reset_the_controller() {
     relay.mute.store(true, Ordering::Relaxed);
     running.until_it_says("longer than --timeout");
     relay.mute.store(false, Ordering::Relaxed);
-    running.until_it_says("it is back after");
+    running.until_it_says("I/O goes on");
     let output = end(running);
     assert_came_back(&output);
     assert!(output.stderr.contains("Timed out I/Os: 8 on TCP"), "{output:#?}");

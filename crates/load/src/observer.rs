@@ -81,6 +81,11 @@ impl<'a> Reporter<'a> {
         }
     }
 
+    /// Something worth knowing that is no failure.
+    pub fn notice(&self, text: &str) {
+        (self.observer)(Event::Notice(text));
+    }
+
     /// Anything else that failed.
     pub fn error(&self, text: &str) {
         (self.observer)(Event::Error(text));

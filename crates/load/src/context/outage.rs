@@ -84,11 +84,10 @@ impl<Q: IoQueue, C: Clock> Context<'_, Q, C> {
             record.attempts = attempts - comeback.attempts;
             comeback.attempts = attempts;
         }
-        if !back {
-            self.problems.push(format!(
-                "{} from core {}: its controller was lost and not back when the run ended",
-                self.task.name, self.task.core
-            ));
+        let place = format!("{} from core {}", self.task.name, self.task.core);
+        match back {
+            true => self.reporter.notice(&format!("{place}: I/O goes on")),
+            false => self.problems.push(format!("{place}: its controller was lost and not back when the run ended")),
         }
         self.outages.push(record);
     }
