@@ -5,6 +5,7 @@
 
 pub mod clock;
 pub mod cpu;
+mod fault;
 pub mod memory;
 pub mod open_files;
 pub mod poll;

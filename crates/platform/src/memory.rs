@@ -6,14 +6,25 @@
 
 use std::{
     io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     ptr::NonNull,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering},
+    },
 };
 
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+use rustix::{
+    fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create},
+    mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap},
+};
+
+use crate::fault::Watch;
 
 /// Bytes of a cache line.
 const LINE: usize = 64;
+/// Bytes of a huge page.
+const HUGE: usize = 2 << 20;
 
 /// A piece of a region or arena, in bytes from its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,11 +56,14 @@ pub fn push_joined(list: &mut Vec<Range>, range: Range) {
     }
 }
 
-/// Zeroed, page-aligned memory of this process.
+/// Page-aligned memory: of this process ([`Region::new`]), shared with another ([`Region::shared`], [`Region::map`]), or the
+/// registers of a device ([`Region::map`] of its file).
 #[derive(Debug)]
 pub struct Region {
     start: NonNull<u8>,
     len: usize,
+    file: Option<OwnedFd>,
+    watch: Option<Watch>,
 }
 
 // SAFETY: a region is plain memory reached only through the copying methods below and the kernel; no method hands out a
@@ -64,7 +78,6 @@ impl Region {
     /// # Errors
     /// The system's answer, `OutOfMemory` first of all; `InvalidInput` for a length of zero.
     pub fn new(len: usize) -> io::Result<Self> {
-        const HUGE: usize = 2 << 20;
         if len == 0 {
             return Err(io::ErrorKind::InvalidInput.into());
         }
@@ -79,7 +92,65 @@ impl Region {
             // SAFETY: the range is the mapping just made. A kernel without huge pages says no, which costs only speed.
             let _ = unsafe { madvise(start.as_ptr().cast(), len, Advice::LinuxHugepage) };
         }
-        Ok(Self { start, len })
+        Ok(Self { start, len, file: None, watch: None })
+    }
+
+    /// Maps `len` bytes (rounded up to whole pages) of a file in memory, which can be given to another process and which nobody can
+    /// shorten; from the pool of huge pages with `huge`.
+    ///
+    /// # Errors
+    /// The system's answer, `OutOfMemory` first of all: with `huge` also when the pool has not that many free pages;
+    /// `InvalidInput` for a length of zero.
+    pub fn shared(len: usize, huge: bool) -> io::Result<Self> {
+        if len == 0 {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let len = len.checked_next_multiple_of(if huge { HUGE } else { 4096 }).ok_or(io::ErrorKind::OutOfMemory)?;
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let flags = if huge { flags | MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB } else { flags };
+        let file = memfd_create("doorbell", flags)?;
+        ftruncate(&file, len as u64)?;
+        fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+        let start = map(file.as_fd(), 0, len, true)?;
+        if !huge && len >= HUGE {
+            // SAFETY: the range is the mapping just made. A system that gives files no huge pages says no, which costs only speed.
+            let _ = unsafe { madvise(start.as_ptr().cast(), len, Advice::LinuxHugepage) };
+        }
+        Ok(Self { start, len, file: Some(file), watch: None })
+    }
+
+    /// Maps `len` bytes from `offset` (both whole pages) of a file that is somebody else's: another process's memory, a device's
+    /// registers. Should they go away, they read as `fill` from then on and [`Region::is_lost`] says so.
+    ///
+    /// # Errors
+    /// The system's answer; `InvalidInput` for a length of zero.
+    pub fn map(file: BorrowedFd<'_>, offset: u64, len: usize, writable: bool, fill: u8) -> io::Result<Self> {
+        if len == 0 {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let start = map(file, offset, len, writable)?;
+        // Made first, so that the mapping goes if there is no watch.
+        let mut region = Self { start, len, file: None, watch: None };
+        region.watch = Some(Watch::over(start.as_ptr(), len, fill)?);
+        // What the signal handler puts there is found by this address.
+        start.as_ptr().expose_provenance();
+        Ok(region)
+    }
+
+    /// The file of a region made by [`Region::shared`], whose byte 0 is the region's.
+    pub fn file(&self) -> Option<BorrowedFd<'_>> {
+        self.file.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Whether memory of somebody else's was touched after it had gone.
+    #[inline]
+    pub fn is_lost(&self) -> bool {
+        self.watch.as_ref().is_some_and(Watch::is_lost)
+    }
+
+    /// The address in this process, a whole page: for those who tell a device where memory is.
+    pub fn address(&self) -> u64 {
+        self.start.as_ptr().expose_provenance() as u64
     }
 
     /// Puts real memory behind every page now, so that no I/O pays for a page fault.
@@ -206,6 +277,18 @@ impl Region {
         digest.update(unsafe { std::slice::from_raw_parts(from, range.len as usize) });
     }
 
+    /// Copies a cache line (64 bytes) to `offset`, a multiple of 64, with as few stores as the processor can.
+    ///
+    /// # Panics
+    /// When the range leaves the region or `offset` is none of a line.
+    #[inline]
+    pub fn write_line(&self, offset: u64, bytes: &[u8; LINE]) {
+        let to = self.pointer(offset, LINE);
+        assert!(to.addr().is_multiple_of(LINE), "a line at {offset}");
+        // SAFETY: `pointer` checked the range, and no reference into a region exists.
+        unsafe { to.cast::<[u8; LINE]>().write(*bytes) };
+    }
+
     /// The address of a range, for the kernel.
     #[inline]
     pub(crate) fn pointer(&self, offset: u64, len: usize) -> *mut u8 {
@@ -214,6 +297,53 @@ impl Region {
         // SAFETY: `at` is at most the mapping's length.
         unsafe { self.start.as_ptr().add(at) }
     }
+}
+
+/// Accesses of a given width, each of which is one access of the machine: for what another thread, process or device reads and
+/// writes at the same time, registers included. Offsets are multiples of the width.
+macro_rules! accesses {
+    ($($atomic:ident, $value:ty, $load:ident, $store:ident;)*) => {
+        impl Region {
+            $(
+                #[doc = concat!("Reads the `", stringify!($value), "` at `offset`.")]
+                ///
+                /// # Panics
+                /// When it leaves the region or `offset` is not a multiple of its size.
+                #[inline]
+                pub fn $load(&self, offset: u64, order: Ordering) -> $value {
+                    let at = self.pointer(offset, size_of::<$value>()).cast::<$value>();
+                    assert!(at.is_aligned(), "offset {offset} of a region");
+                    // SAFETY: `at` is aligned and in the mapping, which outlives this call.
+                    unsafe { $atomic::from_ptr(at) }.load(order)
+                }
+
+                #[doc = concat!("Writes the `", stringify!($value), "` at `offset`.")]
+                ///
+                /// # Panics
+                /// When it leaves the region or `offset` is not a multiple of its size.
+                #[inline]
+                pub fn $store(&self, offset: u64, value: $value, order: Ordering) {
+                    let at = self.pointer(offset, size_of::<$value>()).cast::<$value>();
+                    assert!(at.is_aligned(), "offset {offset} of a region");
+                    // SAFETY: as for reading.
+                    unsafe { $atomic::from_ptr(at) }.store(value, order);
+                }
+            )*
+        }
+    };
+}
+
+accesses! {
+    AtomicU16, u16, load_u16, store_u16;
+    AtomicU32, u32, load_u32, store_u32;
+    AtomicU64, u64, load_u64, store_u64;
+}
+
+fn map(file: BorrowedFd<'_>, offset: u64, len: usize, writable: bool) -> io::Result<NonNull<u8>> {
+    let protection = if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
+    // SAFETY: a fresh mapping at an address of the kernel's choice replaces nothing.
+    let start = unsafe { mmap(std::ptr::null_mut(), len, protection, MapFlags::SHARED, file, offset) }?;
+    NonNull::new(start.cast::<u8>()).ok_or_else(|| io::ErrorKind::OutOfMemory.into())
 }
 
 #[inline]
@@ -255,6 +385,8 @@ unsafe fn stream(to: *mut u8, from: *const u8, lines: usize) {
 
 impl Drop for Region {
     fn drop(&mut self) {
+        // Before the mapping goes: its place may be another's at once.
+        self.watch = None;
         // SAFETY: the mapping is ours and nothing refers to it any more.
         let _ = unsafe { munmap(self.start.as_ptr().cast(), self.len) };
     }
@@ -263,7 +395,7 @@ impl Drop for Region {
 /// A region dealt out piece by piece while a run is prepared; pieces come back all at once, when it is dropped.
 #[derive(Debug)]
 pub struct Arena {
-    region: Region,
+    region: Arc<Region>,
     next: AtomicU64,
 }
 
@@ -273,7 +405,12 @@ impl Arena {
     /// # Errors
     /// As [`Region::new`].
     pub fn new(bytes: usize) -> io::Result<Self> {
-        Ok(Self { region: Region::new(bytes.max(1))?, next: AtomicU64::new(0) })
+        Region::new(bytes.max(1)).map(Self::on)
+    }
+
+    /// Deals out this memory.
+    pub fn on(region: Region) -> Self {
+        Self { region: Arc::new(region), next: AtomicU64::new(0) }
     }
 
     /// A piece of `len` bytes whose offset, and so whose address up to a page, is a multiple of `align` (a power of two).
@@ -295,6 +432,11 @@ impl Arena {
     /// The memory itself.
     pub fn region(&self) -> &Region {
         &self.region
+    }
+
+    /// The memory itself, for who must keep it: a device knows where it is.
+    pub fn share(&self) -> Arc<Region> {
+        self.region.clone()
     }
 }
 
@@ -325,6 +467,34 @@ mod tests {
             assert!(outside.is_err(), "{len} bytes at {offset}");
         }
         region.fill(4096, 0, 1);
+    }
+
+    #[test]
+    fn two_mappings_of_a_file_show_the_same_bytes() {
+        let ours = Region::shared(8192, false).unwrap();
+        let theirs = Region::map(ours.file().unwrap(), 4096, 4096, true, 0).unwrap();
+        ours.store_u32(4096 + 8, 7, Ordering::Release);
+        assert_eq!((theirs.load_u32(8, Ordering::Acquire), theirs.load_u64(8, Ordering::Relaxed)), (7, 7));
+        theirs.write_line(64, &[9; 64]);
+        assert!(ours.equals(4096 + 64, &[9; 64]) && !theirs.is_lost());
+        let odd = std::panic::catch_unwind(|| ours.load_u32(2, Ordering::Relaxed));
+        assert!(odd.is_err(), "an access across its width");
+        let shorter = ftruncate(ours.file().unwrap(), 4096);
+        assert!(shorter.is_err(), "nobody can shorten what we share");
+    }
+
+    #[test]
+    fn memory_that_its_owner_takes_away_is_lost_but_harmless() {
+        let file = memfd_create("theirs", MemfdFlags::CLOEXEC).unwrap();
+        ftruncate(&file, 8192).unwrap();
+        let region = Region::map(file.as_fd(), 0, 8192, true, 0xff).unwrap();
+        region.write(5000, b"here");
+        assert!(region.equals(5000, b"here") && !region.is_lost());
+        ftruncate(&file, 0).unwrap();
+        assert_eq!(region.load_u32(5000, Ordering::Relaxed), u32::MAX);
+        assert!(region.is_lost());
+        region.write(5000, b"gone");
+        assert!(region.equals(5000, b"gone"), "what is there instead can be written, too");
     }
 
     #[test]
