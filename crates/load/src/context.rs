@@ -7,7 +7,7 @@ mod overdue;
 use std::sync::Arc;
 
 use doorbell_host::AnyQueue;
-use doorbell_platform::Arena;
+use doorbell_platform::{Arena, Backing};
 use doorbell_queue::{Counters, Done, Down, Drain, IoQueue, REAP_BATCH, Wait};
 use doorbell_result::{ContextResult, EndReason, Timeouts, TransportCounters};
 use doorbell_spec::{
@@ -145,7 +145,9 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             format!("{} on core {}: {what} for {} I/Os of {io_size} bytes: {error}", task.name, task.core, task.depth)
         };
         let bytes = u64::from(io_size).next_multiple_of(align.into()) * u64::from(task.depth);
-        let arena = Arena::new(bytes as usize).map_err(|error| fail("no memory", &error))?;
+        // All queues lead to one controller and want the same.
+        let backing = queues.first().map_or(Backing::Any, |queue| queue.needs().backing);
+        let arena = Arena::backed(backing, bytes as usize).map_err(|error| fail("no memory", &error))?;
         let tags = (0..task.depth).map(|index| {
             let buffer = arena.alloc(io_size, align.into())?;
             arena.region().fill(buffer.offset, io_size as usize, fill_byte(index));

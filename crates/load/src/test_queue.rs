@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use doorbell_platform::{Arena, Range};
+use doorbell_platform::{Arena, Backing, Range};
 use doorbell_queue::{Counters, Done, Down, Drain, IoQueue, Needs, Op, PrepareError, Progress, Slot, Wait, cid::Cids};
 use doorbell_spec::{
     command::Command,
@@ -106,7 +106,7 @@ impl TestQueue {
 
 impl IoQueue for TestQueue {
     fn needs(&self) -> Needs {
-        Needs { slots: self.slots, alignment: 1, segments: 16, bytes: u32::MAX }
+        Needs { slots: self.slots, alignment: 1, segments: 16, bytes: u32::MAX, backing: Backing::Any }
     }
 
     fn attach(&mut self, _: &Arc<Arena>) -> Result<(), PrepareError> {

@@ -11,4 +11,4 @@ pub mod open_files;
 pub mod poll;
 pub mod socket;
 
-pub use memory::{Arena, Range, Region};
+pub use memory::{Arena, Backing, Pages, Range, Region};

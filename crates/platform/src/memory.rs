@@ -56,6 +56,26 @@ pub fn push_joined(list: &mut Vec<Range>, range: Range) {
     }
 }
 
+/// What kind of memory a queue can use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backing {
+    /// Any of this process.
+    Any,
+    /// Memory that another process or a device can map ([`Region::shared`]).
+    Shared(Pages),
+}
+
+/// The pages of shared memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pages {
+    /// Ordinary ones.
+    Ordinary,
+    /// Huge ones where the pool has enough, ordinary ones otherwise.
+    HugeIfFree,
+    /// Huge ones or none: a device without IOMMU sees physical addresses, which must not change.
+    Huge,
+}
+
 /// Page-aligned memory: of this process ([`Region::new`]), shared with another ([`Region::shared`], [`Region::map`]), or the
 /// registers of a device ([`Region::map`] of its file).
 #[derive(Debug)]
@@ -406,6 +426,21 @@ impl Arena {
     /// As [`Region::new`].
     pub fn new(bytes: usize) -> io::Result<Self> {
         Region::new(bytes.max(1)).map(Self::on)
+    }
+
+    /// Maps memory of a kind for `bytes` bytes of pieces.
+    ///
+    /// # Errors
+    /// As [`Region::new`] and [`Region::shared`].
+    pub fn backed(backing: Backing, bytes: usize) -> io::Result<Self> {
+        let bytes = bytes.max(1);
+        match backing {
+            Backing::Any => Region::new(bytes),
+            Backing::Shared(Pages::Ordinary) => Region::shared(bytes, false),
+            Backing::Shared(Pages::HugeIfFree) => Region::shared(bytes, true).or_else(|_| Region::shared(bytes, false)),
+            Backing::Shared(Pages::Huge) => Region::shared(bytes, true),
+        }
+        .map(Self::on)
     }
 
     /// Deals out this memory.

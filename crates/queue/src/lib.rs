@@ -10,7 +10,7 @@ pub mod null;
 
 use std::{os::fd::RawFd, sync::Arc};
 
-use doorbell_platform::{Arena, Range};
+use doorbell_platform::{Arena, Backing, Range};
 use doorbell_spec::{command::Command, status::Status};
 
 /// One command of a queue, `0..slots`.
@@ -89,6 +89,8 @@ pub struct Needs {
     pub segments: u16,
     /// Most data bytes in one command.
     pub bytes: u32,
+    /// What the arena must be made of.
+    pub backing: Backing,
 }
 
 /// Whether memory is safe to reuse after [`IoQueue::stop`].

@@ -3,7 +3,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use doorbell_platform::{Arena, Range};
+use doorbell_platform::{Arena, Backing, Range};
 use doorbell_spec::{
     command::Command,
     status::{self, Status},
@@ -50,7 +50,7 @@ impl NullQueue {
 
 impl IoQueue for NullQueue {
     fn needs(&self) -> Needs {
-        Needs { slots: self.slots, alignment: 1, segments: u16::MAX, bytes: u32::MAX }
+        Needs { slots: self.slots, alignment: 1, segments: u16::MAX, bytes: u32::MAX, backing: Backing::Any }
     }
 
     fn attach(&mut self, _: &Arc<Arena>) -> Result<(), PrepareError> {

@@ -16,7 +16,7 @@ use doorbell_host::{
     TransportId,
     transport::{QueueRequest, Transport},
 };
-use doorbell_platform::{Arena, Range, Region};
+use doorbell_platform::{Arena, Backing, Range, Region};
 use doorbell_queue::{Counters, Done, Down, Drain, IoQueue, Needs, Op, PrepareError, Progress, Slot, Wait};
 use doorbell_spec::{
     command::{AdminOpcode, Command, IdentifyRequest, LogRequest, NvmOpcode},
@@ -341,7 +341,7 @@ fn log_page(request: &LogRequest) -> Option<Vec<u8>> {
 
 impl IoQueue for MemoryQueue {
     fn needs(&self) -> Needs {
-        Needs { slots: self.slots, alignment: 1, segments: 64, bytes: 1 << 20 }
+        Needs { slots: self.slots, alignment: 1, segments: 64, bytes: 1 << 20, backing: Backing::Any }
     }
 
     fn attach(&mut self, arena: &Arc<Arena>) -> Result<(), PrepareError> {

@@ -58,7 +58,8 @@ struct Grant {
 impl Port {
     pub fn new(mut queue: AnyQueue, cancel: &Cancel) -> Result<Self, Cause> {
         let fail = |why: String| Cause::Transport(format!("preparing memory for admin commands: {why}"));
-        let arena = Arc::new(Arena::new(BUFFER as usize).map_err(|why| fail(why.to_string()))?);
+        let arena =
+            Arc::new(Arena::backed(queue.needs().backing, BUFFER as usize).map_err(|why| fail(why.to_string()))?);
         let buffer = arena.alloc(BUFFER, 4096).map_err(|why| fail(why.to_string()))?;
         queue.attach(&arena).map_err(|why| fail(why.to_string()))?;
         Ok(Self { queue, arena, buffer, cancel: cancel.clone(), grant: None, others: Vec::new() })

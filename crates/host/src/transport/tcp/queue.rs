@@ -5,7 +5,7 @@ mod unplugged;
 
 use std::{cell::RefCell, collections::VecDeque, sync::Arc};
 
-use doorbell_platform::{Arena, Range, Region, memory::push_joined};
+use doorbell_platform::{Arena, Backing, Range, Region, memory::push_joined};
 use doorbell_queue::{Counters, Done, Down, Drain, IoQueue, Needs, Op, PrepareError, Progress, Slot, Wait, cid::Cids};
 use doorbell_spec::{
     command::{Command, Direction, FLAGS_SGL, SglDescriptor, data_direction},
@@ -140,7 +140,13 @@ impl TcpQueue {
 
 impl IoQueue for TcpQueue {
     fn needs(&self) -> Needs {
-        Needs { slots: self.commands.agreement.slots, alignment: 1, segments: MOST_RANGES, bytes: u32::MAX }
+        Needs {
+            slots: self.commands.agreement.slots,
+            alignment: 1,
+            segments: MOST_RANGES,
+            bytes: u32::MAX,
+            backing: Backing::Any,
+        }
     }
 
     fn attach(&mut self, arena: &Arc<Arena>) -> Result<(), PrepareError> {
