@@ -3,6 +3,8 @@
 
 mod data;
 mod queue;
+#[cfg(test)]
+mod tests;
 
 use std::{os::fd::OwnedFd, sync::Arc};
 
