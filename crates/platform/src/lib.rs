@@ -5,10 +5,12 @@
 
 pub mod clock;
 pub mod cpu;
+mod crc32c;
 mod fault;
 pub mod memory;
 pub mod open_files;
 pub mod poll;
 pub mod socket;
 
+pub use crc32c::Crc32c;
 pub use memory::{Arena, Backing, Pages, Range, Region};
