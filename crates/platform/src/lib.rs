@@ -16,6 +16,7 @@ pub mod pci;
 pub mod poll;
 pub mod socket;
 mod sysfs;
+pub mod vfio;
 
 pub use memory::{Arena, Backing, Pages, Range, Region};
 pub use sysfs::Sysfs;
