@@ -15,7 +15,7 @@ pub mod open_files;
 pub mod pci;
 pub mod poll;
 pub mod socket;
-mod sysfs;
+pub mod sysfs;
 
 pub use memory::{Arena, Backing, Pages, Range, Region};
 pub use sysfs::Sysfs;
