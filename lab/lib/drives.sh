@@ -7,6 +7,8 @@ PCI=/sys/bus/pci/devices
 driver() { basename "$(readlink $PCI/"$1"/driver)" 2>/dev/null; } # ADDRESS
 bound() { [ "$(driver "$1")" = "$2" ]; }                          # ADDRESS DRIVER
 
+group() { basename "$(readlink $PCI/"$1"/iommu_group)"; }         # ADDRESS
+
 # The kernel's block device of a namespace, found by its controller and its identifier: names are not in that order.
 block_device() { # ADDRESS NSID
   for path in $PCI/"$1"/nvme/nvme*/nvme*n*; do
