@@ -8,6 +8,7 @@ pub mod cpu;
 mod fault;
 pub mod memory;
 pub mod open_files;
+pub mod pci;
 pub mod poll;
 pub mod socket;
 
