@@ -178,7 +178,8 @@ impl Direct {
         registers.write_eight(register::ACQ, cq.bus)?;
         let interrupt = self.device.interrupt(0).map_err(Cause::Transport)?;
         let polled = interrupt.is_none();
-        let parts = RingParts { most_bytes: MOST_BYTES, interrupt, ..self.parts(0, ADMIN_ENTRIES.into(), sq, cq, None) };
+        let parts =
+            RingParts { most_bytes: MOST_BYTES, interrupt, ..self.parts(0, ADMIN_ENTRIES.into(), sq, cq, None) };
         let queue = RingQueue::new(parts).map_err(Cause::Transport)?;
         Port::new(AnyQueue::Ring(Box::new(queue)), polled, cancel)
     }

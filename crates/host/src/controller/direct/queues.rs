@@ -75,7 +75,13 @@ impl Direct {
     ///
     /// # Errors
     /// A status, after which the controller is as before; all else means that it is lost.
-    pub fn create(&mut self, port: &mut Port, ready: &Ready, entries: u32, timeout: Duration) -> Result<AnyQueue, Cause> {
+    pub fn create(
+        &mut self,
+        port: &mut Port,
+        ready: &Ready,
+        entries: u32,
+        timeout: Duration,
+    ) -> Result<AnyQueue, Cause> {
         let free = (1..=ready.io_queues).find(|qid| !self.queues.contains_key(qid));
         let qid = free.ok_or_else(|| Cause::Transport(all_in_use(ready.io_queues)))?;
         let interrupt = match self.options.interrupts {

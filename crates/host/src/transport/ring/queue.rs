@@ -13,7 +13,7 @@ use doorbell_queue::{
     rings::{At, Word, arrived, ring},
 };
 use doorbell_spec::{
-    command::{Command, Direction, Dptr},
+    command::{Command, Direction},
     status::{self, Status},
 };
 use rustix::{
@@ -162,8 +162,8 @@ impl RingQueue {
         if data.has_data {
             command.flags |= data.pointer.flags;
             command.dptr = data.pointer.dptr;
-        } else if command.direction() != Direction::None && command.dptr == Dptr::default() {
-            // Commands that create queues bring an address of their own.
+        } else if self.qid > 0 && command.direction() != Direction::None {
+            // (Of an admin command the opcode does not say it all, and those that create queues bring an address of their own.)
             let what = format!("slot {slot} has no memory for the data of a command {:02x}h", command.opc);
             self.fail(what);
             return false;
