@@ -6,10 +6,17 @@
 pub mod clock;
 pub mod cpu;
 mod fault;
+pub mod holder;
+pub mod huge_pages;
+pub mod memlock;
 pub mod memory;
+pub mod numa;
 pub mod open_files;
 pub mod pci;
 pub mod poll;
 pub mod socket;
+mod sysfs;
+pub mod vfio;
 
 pub use memory::{Arena, Backing, Pages, Range, Region};
+pub use sysfs::Sysfs;

@@ -5,10 +5,10 @@ use std::{
     io,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    str::FromStr,
 };
 
-use super::{Address, Sysfs, names, target_name};
+use super::Address;
+use crate::sysfs::{Sysfs, line, names, parsed, target_name};
 
 /// A base address register: memory or ports of a function.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -188,22 +188,10 @@ fn hexadecimal(file: &Path) -> Result<u32, String> {
     value.ok_or_else(|| format!("{} holds {:?}, not a number like 0x8086", file.display(), text.trim()))
 }
 
-/// The one line of a file, if there is any text in it.
-fn line(file: &Path) -> Option<String> {
-    let text = fs::read_to_string(file).ok()?;
-    Some(text.trim().to_owned()).filter(|text| !text.is_empty())
-}
-
-fn parsed<T: FromStr>(file: &Path) -> Option<T> {
-    line(file)?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::{NVME, tree::Tree},
-        *,
-    };
+    use super::{super::NVME, *};
+    use crate::sysfs::tree::Tree;
 
     fn address(text: &str) -> Address {
         text.parse().unwrap()

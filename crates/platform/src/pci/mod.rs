@@ -4,44 +4,18 @@
 
 mod address;
 mod function;
-#[cfg(test)]
-pub(crate) mod tree;
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::{fs, io, path::Path};
 
 pub use address::Address;
 pub use function::{Bar, Block, Controller, Function, Group};
 
+use crate::sysfs::{Sysfs, names};
+
 /// The class code of NVMe I/O controllers: mass storage, non-volatile memory, NVM Express.
 pub const NVME: u32 = 0x01_08_02;
 
-/// Where sysfs is mounted.
-#[derive(Clone, Debug)]
-pub struct Sysfs {
-    root: PathBuf,
-}
-
-impl Default for Sysfs {
-    /// Where every system has it: /sys.
-    fn default() -> Self {
-        Self::at("/sys")
-    }
-}
-
 impl Sysfs {
-    /// A tree like sysfs in another place.
-    pub fn at(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
-    }
-
-    /// A path in the tree.
-    pub fn path(&self, below: impl AsRef<Path>) -> PathBuf {
-        self.root.join(below)
-    }
-
     /// All functions of a class (24 bits, such as [`NVME`]), by address. None where the machine has no PCI bus.
     ///
     /// # Errors
@@ -98,17 +72,4 @@ fn addresses(folder: &Path) -> Result<Vec<Address>, String> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(format!("cannot list {}: {error}", folder.display())),
     }
-}
-
-/// The names in a folder, ascending; none without the folder.
-fn names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
-    names.sort();
-    names
-}
-
-/// The last part of what a symbolic link points to.
-fn target_name(link: &Path) -> Option<String> {
-    Some(fs::read_link(link).ok()?.file_name()?.to_str()?.to_owned())
 }
