@@ -32,107 +32,120 @@ pub(super) struct Rules {
     pub sgl: bool,
 }
 
-impl Rules {
-    /// Describes `data` of a region that the device finds through `map`; `list` gives memory for a list of that many bytes.
-    pub fn describe(
-        self,
-        data: &[Range],
-        map: &BusMap,
-        mut list: impl FnMut(usize) -> Result<Place, String>,
-    ) -> Result<Pointer, String> {
-        let pieces = pieces(data, map)?;
-        if let Some(piece) = pieces.iter().find(|piece| (piece.offset | u64::from(piece.len)) & 3 != 0) {
-            return Err(format!("{} bytes at {:x}h of the bus are not whole dwords", piece.len, piece.offset));
-        }
-        let entries = self.prp_entries(&pieces);
-        match &entries {
-            Ok(entries) if entries.len() <= 2 => {
-                let at = |index| entries.get(index).copied().unwrap_or(0);
-                return Ok(Pointer { dptr: Dptr::prp(at(0), at(1)), flags: 0 });
-            }
-            _ => {}
-        }
-        // One descriptor spares the device a list; a list of descriptors is at least shorter than one of pages.
-        if self.sgl && pieces.len() * DESCRIPTOR <= self.page as usize {
-            let block = |piece: &Range| SglDescriptor::data_block(piece.offset, piece.len);
-            let descriptor = match &pieces[..] {
-                [piece] => block(piece),
-                _ => {
-                    let descriptors: Vec<_> = pieces.iter().map(block).collect();
-                    let bytes = descriptors.as_bytes();
-                    let place = list(bytes.len())?;
-                    place.region.write(place.offset, bytes);
-                    SglDescriptor::last_segment(place.bus, bytes.len() as u32)
-                }
-            };
-            return Ok(Pointer { dptr: descriptor.into(), flags: FLAGS_SGL });
-        }
-        let entries = entries?;
-        let place = list(self.list_bytes(entries.len() - 1))?;
-        self.write_list(&place, &entries[1..]);
-        Ok(Pointer { dptr: Dptr::prp(entries[0], place.bus), flags: 0 })
+/// Describes the data of commands. What it needs meanwhile is kept, as slots may be prepared anew for each command.
+pub(super) struct Describer {
+    rules: Rules,
+    /// The data in bus addresses, as few pieces as can be.
+    pieces: Vec<Range>,
+    /// The same as PRP entries.
+    entries: Vec<u64>,
+}
+
+impl Describer {
+    pub fn new(rules: Rules) -> Self {
+        Self { rules, pieces: Vec::new(), entries: Vec::new() }
     }
 
-    /// An entry a page; only the first may begin, and only the last may end, within one.
-    fn prp_entries(self, pieces: &[Range]) -> Result<Vec<u64>, String> {
-        let mut entries = Vec::new();
-        for (index, piece) in pieces.iter().enumerate() {
-            if index > 0 && piece.offset % self.page != 0 || index + 1 < pieces.len() && piece.end() % self.page != 0 {
+    /// Describes `data` of a region that the device finds through `map`; `list` gives memory for a list of that many bytes.
+    pub fn describe(
+        &mut self,
+        data: &[Range],
+        map: &BusMap,
+        list: impl FnOnce(usize) -> Result<Place, String>,
+    ) -> Result<Pointer, String> {
+        let Rules { page, sgl } = self.rules;
+        self.locate(data, map)?;
+        let entries = self.fill_entries();
+        if let (Ok(()), [first, rest @ ..]) = (&entries, &self.entries[..])
+            && rest.len() <= 1
+        {
+            return Ok(Pointer { dptr: Dptr::prp(*first, rest.first().copied().unwrap_or(0)), flags: 0 });
+        }
+        // One descriptor spares the device a list; a list of descriptors is at least shorter than one of pages.
+        if sgl && (self.pieces.len() * DESCRIPTOR) as u64 <= page {
+            return self.sgl(list).map(|sgl| Pointer { dptr: sgl.into(), flags: FLAGS_SGL });
+        }
+        entries?;
+        let place = list(list_bytes(self.entries.len() - 1, page))?;
+        write_list(&place, &self.entries[1..], page);
+        Ok(Pointer { dptr: Dptr::prp(self.entries[0], place.bus), flags: 0 })
+    }
+
+    fn locate(&mut self, data: &[Range], map: &BusMap) -> Result<(), String> {
+        self.pieces.clear();
+        for range in data {
+            let mut left = *range;
+            while left.len > 0 {
+                let outside = || format!("the device does not reach offset {} of the memory", left.offset);
+                let (offset, together) = map.locate(left.offset).ok_or_else(outside)?;
+                let len = u32::try_from(together).unwrap_or(u32::MAX).min(left.len);
+                push_joined(&mut self.pieces, Range { offset, len });
+                left = left.part(len, u32::MAX);
+            }
+        }
+        match self.pieces.iter().find(|piece| (piece.offset | u64::from(piece.len)) & 3 != 0) {
+            Some(piece) => Err(format!("{} bytes at {:x}h of the bus are not whole dwords", piece.len, piece.offset)),
+            None => Ok(()),
+        }
+    }
+
+    /// An entry a page; only the first piece may begin, and only the last may end, within one.
+    fn fill_entries(&mut self) -> Result<(), String> {
+        let page = self.rules.page;
+        self.entries.clear();
+        for (index, piece) in self.pieces.iter().enumerate() {
+            let last = index + 1 == self.pieces.len();
+            if index > 0 && piece.offset % page != 0 || !last && piece.end() % page != 0 {
                 let what = "the controller takes no SGL that long, and in PRP entries only the first range may begin and only the \
                             last may end within a page";
                 return Err(format!("{} bytes at {:x}h of the bus: {what}", piece.len, piece.offset));
             }
-            entries.push(piece.offset);
-            let second = piece.offset - piece.offset % self.page + self.page;
-            entries.extend((second..piece.end()).step_by(self.page as usize));
+            self.entries.push(piece.offset);
+            let second = piece.offset - piece.offset % page + page;
+            self.entries.extend((second..piece.end()).step_by(page as usize));
         }
-        Ok(entries)
+        Ok(())
     }
 
-    /// Bytes of a list of that many entries; in all pages but the last, one entry leads to the next page.
-    fn list_bytes(self, entries: usize) -> usize {
-        let room = self.page as usize / ENTRY;
-        let mut pages = 0;
-        let mut left = entries;
-        while left > room {
-            left -= room - 1;
-            pages += 1;
+    fn sgl(&self, list: impl FnOnce(usize) -> Result<Place, String>) -> Result<SglDescriptor, String> {
+        let block = |piece: &Range| SglDescriptor::data_block(piece.offset, piece.len);
+        if let [piece] = &self.pieces[..] {
+            return Ok(block(piece));
         }
-        pages * self.page as usize + left * ENTRY
+        let bytes = self.pieces.len() * DESCRIPTOR;
+        let place = list(bytes)?;
+        for (index, piece) in self.pieces.iter().enumerate() {
+            place.region.write(place.offset + (index * DESCRIPTOR) as u64, block(piece).as_bytes());
+        }
+        Ok(SglDescriptor::last_segment(place.bus, bytes as u32))
     }
+}
 
-    fn write_list(self, place: &Place, entries: &[u64]) {
-        let room = self.page as usize / ENTRY;
-        let (mut left, mut page) = (entries, 0);
-        while left.len() > room {
-            let (here, rest) = left.split_at(room - 1);
-            write_entries(place, page, here.iter().copied().chain([place.bus + page + self.page]));
-            (left, page) = (rest, page + self.page);
-        }
-        write_entries(place, page, left.iter().copied());
+/// Bytes of a list of that many PRP entries; in all pages but the last, one entry leads to the next page.
+fn list_bytes(entries: usize, page: u64) -> usize {
+    let room = page as usize / ENTRY;
+    let (mut left, mut before) = (entries, 0);
+    while left > room {
+        (left, before) = (left - (room - 1), before + page as usize);
     }
+    before + left * ENTRY
+}
+
+fn write_list(place: &Place, entries: &[u64], page: u64) {
+    let room = page as usize / ENTRY;
+    let (mut left, mut at) = (entries, 0);
+    while left.len() > room {
+        let (here, rest) = left.split_at(room - 1);
+        write_entries(place, at, here.iter().copied().chain([place.bus + at + page]));
+        (left, at) = (rest, at + page);
+    }
+    write_entries(place, at, left.iter().copied());
 }
 
 fn write_entries(place: &Place, at: u64, entries: impl Iterator<Item = u64>) {
     for (index, entry) in entries.enumerate() {
         place.region.write(place.offset + at + (index * ENTRY) as u64, &entry.to_le_bytes());
     }
-}
-
-/// The data in bus addresses, as few pieces as can be.
-fn pieces(data: &[Range], map: &BusMap) -> Result<Vec<Range>, String> {
-    let mut pieces = Vec::new();
-    for range in data {
-        let mut left = *range;
-        while left.len > 0 {
-            let outside = || format!("the device does not reach offset {} of the memory", left.offset);
-            let (offset, together) = map.locate(left.offset).ok_or_else(outside)?;
-            let here = u32::try_from(together).unwrap_or(u32::MAX).min(left.len);
-            push_joined(&mut pieces, Range { offset, len: here });
-            left = left.part(here, u32::MAX);
-        }
-    }
-    Ok(pieces)
 }
 
 /// Memory for lists, a growing number of chunks.
@@ -147,11 +160,11 @@ impl Lists {
         Self { backing, page, chunks: Vec::new() }
     }
 
-    /// Room for a list, within a page or from the start of one.
+    /// Room for a list, which lies together on the bus, within a page or from the start of one.
     pub fn place(&mut self, bytes: usize, keeper: &dyn Keeper) -> Result<Place, String> {
-        // Pages that follow each other in a list must do so on the bus.
-        let align = (bytes as u64).next_power_of_two().min(self.page);
-        let len = (bytes as u64).next_multiple_of(align) as u32;
+        // A power of two at a multiple of itself crosses nothing that is larger.
+        let len = bytes.next_power_of_two() as u32;
+        let align = u64::from(len);
         let room = |(arena, map): &(Arena, BusMap)| Some((arena.alloc(len, align).ok()?, arena.share(), map.clone()));
         let (range, region, map) = match self.chunks.last().and_then(room) {
             Some(found) => found,
@@ -165,7 +178,7 @@ impl Lists {
             }
         };
         let (bus, together) = map.locate(range.offset).ok_or("the device does not reach the memory for lists")?;
-        if bus % align != 0 || together < u64::from(len) {
+        if bus % align.min(self.page) != 0 || together < u64::from(len) {
             return Err(format!("a list of {len} bytes at {bus:x}h of the bus crosses a page or a gap"));
         }
         Ok(Place { region, offset: range.offset, bus })

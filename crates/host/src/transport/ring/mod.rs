@@ -4,6 +4,8 @@
 mod data;
 pub(crate) mod device;
 mod queue;
+#[cfg(test)]
+mod tests;
 
 use std::{os::fd::OwnedFd, sync::Arc};
 

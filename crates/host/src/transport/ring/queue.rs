@@ -23,7 +23,7 @@ use rustix::{
 
 use super::{
     BusMap, Doorbells, Keeper, Place, RingParts, Shadow,
-    data::{Lists, Pointer, Rules},
+    data::{Describer, Lists, Pointer, Rules},
 };
 
 const COMMAND: u64 = size_of::<Command>() as u64;
@@ -64,6 +64,7 @@ pub struct RingQueue {
     most_bytes: u32,
     backing: Backing,
     arena: Option<(Arc<Region>, BusMap)>,
+    describer: Describer,
     lists: Lists,
     sleep: Sleep,
     keeper: Box<dyn Keeper>,
@@ -121,7 +122,7 @@ impl RingQueue {
             None => Sleep::Nap(None),
         };
         let slots = (entries - 1) as u16;
-        let page = u64::from(page_size);
+        let rules = Rules { page: page_size.into(), sgl: parts.sgl };
         Ok(Self {
             qid,
             entries,
@@ -141,11 +142,12 @@ impl RingQueue {
             down: None,
             aborted: Vec::new(),
             at_risk: 0,
-            rules: Rules { page, sgl: parts.sgl },
+            rules,
+            describer: Describer::new(rules),
             most_bytes,
             backing: parts.backing,
             arena: None,
-            lists: Lists::new(parts.backing, page),
+            lists: Lists::new(parts.backing, rules.page),
             sleep,
             keeper: parts.keeper,
         })
@@ -315,10 +317,8 @@ impl IoQueue for RingQueue {
         if !self.cids.is_idle(slot) {
             return Err(fail("it is busy or does not exist".into()));
         }
-        let (size, bytes) = (
-            self.arena.as_ref().map_or(0, |(region, _)| region.len() as u64),
-            data.iter().map(|range| u64::from(range.len)).sum::<u64>(),
-        );
+        let size = self.arena.as_ref().map_or(0, |(region, _)| region.len() as u64);
+        let bytes: u64 = data.iter().map(|range| u64::from(range.len)).sum();
         if let Some(range) = data.iter().find(|range| range.offset.saturating_add(range.len.into()) > size) {
             return Err(fail(format!("{} bytes at {} are not in the arena of {size}", range.len, range.offset)));
         }
@@ -326,20 +326,15 @@ impl IoQueue for RingQueue {
             return Err(fail(format!("{bytes} bytes of data, {} at most", self.most_bytes)));
         }
         let state = &mut self.slots[usize::from(slot)];
-        (state.pointer, state.has_data) = (Pointer::default(), bytes > 0);
+        (state.pointer, state.has_data) = (Pointer::default(), false);
         if let (Some((_, map)), true) = (&self.arena, bytes > 0) {
             let (lists, keeper, kept) = (&mut self.lists, &*self.keeper, &mut state.list);
             let list = |bytes| match kept {
                 Some((place, room)) if *room >= bytes => Ok(place.clone()),
                 _ => lists.place(bytes, keeper).inspect(|place| *kept = Some((place.clone(), bytes))),
             };
-            match self.rules.describe(data, map, list) {
-                Ok(pointer) => state.pointer = pointer,
-                Err(why) => {
-                    state.has_data = false;
-                    return Err(fail(why));
-                }
-            }
+            state.pointer = self.describer.describe(data, map, list).map_err(fail)?;
+            state.has_data = true;
         }
         Ok(())
     }
