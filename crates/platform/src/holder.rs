@@ -96,8 +96,9 @@ impl DeviceLock {
         // The lock holds without the text: another user's file can be locked but not always written, and one that has a second name
         // may be somebody's trap.
         let ours = file.metadata().is_ok_and(|data| data.is_file() && data.nlink() == 1);
-        let _ =
-            ours.then(|| file.rewind().and_then(|()| file.set_len(0)).and_then(|()| file.write_all(own.as_bytes())));
+        if ours {
+            let _ = file.rewind().and_then(|()| file.set_len(0)).and_then(|()| file.write_all(own.as_bytes()));
+        }
         Ok(Self { _file: file })
     }
 }
