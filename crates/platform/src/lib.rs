@@ -5,6 +5,7 @@
 
 pub mod clock;
 pub mod cpu;
+mod crc32c;
 mod fault;
 pub mod holder;
 pub mod huge_pages;
@@ -16,6 +17,8 @@ pub mod pci;
 pub mod poll;
 pub mod socket;
 pub mod sysfs;
+pub mod vfio;
 
+pub use crc32c::Crc32c;
 pub use memory::{Arena, Backing, Pages, Range, Region};
 pub use sysfs::Sysfs;

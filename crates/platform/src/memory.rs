@@ -19,7 +19,7 @@ use rustix::{
     mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap},
 };
 
-use crate::fault::Watch;
+use crate::{Crc32c, fault::Watch};
 
 /// Bytes of a cache line.
 const LINE: usize = 64;
@@ -310,16 +310,16 @@ impl Region {
         ours == bytes
     }
 
-    /// Feeds a range to a running CRC-32C.
+    /// Takes the bytes of a range into a running checksum.
     ///
     /// # Panics
     /// When the range leaves the region.
     #[inline]
-    pub fn checksum(&self, range: Range, digest: &mut crc_fast::Digest) {
+    pub fn checksum(&self, range: Range, crc: &mut Crc32c) {
         let from = self.pointer(range.offset, range.len as usize);
         // SAFETY: `pointer` checked the range; the slice lives for this call only, while the range belongs to the command
         // whose digest is made.
-        digest.update(unsafe { std::slice::from_raw_parts(from, range.len as usize) });
+        crc.update(unsafe { std::slice::from_raw_parts(from, range.len as usize) });
     }
 
     /// Copies a cache line (64 bytes) to `offset`, a multiple of 64, with as few stores as the processor can.
