@@ -90,6 +90,8 @@ impl Start {
                 End::Lost(cause) => {
                     shared.present().up = false;
                     service.leave(&cause);
+                    // The device may be waited for by who wants to take it out, and cannot be opened again while it is held.
+                    service.direct = None;
                     service.port.into_queue().stop();
                     match self.bring_back(&shared, requests, cause) {
                         Ok(back) => (port, direct) = back,

@@ -1,6 +1,7 @@
-//! Transports: how a queue to a controller comes about. NVMe/TCP is built in; others register under a `trtype` of their own and
-//! are driven through the same [`IoQueue`] contract, a call a batch.
+//! Transports: how a queue to a controller comes about. NVMe/TCP, PCIe and vfio-user are built in; others register under a `trtype`
+//! of their own and are driven through the same [`IoQueue`] contract, a call a batch.
 
+pub(crate) mod pcie;
 pub(crate) mod port;
 pub mod ring;
 pub mod tcp;
@@ -88,8 +89,11 @@ pub(crate) fn open_queue(id: &TransportId, request: &QueueRequest) -> Result<Any
 }
 
 /// How devices of a transport are opened, where controllers are within reach.
-pub(crate) fn opener(_trtype: &TransportType) -> Option<Arc<Open>> {
-    None
+pub(crate) fn opener(trtype: &TransportType) -> Option<Arc<Open>> {
+    match trtype {
+        TransportType::Pcie => Some(Arc::new(pcie::open)),
+        _ => None,
+    }
 }
 
 fn registered(name: &str) -> Option<Arc<dyn Transport>> {
@@ -102,8 +106,7 @@ pub(crate) fn unusable(trtype: &TransportType) -> Option<String> {
     let word = trtype.word();
     let not_built = |part: &str| Some(format!("transport {word} is not built yet: it needs {part}"));
     match trtype {
-        TransportType::Tcp => None,
-        TransportType::Pcie => not_built("the driver of local devices (VFIO)"),
+        TransportType::Tcp | TransportType::Pcie => None,
         TransportType::Rdma => not_built("the RDMA link"),
         TransportType::VfioUser => not_built("the vfio-user link"),
         TransportType::Fc => Some(
