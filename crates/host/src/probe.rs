@@ -43,7 +43,7 @@ pub fn probe(ids: &[TransportId], options: &ControllerOptions, cancel: &Cancel) 
     for id in ids {
         if id.trtype == TransportType::Pcie && id.traddr.is_empty() {
             let with = |address: pci::Address| TransportId { traddr: address.to_string(), ..id.clone() };
-            match transport::pcie::all(options) {
+            match transport::pcie::all() {
                 Ok(found) => wanted.extend(found.into_iter().map(with).map(Ok)),
                 Err(why) => wanted.push(Err((id.clone(), Cause::Transport(why).of("PCIE")))),
             }

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use doorbell_platform::pci;
-
 use crate::identity::HostIdentity;
 
 /// How a lost controller is brought back: bring-up is tried again after growing delays.
@@ -48,10 +46,8 @@ pub struct ControllerOptions {
     pub huge_pages: bool,
     /// Let go of a device within reach by disabling it, without the shutdown notification.
     pub no_shutdown_notification: bool,
-    /// The token that a virtual function under vfio-pci asks for, a UUID.
-    pub vf_token: Option<String>,
-    /// The PCI functions that may be used; empty for all.
-    pub allowed_pci: Vec<pci::Address>,
+    /// The token that a virtual function under vfio-pci asks for.
+    pub vf_token: Option<[u8; 16]>,
     /// Who we are; a transport ID's `hostnqn` goes before its name.
     pub host: HostIdentity,
     /// Bring the controller back when it is lost; `None` leaves it lost.
@@ -80,7 +76,6 @@ impl Default for ControllerOptions {
             huge_pages: true,
             no_shutdown_notification: false,
             vf_token: None,
-            allowed_pci: Vec::new(),
             host: HostIdentity::of_this_machine().clone(),
             reconnect: None,
             admin_timeout: Duration::from_secs(30),

@@ -5,6 +5,7 @@ pub(crate) mod pcie;
 pub(crate) mod port;
 pub mod ring;
 pub mod tcp;
+pub(crate) mod vfio_user;
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -92,6 +93,7 @@ pub(crate) fn open_queue(id: &TransportId, request: &QueueRequest) -> Result<Any
 pub(crate) fn opener(trtype: &TransportType) -> Option<Arc<Open>> {
     match trtype {
         TransportType::Pcie => Some(Arc::new(pcie::open)),
+        TransportType::VfioUser => Some(Arc::new(vfio_user::open)),
         _ => None,
     }
 }
@@ -104,18 +106,16 @@ fn registered(name: &str) -> Option<Arc<dyn Transport>> {
 /// Why a transport cannot be used; `None` when it can.
 pub(crate) fn unusable(trtype: &TransportType) -> Option<String> {
     let word = trtype.word();
-    let not_built = |part: &str| Some(format!("transport {word} is not built yet: it needs {part}"));
     match trtype {
-        TransportType::Tcp | TransportType::Pcie => None,
-        TransportType::Rdma => not_built("the RDMA link"),
-        TransportType::VfioUser => not_built("the vfio-user link"),
+        TransportType::Tcp | TransportType::Pcie | TransportType::VfioUser => None,
+        TransportType::Rdma => Some(format!("transport {word} is not built yet: it needs the RDMA link")),
         TransportType::Fc => Some(
             "transport FC is not supported: user space has no access to Fibre Channel adapters; use the kernel's host and test its \
              block device"
                 .into(),
         ),
         TransportType::Custom(name) if registered(name).is_some() => None,
-        TransportType::Custom(name) => Some(format!("no transport is registered as {name}; built in is TCP")),
+        TransportType::Custom(name) => Some(format!("no transport is registered as {name}; built in are TCP, PCIE and VFIOUSER")),
     }
 }
 

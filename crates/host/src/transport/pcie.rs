@@ -1,7 +1,7 @@
 //! NVMe over PCIe: a PCI function in the hands of this process, by VFIO.
 
 use std::{
-    os::fd::{BorrowedFd, OwnedFd},
+    os::fd::{AsRawFd, OwnedFd, RawFd},
     sync::{Arc, atomic::Ordering},
     time::Instant,
 };
@@ -39,15 +39,13 @@ pub(super) fn open(
 
 fn device(id: &TransportId, options: &ControllerOptions) -> Result<PciDevice, String> {
     let address: pci::Address = id.traddr.parse()?;
-    if !allows(options, address) {
-        return Err(format!("{address} is not among the devices that -b allows"));
-    }
     let sysfs = Sysfs::default();
     let function = sysfs.function(address)?;
     if function.class != pci::NVME {
         return Err(format!("{address} is of class {:06x}h, which is no NVMe controller", function.class));
     }
-    let device = vfio::Device::open(&sysfs, address, options.vf_token.as_deref())?;
+    let token = options.vf_token.map(|token| uuid::Uuid::from_bytes(token).to_string());
+    let device = vfio::Device::open(&sysfs, address, token.as_deref())?;
     if let Some(warning) = device.warning() {
         tracing::warn!("{address}: {warning}");
     }
@@ -65,30 +63,22 @@ fn map(device: &vfio::Device, bar: u8) -> Result<Option<Region>, String> {
     first.map(|range| device.map_bar(bar, range)).transpose()
 }
 
-/// Whether `-b` allows a device.
-fn allows(options: &ControllerOptions, address: pci::Address) -> bool {
-    options.allowed_pci.is_empty() || options.allowed_pci.contains(&address)
-}
-
-/// The addresses of all local devices that may and can be used.
+/// The addresses of all local devices that can be used.
 ///
 /// # Errors
 /// When there is none, with what is in the way of those there are.
-pub(crate) fn all(options: &ControllerOptions) -> Result<Vec<pci::Address>, String> {
+pub(crate) fn all() -> Result<Vec<pci::Address>, String> {
     let functions = Sysfs::default().functions(pci::NVME)?;
-    let (ours, others): (Vec<_>, Vec<_>) = functions
-        .into_iter()
-        .filter(|function| allows(options, function.address))
-        .partition(|function| function.driver.as_deref() == Some(DRIVER));
+    let (ours, others): (Vec<_>, Vec<_>) =
+        functions.into_iter().partition(|function| function.driver.as_deref() == Some(DRIVER));
     if !ours.is_empty() {
         return Ok(ours.into_iter().map(|function| function.address).collect());
     }
-    let only = if options.allowed_pci.is_empty() { "" } else { " that -b allows" };
     let driver = |function: &Function| function.driver.clone().unwrap_or_else(|| "no driver".into());
     let list: Vec<_> = others.iter().map(|other| format!("{} ({})", other.address, driver(other))).collect();
     Err(match list.is_empty() {
-        true => format!("this machine has no NVMe device{only} (PCI class {:06x}h)", pci::NVME),
-        false => format!("no NVMe device{only} is bound to {DRIVER}: {}; see `doorbell setup status`", list.join(", ")),
+        true => format!("this machine has no NVMe device (PCI class {:06x}h)", pci::NVME),
+        false => format!("no NVMe device is bound to {DRIVER}: {}; see `doorbell setup status`", list.join(", ")),
     })
 }
 
@@ -160,8 +150,8 @@ impl Device for PciDevice {
         (self.registers.is_lost() || ones).then(|| what.into())
     }
 
-    fn farewell(&self) -> Option<BorrowedFd<'_>> {
-        self.device.removal_event()
+    fn farewell(&self) -> Option<RawFd> {
+        self.device.removal_event().map(|fd| fd.as_raw_fd())
     }
 
     fn doorbells_are_dear(&self) -> bool {

@@ -10,7 +10,7 @@ mod tests;
 
 use std::{
     collections::BTreeMap,
-    os::fd::{BorrowedFd, OwnedFd},
+    os::fd::{OwnedFd, RawFd},
     sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
     time::{Duration, Instant},
 };
@@ -275,7 +275,7 @@ impl Direct {
     }
 
     /// What becomes readable when the device goes.
-    pub fn farewell(&self) -> Option<BorrowedFd<'_>> {
+    pub fn farewell(&self) -> Option<RawFd> {
         self.device.farewell()
     }
 

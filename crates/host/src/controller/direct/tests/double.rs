@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    os::fd::{BorrowedFd, OwnedFd},
+    os::fd::{OwnedFd, RawFd},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
@@ -571,7 +571,7 @@ impl Device for Double {
         self.gone.load(Ordering::Acquire).then(|| "the double was removed".into())
     }
 
-    fn farewell(&self) -> Option<BorrowedFd<'_>> {
+    fn farewell(&self) -> Option<RawFd> {
         None
     }
 
