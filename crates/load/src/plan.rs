@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use doorbell_host::split::Split;
+use doorbell_result::Timing;
 use doorbell_spec::log::AnaState;
 
 use crate::workload::Pattern;
@@ -47,9 +48,11 @@ pub struct RunOptions {
     pub io_queue_size: Option<u32>,
     /// Makes the sequence of I/Os of each context; the same seed repeats it.
     pub seed: u64,
-    /// Sleep until completions arrive instead of polling (`-E`).
-    pub interrupt: bool,
-    /// Keep histograms of latencies (`-L`).
+    /// What workers do while nothing completes (`-E`, `--poll-mode`).
+    pub poll_mode: PollMode,
+    /// How latencies are taken (`--timing`).
+    pub timing: Timing,
+    /// Keep histograms of them (`-L`).
     pub histogram: bool,
     /// Keep the transport's counters (`--transport-stats`).
     pub transport_stats: bool,
@@ -62,6 +65,18 @@ pub struct RunOptions {
     pub reconnect: Option<u32>,
     /// Have an I/O aborted that takes longer, and give its queue up when that does not help (`--timeout`).
     pub timeout: Option<Duration>,
+}
+
+/// What a worker does when it finds nothing completed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PollMode {
+    /// Looks again.
+    #[default]
+    Poll,
+    /// Sleeps until something completes.
+    Interrupt,
+    /// Looks again for a while, and then sleeps.
+    Adaptive,
 }
 
 /// How many I/Os a context issues, `-d`.
@@ -91,6 +106,8 @@ impl Limit {
 pub struct Shape {
     /// As tables show it.
     pub name: String,
+    /// The same and what tells paths of one name apart.
+    pub path: String,
     /// Its identifier.
     pub nsid: u32,
     /// Logical blocks.
@@ -121,7 +138,7 @@ impl Shape {
     /// # Errors
     /// Why it has to be left out.
     pub fn admit(&self, options: &RunOptions) -> Result<Vec<String>, String> {
-        let (name, io_size) = (&self.name, options.io_size);
+        let (name, io_size) = (&self.path, options.io_size);
         let skip = |why: String| Err(format!("{name}: {why}; the namespace is skipped"));
         if let Some(why) = self.ana_state.and_then(refusal) {
             return skip(why);
@@ -239,7 +256,8 @@ pub(crate) mod tests {
             continue_on_error: None,
             io_queue_size: Some(128),
             seed: 1,
-            interrupt: false,
+            poll_mode: PollMode::Poll,
+            timing: Timing::Exact,
             histogram: true,
             transport_stats: false,
             drain: Duration::from_secs(10),
@@ -252,6 +270,7 @@ pub(crate) mod tests {
     pub fn shape() -> Shape {
         Shape {
             name: "ns".into(),
+            path: "ns".into(),
             nsid: 1,
             blocks: 1 << 20,
             block_size: 512,

@@ -37,11 +37,22 @@ pub(crate) trait Port: Send + Sync {
     fn check(&self) -> Result<(), String>;
 }
 
+impl Target {
+    /// What is said of the controller, or of a namespace of it, begins with this: the name, which has not got the port.
+    fn path(&self, name: &str) -> String {
+        match self.controller.id().trsvcid.as_str() {
+            "" => name.into(),
+            port => format!("{name}, port {port}"),
+        }
+    }
+}
+
 impl Port for Target {
     fn shape(&self) -> Shape {
         let namespace = &self.namespace;
         Shape {
             name: namespace.name.clone(),
+            path: self.path(&namespace.name),
             nsid: namespace.nsid,
             blocks: namespace.blocks,
             block_size: namespace.block_size,
@@ -63,12 +74,12 @@ impl Port for Target {
     }
 
     fn failure(&self) -> Option<String> {
-        self.controller.failure().map(|why| format!("{}: {why}", self.controller.name()))
+        self.controller.failure().map(|why| format!("{}: {why}", self.path(self.controller.name())))
     }
 
     fn events(&self) -> Vec<String> {
-        let name = self.controller.name();
-        self.controller.events().into_iter().map(|event| format!("{name}: {event}")).collect()
+        let path = self.path(self.controller.name());
+        self.controller.events().into_iter().map(|event| format!("{path}: {event}")).collect()
     }
 
     fn incarnation(&self) -> Option<u64> {

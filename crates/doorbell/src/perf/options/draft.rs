@@ -5,6 +5,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use doorbell_load::{PollMode, Timing};
 use tracing::Level;
 
 use super::numbers::{capacity, capacity32, number_of_ios, plain, wide};
@@ -42,6 +43,8 @@ pub struct Draft {
     pub memory_mb: Option<u32>,
     pub single_segment: bool,
     pub interrupt: bool,
+    pub poll_mode: Option<PollMode>,
+    pub timing: Timing,
     pub iova_mode: Option<String>,
     pub no_huge: bool,
     pub header_digest: bool,
@@ -97,6 +100,8 @@ impl Default for Draft {
             memory_mb: None,
             single_segment: false,
             interrupt: false,
+            poll_mode: None,
+            timing: Timing::Exact,
             iova_mode: None,
             no_huge: false,
             header_digest: false,
@@ -241,6 +246,15 @@ impl Draft {
             }
             Id::Seed => self.seed = Some(wide(label, &text)?),
             Id::Embedded => self.embedded = true,
+            Id::Timing => self.timing = timing(&text).map_err(wrong)?,
+            Id::PollMode => {
+                self.poll_mode = Some(match text.as_str() {
+                    "poll" => PollMode::Poll,
+                    "interrupt" => PollMode::Interrupt,
+                    "adaptive" => PollMode::Adaptive,
+                    _ => return Err(wrong("modes are poll, interrupt and adaptive".into()).into()),
+                });
+            }
             Id::Reconnect => match plain(label, &text)? {
                 attempts @ 1..=RECONNECTS => self.reconnect = Some(attempts),
                 _ => return Err(wrong(format!("1 to {RECONNECTS} attempts can be asked for")).into()),
@@ -281,6 +295,17 @@ fn theta(text: &str) -> Result<Option<f64>, String> {
         Ok(theta) if theta.is_finite() && theta >= 0.0 => Ok((theta > 0.0).then_some(theta)),
         Ok(_) => Err("theta must be finite and not negative".into()),
         Err(_) => Err("a number like 0.9 is expected".into()),
+    }
+}
+
+fn timing(text: &str) -> Result<Timing, String> {
+    let every = text.strip_prefix("sampled:").map(str::parse);
+    match (text, every) {
+        ("exact", _) => Ok(Timing::Exact),
+        ("batch", _) => Ok(Timing::Batch),
+        ("off", _) => Ok(Timing::Off),
+        (_, Some(Ok(every @ 1..))) => Ok(Timing::Sampled(every)),
+        _ => Err("exact, batch, sampled:N (N of 1 or more) and off are known".into()),
     }
 }
 

@@ -14,6 +14,7 @@ mod table;
 use std::ffi::OsString;
 use std::fmt;
 
+use doorbell_load::{PollMode, Timing};
 use tracing::Level;
 
 use getopt::{Getopt, Item};
@@ -68,8 +69,10 @@ pub struct Options {
     pub disable_sq_flow_control: bool,
     /// `-k`: keep alive timeout to ask for, in milliseconds; 0: none.
     pub keep_alive_ms: u32,
-    /// `-E`: sleep until something completes.
-    pub interrupt: bool,
+    /// `-E`, `--poll-mode`: what a worker does while nothing completes.
+    pub poll_mode: PollMode,
+    /// `--timing`: how latencies are taken.
+    pub timing: Timing,
     /// `-L`, `-LL`.
     pub latency: LatencyOutput,
     /// `-m`: busy share of the cores in the line of each second.

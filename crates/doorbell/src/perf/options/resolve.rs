@@ -1,6 +1,8 @@
 //! The options looked at together: the refusals of reference 1.4 in their order, then our own, then the
 //! final [`Options`]. Called once by [`super::parse`].
 
+use doorbell_load::{PollMode, Timing};
+
 use super::draft::Draft;
 use super::{LatencyOutput, NumberOfIos, Options, Pattern, UsageError, later};
 use crate::core_mask;
@@ -55,6 +57,18 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
         let message = "--embedded tests its own target; leave -r (--transport) out, or --embedded";
         return Err(message.to_string().into());
     }
+    let poll_mode = match (draft.interrupt, draft.poll_mode) {
+        (true, Some(mode @ (PollMode::Poll | PollMode::Adaptive))) => {
+            let word = if mode == PollMode::Poll { "poll" } else { "adaptive" };
+            return Err(format!("-E (--enable-interrupt) is --poll-mode interrupt and excludes {word}").into());
+        }
+        (true, _) => PollMode::Interrupt,
+        (false, mode) => mode.unwrap_or_default(),
+    };
+    if draft.timing == Timing::Off && draft.latency > 0 {
+        let message = "--timing off takes no latencies, which -L (--enable-sw-latency-tracking) is to show";
+        return Err(message.to_string().into());
+    }
     environment(&draft)?;
     let cores = core_mask::cores(&draft.core_mask)?;
     notes.extend(later::check(&draft)?);
@@ -87,7 +101,8 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
         data_digest: draft.data_digest,
         disable_sq_flow_control: draft.disable_sq_flow_control,
         keep_alive_ms: draft.keep_alive_ms,
-        interrupt: draft.interrupt,
+        poll_mode,
+        timing: draft.timing,
         latency: match draft.latency {
             0 => LatencyOutput::None,
             1 => LatencyOutput::Summary,

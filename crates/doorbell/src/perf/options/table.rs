@@ -253,6 +253,10 @@ Own {
         "Start of the random sequences; the same seed repeats the same I/Os. Default: drawn and printed."
     Embedded - "embedded" - Built
         "Start a RAM target inside this process and test it. -q, -o, -w and -t then default to 128, 4096, randread and 5."
+    Timing - "timing" "HOW" Built
+        "How latencies are taken. exact (default): the clock is read when an I/O is issued and when it is over. batch: once for all that a poll finds and once for all issued after it. sampled:N: exactly, for one I/O in N. off: not at all, and not with -L."
+    PollMode - "poll-mode" "WORD" Built
+        "What a core does while nothing completes: poll (default), interrupt (sleep, as -E) or adaptive (poll for 50 us, then sleep)."
     Reconnect - "reconnect" "N" Built
         "Bring a lost controller back, with at most N attempts after each loss (1 to 1000), and go on. Default: a loss ends the run."
     Timeout - "timeout" "MS" Built
