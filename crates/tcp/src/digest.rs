@@ -1,23 +1,22 @@
 //! CRC-32C as NVMe/TCP uses it: of headers in one go, of data piece by piece, zero-padded to whole dwords (TCP 3.4.1.4).
 
-use crc_fast::{CrcAlgorithm::Crc32Iscsi, Digest};
-use doorbell_platform::{Range, Region};
+use doorbell_platform::{Crc32c, Range, Region};
 
 /// The digest of a header.
 pub(crate) fn of_header(header: &[u8]) -> [u8; 4] {
-    (crc_fast::checksum(Crc32Iscsi, header) as u32).to_le_bytes()
+    Crc32c::of(header).to_le_bytes()
 }
 
 /// A digest over the data of one PDU.
 #[derive(Debug)]
 pub(crate) struct DataDigest {
-    crc: Digest,
+    crc: Crc32c,
     len: u32,
 }
 
 impl DataDigest {
     pub(crate) fn new() -> Self {
-        Self { crc: Digest::new(Crc32Iscsi), len: 0 }
+        Self { crc: Crc32c::new(), len: 0 }
     }
 
     pub(crate) fn bytes(&mut self, bytes: &[u8]) {
@@ -33,7 +32,7 @@ impl DataDigest {
     pub(crate) fn finish(mut self) -> [u8; 4] {
         let padding = (4 - self.len % 4) % 4;
         self.crc.update(&[0; 3][..padding as usize]);
-        (self.crc.finalize() as u32).to_le_bytes()
+        self.crc.finish().to_le_bytes()
     }
 }
 

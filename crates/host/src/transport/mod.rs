@@ -2,6 +2,7 @@
 //! are driven through the same [`IoQueue`] contract, a call a batch.
 
 pub(crate) mod port;
+pub mod ring;
 pub mod tcp;
 
 use std::{
@@ -12,6 +13,7 @@ use std::{
 use doorbell_platform::{Arena, Range};
 use doorbell_queue::{Counters, Done, Down, Drain, IoQueue, Needs, Op, PrepareError, Progress, Slot, Wait};
 use doorbell_spec::command::Command;
+use ring::RingQueue;
 use tcp::TcpQueue;
 
 use crate::{
@@ -113,6 +115,8 @@ pub(crate) fn unusable(trtype: &TransportType) -> Option<String> {
 pub enum AnyQueue {
     /// NVMe/TCP.
     Tcp(Box<TcpQueue>),
+    /// A ring pair of a PCIe device or a vfio-user peer.
+    Ring(Box<RingQueue>),
     /// A registered transport's.
     Custom(Box<dyn IoQueue>),
 }
@@ -121,6 +125,7 @@ macro_rules! each {
     ($any:expr, $queue:ident => $call:expr) => {
         match $any {
             AnyQueue::Tcp($queue) => $call,
+            AnyQueue::Ring($queue) => $call,
             AnyQueue::Custom($queue) => $call,
         }
     };
