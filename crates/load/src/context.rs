@@ -39,6 +39,8 @@ pub(crate) struct Task {
     pub depth: u32,
     /// Alignment of buffers in bytes, a power of two.
     pub alignment: u32,
+    /// The NUMA node that buffers must be on.
+    pub node: Option<u32>,
     pub geometry: Geometry,
     /// I/Os after which it ends.
     pub limit: Option<u64>,
@@ -158,6 +160,11 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
         // All queues lead to one controller and want the same.
         let backing = queues.first().map_or(Backing::Any, |queue| queue.needs().backing);
         let arena = Arena::backed(backing, bytes as usize).map_err(|error| fail("no memory", &error))?;
+        if let Some(node) = task.node {
+            // Populated before it is touched: a node that has no page left answers a touch with a signal.
+            let bound = arena.region().bind_to_node(node).and_then(|()| arena.region().populate());
+            bound.map_err(|error| fail(&format!("no memory on NUMA node {node} (--enforce-numa)"), &error))?;
+        }
         let tags = (0..task.depth).map(|index| {
             let buffer = arena.alloc(io_size, align.into())?;
             arena.region().fill(buffer.offset, io_size as usize, fill_byte(index));

@@ -39,6 +39,7 @@ pub(crate) fn task(depth: u32, io_size: u32, max_transfer: u32, stripe: u32) -> 
         core: 0,
         depth,
         alignment: 512,
+        node: None,
         geometry,
         limit: None,
         max_completions: None,

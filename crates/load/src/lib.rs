@@ -3,12 +3,13 @@
 //!
 //! [`plan`] says who drives what, `run` connects and watches, `worker` is the loop of a core, `context` one worker's load on one
 //! namespace, `lane` one of its queues, `timing` how its I/Os are stamped, `recorder` its counts, `outage` how lost queues are
-//! replaced, [`workload`] (with [`zipf`]) its sequence of I/Os.
+//! replaced, `memory` whether there is enough for all, [`workload`] (with [`zipf`]) its sequence of I/Os.
 
 mod context;
 #[cfg(test)]
 mod context_tests;
 mod lane;
+mod memory;
 mod observer;
 mod outage;
 #[cfg(test)]

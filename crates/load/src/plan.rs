@@ -36,6 +36,10 @@ pub struct RunOptions {
     pub max_completions: Option<u32>,
     /// Alignment of buffers in bytes, a power of two (`-A`).
     pub alignment: u32,
+    /// Bytes that must be free for a run with devices within reach, huge pages included, even if it needs less (`-s`).
+    pub memory: u64,
+    /// Buffers on the device's NUMA node, or the worker's where that has none, or no run (`--enforce-numa`).
+    pub enforce_numa: bool,
     /// Exponent of the Zipf distribution for random patterns, above 0 (`-F`).
     pub zipf: Option<f64>,
     /// Every worker drives every namespace.
@@ -101,6 +105,17 @@ impl Limit {
     }
 }
 
+/// Who reads and writes the buffers of a namespace's I/Os.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// This process, through the kernel.
+    Own,
+    /// Another process too.
+    Shared,
+    /// A device, for which the kernel pins them.
+    Pinned,
+}
+
 /// What matters of a namespace for a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shape {
@@ -108,6 +123,10 @@ pub struct Shape {
     pub name: String,
     /// The same and what tells paths of one name apart.
     pub path: String,
+    /// Who reads and writes buffers.
+    pub access: Access,
+    /// The NUMA node of the device, where it has one.
+    pub node: Option<u32>,
     /// Its identifier.
     pub nsid: u32,
     /// Logical blocks.
@@ -250,6 +269,8 @@ pub(crate) mod tests {
             unused_qpairs: 0,
             max_completions: None,
             alignment: 512,
+            memory: 0,
+            enforce_numa: false,
             zipf: None,
             use_every_core: false,
             fua: false,
@@ -271,6 +292,8 @@ pub(crate) mod tests {
         Shape {
             name: "ns".into(),
             path: "ns".into(),
+            access: Access::Own,
+            node: None,
             nsid: 1,
             blocks: 1 << 20,
             block_size: 512,

@@ -1,8 +1,9 @@
 //! What a run needs of a namespace and its controller; the host driver gives it, and tests give their own.
 
-use doorbell_host::{AnyQueue, Controller, Namespace};
+use doorbell_host::{AnyQueue, Controller, Namespace, TransportType};
+use doorbell_platform::{Sysfs, pci::Address};
 
-use crate::plan::{Shape, refusal};
+use crate::plan::{Access, Shape, refusal};
 
 /// A namespace to test.
 #[derive(Clone, Debug)]
@@ -45,6 +46,13 @@ impl Target {
             port => format!("{name}, port {port}"),
         }
     }
+
+    /// The NUMA node of a local device, where the machine says so.
+    fn node(&self) -> Option<u32> {
+        let id = self.controller.id();
+        let address = Some(&id.traddr).filter(|_| id.trtype == TransportType::Pcie)?.parse::<Address>().ok()?;
+        Sysfs::default().function(address).ok()?.numa_node
+    }
 }
 
 impl Port for Target {
@@ -53,6 +61,12 @@ impl Port for Target {
         Shape {
             name: namespace.name.clone(),
             path: self.path(&namespace.name),
+            access: match self.controller.id().trtype {
+                TransportType::Pcie => Access::Pinned,
+                TransportType::VfioUser => Access::Shared,
+                _ => Access::Own,
+            },
+            node: self.node(),
             nsid: namespace.nsid,
             blocks: namespace.blocks,
             block_size: namespace.block_size,

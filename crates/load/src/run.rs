@@ -17,8 +17,9 @@ use std::{
 
 use doorbell_host::AnyQueue;
 use doorbell_platform::{
+    Sysfs,
     clock::{Anchor, Clock},
-    cpu, poll,
+    cpu, numa, poll,
 };
 use doorbell_queue::{IoQueue, Wait};
 use doorbell_result::{EndReason, RunResult};
@@ -27,9 +28,10 @@ use doorbell_spec::command::control;
 use crate::{
     context::{Comeback, Context, Outcome, Pass, Patience, Task},
     lane::Geometry,
+    memory,
     observer::{Event, Observer, Reporter, Second},
     outage::{Keeper, News, Queues},
-    plan::{Limit, PollMode, RunOptions, associate},
+    plan::{Access, Limit, PollMode, RunOptions, associate},
     port::{Port, Target},
     stop::{StopFlag, Tsc},
     worker::{Beside, Ending, Progress, Rest, Times, drive},
@@ -94,7 +96,7 @@ pub(crate) fn run_on(
         },
     };
     let plans = run.plan(ports);
-    if !plans.is_empty() && run.has_memory(plans.len()) {
+    if !plans.is_empty() && run.has_memory(&plans) {
         run.carry_out(plans, companion);
     }
     RunResult { ticks_per_second: start.ticks_per_second(&Anchor::now()), ..run.result }
@@ -103,6 +105,7 @@ pub(crate) fn run_on(
 /// A context without its queues.
 struct Plan {
     worker: usize,
+    access: Access,
     port: Arc<dyn Port>,
     task: Task,
     workload: Workload,
@@ -184,6 +187,7 @@ impl Run<'_> {
             let split = shape.split(options.io_size);
             Plan {
                 worker: pair.worker,
+                access: shape.access,
                 incarnation: port.incarnation().unwrap_or(0),
                 news: None,
                 port: port.clone(),
@@ -200,6 +204,10 @@ impl Run<'_> {
                     core,
                     depth: options.io_depth,
                     alignment: options.alignment,
+                    node: options
+                        .enforce_numa
+                        .then(|| shape.node.or_else(|| numa::node_of_core(&Sysfs::default(), core)))
+                        .flatten(),
                     geometry: Geometry {
                         nsid: shape.nsid,
                         control: if options.fua { control::FUA } else { 0 },
@@ -220,20 +228,10 @@ impl Run<'_> {
         plans.collect()
     }
 
-    /// Whether the machine has the memory that buffers need; a run must not end in the hands of the system's memory killer.
-    fn has_memory(&mut self, contexts: usize) -> bool {
-        let options = self.options;
-        let buffer = u64::from(options.io_size).next_multiple_of(options.alignment.max(1).into());
-        let needed = buffer.saturating_mul(options.io_depth.into()).saturating_mul(contexts as u64);
-        let fits = available_memory().is_none_or(|available| needed <= available);
-        if !fits {
-            self.problem(format!(
-                "{contexts} x {} buffers (-q) of {buffer} bytes (-o) are {} MiB, more than the machine has free; lower -q or -o",
-                options.io_depth,
-                needed >> 20
-            ));
-        }
-        fits
+    fn has_memory(&mut self, plans: &[Plan]) -> bool {
+        let contexts: Vec<_> = plans.iter().map(|plan| plan.access).collect();
+        let checked = memory::check(self.options, &contexts);
+        checked.map_err(|why| self.problem(why)).is_ok()
     }
 
     fn carry_out(&mut self, mut plans: Vec<Plan>, mut companion: Option<Companion>) {
@@ -572,11 +570,4 @@ fn sleep(waits: &[Wait], longest: Duration) {
         })
         .collect();
     poll::wait(&fds, longest);
-}
-
-/// Bytes the system can give without swapping, where it says so.
-fn available_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10)
 }

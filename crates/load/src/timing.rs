@@ -75,7 +75,7 @@ impl Sampler {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.state ^ (self.state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        let at = ((mixed >> 32) * u64::from(self.every) >> 32) as u32;
+        let at = (((mixed >> 32) * u64::from(self.every)) >> 32) as u32;
         self.before += at;
         self.behind = self.every - 1 - at;
     }

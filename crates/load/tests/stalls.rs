@@ -25,6 +25,8 @@ fn options() -> RunOptions {
         unused_qpairs: 0,
         max_completions: None,
         alignment: 512,
+        memory: 0,
+        enforce_numa: false,
         zipf: None,
         use_every_core: false,
         fua: false,

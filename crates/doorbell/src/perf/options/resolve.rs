@@ -4,13 +4,13 @@
 use doorbell_load::{PollMode, Timing};
 
 use super::draft::Draft;
-use super::{LatencyOutput, NumberOfIos, Options, Pattern, UsageError, later};
+use super::{Environment, LatencyOutput, NumberOfIos, Options, Pattern, UsageError, later};
 use crate::core_mask;
 
 /// Checks and completes a command line. The first fault in the order of the code is the one reported.
 pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
     let usage = |message: &str| UsageError::with_usage(message.into());
-    let embedded = draft.embedded;
+    let embedded = draft.embedded.is_some();
     let or_embedded = |given: Option<u32>, default: u32, message: &str| {
         let value = given.or(embedded.then_some(default));
         value.filter(|&v| v != 0).ok_or_else(|| usage(message))
@@ -72,6 +72,8 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
     environment(&draft)?;
     let cores = core_mask::cores(&draft.core_mask)?;
     notes.extend(later::check(&draft)?);
+    let within_reach = later::tests_within_reach(&draft);
+    let environment = if within_reach { draft.environment } else { Environment::default() };
 
     if draft.zipf.is_some() && !pattern.random {
         notes.push(format!("-F (--zipf) has no effect: -w {word} is sequential"));
@@ -87,7 +89,9 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
         number_ios: draft.number_ios,
         cores,
         transport_ids: draft.transport_ids,
-        embedded,
+        embedded: draft.embedded,
+        environment,
+        enforce_numa: draft.enforce_numa,
         qpairs: draft.qpairs,
         unused_qpairs: draft.unused_qpairs,
         io_queue_size: draft.io_queue_size,
@@ -151,13 +155,13 @@ fn environment(draft: &Draft) -> Result<(), String> {
     if !matches!(mode, "va" | "pa") {
         return Err(format!("--iova-mode: \"{mode}\" is not va or pa"));
     }
-    if !draft.no_huge {
+    if !draft.environment.no_huge {
         return Ok(());
     }
     if mode == "pa" {
         return Err("--no-huge excludes --iova-mode pa: ordinary memory moves".into());
     }
-    if draft.memory_mb.unwrap_or(0) == 0 {
+    if draft.environment.memory_mb == 0 {
         return Err("--no-huge needs -s (--hugemem-size)".into());
     }
     if draft.single_segment {
