@@ -13,7 +13,7 @@ use std::{
 use doorbell_platform::{Arena, Range};
 use doorbell_queue::{Counters, Done, Down, Drain, IoQueue, Needs, Op, PrepareError, Progress, Slot, Wait};
 use doorbell_spec::command::Command;
-use ring::RingQueue;
+use ring::{RingQueue, device::Open};
 use tcp::TcpQueue;
 
 use crate::{
@@ -85,6 +85,11 @@ pub(crate) fn open_queue(id: &TransportId, request: &QueueRequest) -> Result<Any
         Some(transport) => Ok(AnyQueue::Custom(transport.open_queue(id, request).map_err(Cause::Transport)?)),
         None => Ok(AnyQueue::Tcp(Box::new(tcp::connect(id, request)?))),
     }
+}
+
+/// How devices of a transport are opened, where controllers are within reach.
+pub(crate) fn opener(_trtype: &TransportType) -> Option<Arc<Open>> {
+    None
 }
 
 fn registered(name: &str) -> Option<Arc<dyn Transport>> {
