@@ -16,7 +16,7 @@ pub mod open_files;
 pub mod pci;
 pub mod poll;
 pub mod socket;
-mod sysfs;
+pub mod sysfs;
 pub mod vfio;
 
 pub use crc32c::Crc32c;

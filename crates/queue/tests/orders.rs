@@ -90,47 +90,45 @@ fn without_the_full_fences_it_would_sleep_on() {
     nothing_is_overslept::<false>();
 }
 
-/// Rings of two entries: one command at a time, and each entry is used again.
+/// Rings of one entry, which each command uses again.
 #[derive(Default)]
 struct Rings {
     /// Plain memory: what nothing else orders is seen late, or not at all.
-    entries: [AtomicU64; 2],
+    entry: AtomicU64,
     data: AtomicU64,
     tail: Watched<AtomicU32, true>,
-    completions: [[Watched<AtomicU64, true>; 2]; 2],
+    completion: [Watched<AtomicU64, true>; 2],
 }
 
 const PHASE: u64 = 1 << 48;
 
 #[test]
 fn entries_and_data_are_whole_when_they_are_seen() {
-    const COMMANDS: u32 = 3;
+    const COMMANDS: u32 = 2;
     loom::model(|| {
         let rings = Arc::new(Rings::default());
         let device = {
             let rings = rings.clone();
             thread::spawn(move || {
                 for number in 0..COMMANDS {
-                    while Word::<u32>::load(&rings.tail, Ordering::Acquire) == number % 2 {
+                    while Word::<u32>::load(&rings.tail, Ordering::Acquire) == number {
                         thread::yield_now();
                     }
-                    let slot = (number % 2) as usize;
-                    let command = rings.entries[slot].load(Ordering::Relaxed);
+                    let command = rings.entry.load(Ordering::Relaxed);
                     rings.data.store(command * 10, Ordering::Relaxed);
-                    let phase = if number < 2 { PHASE } else { 0 };
-                    let [low, high] = &rings.completions[slot];
+                    let phase = if number == 0 { PHASE } else { 0 };
+                    let [low, high] = &rings.completion;
                     answer([low, high], [command, command | phase]);
                 }
             })
         };
         for number in 0..COMMANDS {
-            let slot = (number % 2) as usize;
             let command = u64::from(number) + 7;
-            rings.entries[slot].store(command, Ordering::Relaxed);
-            ring(&rings.tail, None, number % 2, (number + 1) % 2);
-            let [low, high] = &rings.completions[slot];
+            rings.entry.store(command, Ordering::Relaxed);
+            ring(&rings.tail, None, number, number + 1);
+            let [low, high] = &rings.completion;
             let [result, upper] = loop {
-                match arrived([low, high], number < 2) {
+                match arrived([low, high], number == 0) {
                     Some(entry) => break entry,
                     None => thread::yield_now(),
                 }

@@ -78,6 +78,11 @@ impl Socket {
     }
 
     /// The descriptor to wait on.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+
+    /// The same as a number.
     pub fn fd(&self) -> RawFd {
         self.stream.as_raw_fd()
     }

@@ -15,6 +15,7 @@ use doorbell_load::Companion;
 use doorbell_platform::cpu;
 use doorbell_subsystem::{Backend, Cooperative, NamespaceConfig, SubsystemConfig, Target, TargetConfig};
 
+use super::options::Link;
 use crate::output::tell;
 
 /// Size of the namespace in bytes.
@@ -36,7 +37,12 @@ enum Place {
 
 impl Embedded {
     /// Starts it; `cores` are the workers'.
-    pub fn start(cores: &[usize]) -> Result<Self, String> {
+    pub fn start(link: Link, cores: &[usize]) -> Result<Self, String> {
+        if link == Link::VfioUser {
+            return Err(
+                "--embedded=vfio-user is not built yet: it needs the target's vfio-user end; use --embedded=tcp".into(),
+            );
+        }
         let allowed =
             cpu::allowed().map_err(|why| format!("--embedded: asking for the cores of this machine: {why}"))?;
         let free = allowed.iter().copied().find(|core| !cores.contains(core));

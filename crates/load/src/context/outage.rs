@@ -84,7 +84,7 @@ impl<Q: IoQueue, C: Clock> Context<'_, Q, C> {
             record.attempts = attempts - comeback.attempts;
             comeback.attempts = attempts;
         }
-        let place = format!("{} from core {}", self.task.name, self.task.core);
+        let place = format!("{} from core {}", self.task.path, self.task.core);
         match back {
             true => self.reporter.notice(&format!("{place}: I/O goes on")),
             false => self.problems.push(format!("{place}: its controller was lost and not back when the run ended")),
@@ -134,7 +134,7 @@ impl<Q: IoQueue, C: Clock> Context<'_, Q, C> {
 
     fn stay_out(&mut self, why: &str) {
         if self.ended.is_none() {
-            let text = format!("{} from core {}: {why}", self.task.name, self.task.core);
+            let text = format!("{} from core {}: {why}", self.task.path, self.task.core);
             self.reporter.error(&text);
             self.problems.push(text);
             self.end(EndReason::Lost);

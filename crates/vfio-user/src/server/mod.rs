@@ -7,7 +7,10 @@ mod events;
 mod listener;
 
 use std::{
-    os::{fd::RawFd, unix::net::UnixStream},
+    os::{
+        fd::{AsFd, BorrowedFd, RawFd},
+        unix::net::UnixStream,
+    },
     sync::Arc,
 };
 
@@ -68,6 +71,11 @@ impl Connection {
     /// The descriptor to wait on.
     pub fn fd(&self) -> RawFd {
         self.socket.fd()
+    }
+
+    /// Whether the client has said which version it speaks.
+    pub fn is_negotiated(&self) -> bool {
+        self.limits.is_some()
     }
 
     /// Whether something waits for room in the socket.
@@ -227,6 +235,12 @@ impl Connection {
         if !ticket.silent {
             self.socket.push(crate::socket::error_reply(ticket.id, ticket.command, errno), Vec::new());
         }
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

@@ -161,14 +161,16 @@ impl RingQueue {
             return false;
         }
         let data = &self.slots[usize::from(slot)];
-        if !data.has_data && command.direction() != Direction::None {
+        if data.has_data {
+            command.flags |= data.pointer.flags;
+            command.dptr = data.pointer.dptr;
+        } else if self.qid > 0 && command.direction() != Direction::None {
+            // (Of an admin command the opcode does not say it all, and those that create queues bring an address of their own.)
             let what = format!("slot {slot} has no memory for the data of a command {:02x}h", command.opc);
             self.fail(what);
             return false;
         }
         command.cid = self.cids.issue(slot).into();
-        command.flags |= data.pointer.flags;
-        command.dptr = data.pointer.dptr;
         let at = self.sq.offset + u64::from(self.tail) * COMMAND;
         self.sq.region.write_line(at, &zerocopy::transmute!(command));
         self.tail = self.next(self.tail);
