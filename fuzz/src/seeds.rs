@@ -23,6 +23,7 @@ use zerocopy::{FromZeros, IntoBytes};
 use crate::{
     controller, host_queue,
     pdu::{DATA_DIGESTS, HEADER_DIGESTS, Input, MEND},
+    vfio_user,
 };
 
 /// A seed: the body it is for, a name, and its bytes.
@@ -51,6 +52,7 @@ pub fn all() -> Vec<Seed> {
     seeds.extend(connects().into_iter().map(|(name, bytes)| ("connect", name.into(), bytes)));
     seeds.extend(structures());
     seeds.extend(texts());
+    seeds.extend(vfio_user::seeds());
     seeds
 }
 
