@@ -1,5 +1,6 @@
-//! Misbehaving NVMe/TCP peers over real sockets, for the tests of the host and of the target. Nothing but tests uses this crate, and it
-//! shares no code with what it tests but the wire formats of `doorbell-spec`: a bug in the link cannot hide in both ends.
+//! Misbehaving peers, for the tests of the host and of the target: NVMe/TCP over real sockets, and the device's end of rings in memory
+//! ([`ring`]). Nothing but tests and benchmarks uses this crate, and it shares no code with what it tests but the wire formats of
+//! `doorbell-spec` and the memory: a bug in the link cannot hide in both ends.
 //!
 //! - A [`Wire`] is a socket with deadlines that sends exact bytes and takes PDUs apart; [`Framing`] builds honest PDUs.
 //! - A [`Misdeed`] is a way to misbehave that either end can commit on a wire, in place of the honest [`Step`] it was to take; its
@@ -33,6 +34,7 @@
 mod host;
 mod misdeed;
 mod pdu;
+pub mod ring;
 mod target;
 mod wire;
 

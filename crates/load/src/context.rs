@@ -534,18 +534,26 @@ fn note_failure(tag: &mut Tag, stopped: bool, status: Status) {
 
 /// The sums of the queues' counters under the labels of `--transport-stats`.
 fn counters(transport: String, queues: &[Counters]) -> TransportCounters {
-    let mut sums = [
-        ("polls", 0),
-        ("idle_polls", 0),
-        ("sock_completions", 0),
-        ("nvme_completions", 0),
-        ("submitted_requests", 0),
-        ("queued_requests", 0),
+    type Value = fn(&Counters) -> u64;
+    let polls: [(&'static str, Value); 2] = [("polls", |queue| queue.polls), ("idle_polls", |queue| queue.idle_polls)];
+    let rings: [(&'static str, Value); 7] = [
+        ("completions", |queue| queue.completions),
+        ("cq_mmio_doorbell_updates", |queue| queue.cq_doorbells),
+        ("cq_shadow_doorbell_updates", |queue| queue.cq_shadow_doorbells),
+        ("submitted_requests", |queue| queue.submitted),
+        ("sq_mmio_doorbell_updates", |queue| queue.sq_doorbells),
+        ("sq_shadow_doorbell_updates", |queue| queue.sq_shadow_doorbells),
+        ("queued_requests", |queue| queue.queued),
     ];
-    for queue in queues {
-        let values =
-            [queue.polls, queue.idle_polls, queue.socket_completions, queue.completions, queue.submitted, queue.queued];
-        sums.iter_mut().zip(values).for_each(|((_, sum), value)| *sum += value);
-    }
-    TransportCounters { transport, counters: sums.to_vec() }
+    let sockets: [(&'static str, Value); 4] = [
+        ("sock_completions", |queue| queue.socket_completions),
+        ("nvme_completions", |queue| queue.completions),
+        ("submitted_requests", |queue| queue.submitted),
+        ("queued_requests", |queue| queue.queued),
+    ];
+    // The original tool calls both kinds of rings by the one name.
+    let is_ring = matches!(transport.as_str(), "PCIE" | "VFIOUSER");
+    let (transport, kind) = if is_ring { ("PCIE".into(), &rings[..]) } else { (transport, &sockets[..]) };
+    let sums = polls.iter().chain(kind).map(|(label, value)| (*label, queues.iter().map(value).sum()));
+    TransportCounters { transport, counters: sums.collect() }
 }

@@ -121,7 +121,7 @@ fn run(
     let (clock, ending) = (stage.clock.clone(), Ending::default());
     let of_kind = |queue| match queue {
         AnyQueue::Custom(queue) => Some(queue),
-        AnyQueue::Tcp(_) => None,
+        _ => None,
     };
     let context = Context::<Queue, _>::new(task, workload(true, 70, 9), queues, clock.clone(), &reporter).unwrap();
     let comeback = Comeback { port: port.clone(), news: heard, attempts: 0, of_kind };

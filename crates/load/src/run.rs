@@ -507,11 +507,15 @@ fn context<'a>(common: Common<'a>, plan: Plan, queues: Queues) -> Result<Box<dyn
     match queues.active.first() {
         Some(AnyQueue::Tcp(_)) => context_of(common, plan, queues, |queue| match queue {
             AnyQueue::Tcp(queue) => Some(*queue),
-            AnyQueue::Custom(_) => None,
+            _ => None,
+        }),
+        Some(AnyQueue::Ring(_)) => context_of(common, plan, queues, |queue| match queue {
+            AnyQueue::Ring(queue) => Some(*queue),
+            _ => None,
         }),
         _ => context_of(common, plan, queues, |queue| match queue {
             AnyQueue::Custom(queue) => Some(queue),
-            AnyQueue::Tcp(_) => None,
+            _ => None,
         }),
     }
 }

@@ -7,10 +7,18 @@ pub mod clock;
 pub mod cpu;
 mod crc32c;
 mod fault;
+pub mod holder;
+pub mod huge_pages;
+pub mod memlock;
 pub mod memory;
+pub mod numa;
 pub mod open_files;
+pub mod pci;
 pub mod poll;
 pub mod socket;
+mod sysfs;
+pub mod vfio;
 
 pub use crc32c::Crc32c;
 pub use memory::{Arena, Backing, Pages, Range, Region};
+pub use sysfs::Sysfs;

@@ -190,6 +190,31 @@ impl Region {
         }
     }
 
+    /// Has the memory on a NUMA node and nowhere else, for pages that are not there yet and, of this process alone, those that are.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a node that the machine has not or without memory; `Unsupported` where the kernel knows no nodes; a
+    /// message says which.
+    pub fn bind_to_node(&self, node: u32) -> io::Result<()> {
+        /// Of linux/mempolicy.h: move what is there; fail where something cannot move.
+        const MPOL_MF_STRICT_AND_MOVE: libc::c_uint = 1 | 2;
+        let mut mask = [0_u64; 64];
+        let word = mask.get_mut((node / u64::BITS) as usize).ok_or(io::ErrorKind::InvalidInput)?;
+        *word = 1 << (node % u64::BITS);
+        // The kernel reads one bit less than it is told.
+        let bits = size_of_val(&mask) * 8 + 1;
+        let (start, mode) = (self.start.as_ptr(), libc::MPOL_BIND);
+        // SAFETY: the range is this mapping and the mask outlives the call, which changes where pages are but not what is in them.
+        let answer = unsafe {
+            libc::syscall(libc::SYS_mbind, start, self.len, mode, mask.as_ptr(), bits, MPOL_MF_STRICT_AND_MOVE)
+        };
+        if answer == 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        Err(io::Error::new(error.kind(), format!("memory cannot be bound to NUMA node {node}: {error}")))
+    }
+
     /// Length in bytes, whole pages.
     pub fn len(&self) -> usize {
         self.len
@@ -530,6 +555,18 @@ mod tests {
         assert!(region.is_lost());
         region.write(5000, b"gone");
         assert!(region.equals(5000, b"gone"), "what is there instead can be written, too");
+    }
+
+    #[test]
+    fn memory_is_bound_to_a_node_that_exists() {
+        let region = Region::shared(8192, false).unwrap();
+        let error = region.bind_to_node(1023).unwrap_err();
+        assert!(error.to_string().contains("NUMA node 1023"), "{error}");
+        // A kernel without nodes has none to bind to either.
+        if std::path::Path::new("/sys/devices/system/node/node0").exists() {
+            region.bind_to_node(0).unwrap();
+            region.populate().unwrap();
+        }
     }
 
     #[test]

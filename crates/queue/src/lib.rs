@@ -7,6 +7,7 @@
 
 pub mod cid;
 pub mod null;
+pub mod rings;
 
 use std::{os::fd::RawFd, sync::Arc};
 
@@ -133,6 +134,14 @@ pub struct Counters {
     pub submitted: u64,
     /// Commands not taken for lack of a slot or of room.
     pub queued: u64,
+    /// Writes of the submission queue's doorbell register (rings only).
+    pub sq_doorbells: u64,
+    /// Writes of its shadow doorbell.
+    pub sq_shadow_doorbells: u64,
+    /// Writes of the completion queue's doorbell register (rings only).
+    pub cq_doorbells: u64,
+    /// Writes of its shadow doorbell.
+    pub cq_shadow_doorbells: u64,
 }
 
 /// An error of a call that prepares a queue, for people.

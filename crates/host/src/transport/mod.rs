@@ -2,6 +2,7 @@
 //! are driven through the same [`IoQueue`] contract, a call a batch.
 
 pub(crate) mod port;
+pub mod ring;
 pub mod tcp;
 
 use std::{
@@ -12,6 +13,7 @@ use std::{
 use doorbell_platform::{Arena, Range};
 use doorbell_queue::{Counters, Done, Down, Drain, IoQueue, Needs, Op, PrepareError, Progress, Slot, Wait};
 use doorbell_spec::command::Command;
+use ring::{RingQueue, device::Open};
 use tcp::TcpQueue;
 
 use crate::{
@@ -85,6 +87,11 @@ pub(crate) fn open_queue(id: &TransportId, request: &QueueRequest) -> Result<Any
     }
 }
 
+/// How devices of a transport are opened, where controllers are within reach.
+pub(crate) fn opener(_trtype: &TransportType) -> Option<Arc<Open>> {
+    None
+}
+
 fn registered(name: &str) -> Option<Arc<dyn Transport>> {
     let registered = REGISTERED.lock().unwrap_or_else(PoisonError::into_inner);
     registered.iter().find(|known| known.trtype().eq_ignore_ascii_case(name)).cloned()
@@ -113,6 +120,8 @@ pub(crate) fn unusable(trtype: &TransportType) -> Option<String> {
 pub enum AnyQueue {
     /// NVMe/TCP.
     Tcp(Box<TcpQueue>),
+    /// A ring pair of a PCIe device or a vfio-user peer.
+    Ring(Box<RingQueue>),
     /// A registered transport's.
     Custom(Box<dyn IoQueue>),
 }
@@ -121,6 +130,7 @@ macro_rules! each {
     ($any:expr, $queue:ident => $call:expr) => {
         match $any {
             AnyQueue::Tcp($queue) => $call,
+            AnyQueue::Ring($queue) => $call,
             AnyQueue::Custom($queue) => $call,
         }
     };

@@ -1,0 +1,56 @@
+//! The floor beneath a namespace in memory: one core copies random blocks out of a footprint larger than its caches.
+
+use std::{
+    io,
+    time::{Duration, Instant},
+};
+
+use doorbell_platform::{Region, cpu};
+
+/// Most bytes that are copied to: what a host keeps in flight.
+const TARGET: u64 = 4 << 20;
+/// Most blocks that are in flight.
+const MOST_IN_FLIGHT: u64 = 128;
+
+/// Measures copies of `size` bytes from anywhere in `footprint` bytes on `core` for `time`; returns copies a second.
+///
+/// # Errors
+/// When memory or core are not to be had.
+pub fn measure(size: usize, footprint: usize, time: Duration, core: usize) -> io::Result<f64> {
+    let measure = move || {
+        cpu::pin(core)?;
+        let in_flight = (TARGET / size as u64).clamp(1, MOST_IN_FLIGHT);
+        let (source, target) = (Region::new(footprint)?, Region::new(in_flight as usize * size)?);
+        source.populate()?;
+        target.populate()?;
+        let blocks = (footprint / size) as u64;
+        let (mut random, mut done) = (88_172_645_463_325_252u64, 0u64);
+        let start = Instant::now();
+        loop {
+            for _ in 0..64 {
+                random ^= random << 13;
+                random ^= random >> 7;
+                random ^= random << 17;
+                target.copy_from(done % in_flight * size as u64, &source, random % blocks * size as u64, size);
+                done += 1;
+            }
+            if start.elapsed() >= time {
+                return Ok(done as f64 / start.elapsed().as_secs_f64());
+            }
+        }
+    };
+    std::thread::spawn(measure).join().expect("copying does not panic")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_of_any_size_are_copied() {
+        let core = cpu::allowed().unwrap()[0];
+        for size in [512, 131_072] {
+            assert!(measure(size, 1 << 20, Duration::from_millis(5), core).unwrap() > 0.0);
+        }
+    }
+}

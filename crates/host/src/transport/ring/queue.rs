@@ -1,0 +1,462 @@
+//! The pair of rings as a queue: commands are written straight into the submission ring, completions taken from the completion ring
+//! by their phase tags. The memory model is in [`doorbell_queue::rings`].
+
+use std::{
+    os::fd::{AsRawFd, OwnedFd},
+    sync::Arc,
+};
+
+use doorbell_platform::{Arena, Backing, Range, Region};
+use doorbell_queue::{
+    Counters, Done, Down, Drain, IoQueue, Needs, Op, PrepareError, Progress, Slot, Wait,
+    cid::Cids,
+    rings::{At, Word, arrived, ring},
+};
+use doorbell_spec::{
+    command::{Command, Direction},
+    status::{self, Status},
+};
+use rustix::{
+    fs::{OFlags, fcntl_getfl, fcntl_setfl},
+    time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime},
+};
+
+use super::{
+    BusMap, Doorbells, Keeper, Place, RingParts, Shadow,
+    data::{Describer, Lists, Pointer, Rules},
+};
+
+const COMMAND: u64 = size_of::<Command>() as u64;
+const COMPLETION: u64 = 16;
+/// Idle polls between two looks whether the device is still there; a power of two. About ten microseconds.
+const LOOK_INTERVAL: u64 = 1024;
+/// How often a worker that wants to sleep looks at a queue without an interrupt.
+const NAP_NANOSECONDS: i64 = 50_000;
+/// Most SGL descriptors of a command: what fits the smallest memory page.
+const MOST_DESCRIPTORS: u16 = 256;
+
+/// A submission and a completion queue of one device. At least one entry of each ring is always free, as no more commands are
+/// outstanding than that: neither ring can overrun, whatever the head pointers say.
+pub struct RingQueue {
+    qid: u16,
+    entries: u32,
+    /// Where the next command goes, and the tail that the device knows.
+    tail: u32,
+    shown: u32,
+    /// Where the next completion comes, and its phase tag.
+    head: u32,
+    phase: bool,
+    /// Neither stopped nor down.
+    open: bool,
+    stopped: bool,
+    sq: Place,
+    cq: Place,
+    doorbells: Doorbells,
+    shadow: Option<Shadow>,
+    cids: Cids,
+    slots: Vec<SlotData>,
+    counters: Counters,
+    down: Option<Down>,
+    /// Slots that stop aborted and reap has not returned yet, and how many there were.
+    aborted: Vec<Slot>,
+    at_risk: u32,
+    rules: Rules,
+    most_bytes: u32,
+    backing: Backing,
+    arena: Option<(Arc<Region>, BusMap)>,
+    describer: Describer,
+    lists: Lists,
+    sleep: Sleep,
+    keeper: Box<dyn Keeper>,
+}
+
+/// Where the data of a slot's commands is.
+#[derive(Clone, Debug, Default)]
+struct SlotData {
+    pointer: Pointer,
+    has_data: bool,
+    list: Option<(Place, usize)>,
+}
+
+/// What wakes a worker.
+enum Sleep {
+    /// The interrupt.
+    Interrupt(Arc<OwnedFd>),
+    /// A timer, made when it is first needed, where there is no interrupt.
+    Nap(Option<OwnedFd>),
+}
+
+impl RingQueue {
+    /// Makes a queue and clears its rings and shadow doorbells: before it is created at the controller.
+    ///
+    /// # Errors
+    /// When a place is too small or not aligned.
+    pub fn new(parts: RingParts) -> Result<Self, String> {
+        let RingParts { qid, entries, sq, cq, doorbells, shadow, page_size, most_bytes, .. } = parts;
+        if !(2..=65536).contains(&entries) || !page_size.is_power_of_two() || page_size < 4096 {
+            return Err(format!("queue {qid}: no rings of {entries} entries with memory pages of {page_size} bytes"));
+        }
+        for (what, place, size) in [("submission", &sq, COMMAND), ("completion", &cq, COMPLETION)] {
+            let len = u64::from(entries) * size;
+            let end = place.offset.checked_add(len).filter(|&end| end <= place.region.len() as u64);
+            if end.is_none() || place.offset % COMMAND != 0 {
+                let (at, all) = (place.offset, place.region.len());
+                return Err(format!("queue {qid}: a {what} queue of {len} bytes at {at} of a memory of {all}"));
+            }
+        }
+        // A tag of zero is what is not due first. A device looks at none of this before the queue is created.
+        cq.region.fill(cq.offset, (u64::from(entries) * COMPLETION) as usize, 0);
+        if let Some(shadow) = &shadow {
+            for offset in [shadow.sq_tail, shadow.cq_head, shadow.sq_event, shadow.cq_event] {
+                At { region: &shadow.region, offset }.store(0u32, std::sync::atomic::Ordering::Release);
+            }
+        }
+        let sleep = match parts.interrupt {
+            Some(fd) => {
+                // `arm` empties it, which must not block.
+                fcntl_getfl(&fd)
+                    .and_then(|flags| fcntl_setfl(&fd, flags | OFlags::NONBLOCK))
+                    .map_err(|why| format!("queue {qid}: the interrupt's descriptor: {why}"))?;
+                Sleep::Interrupt(fd)
+            }
+            None => Sleep::Nap(None),
+        };
+        let slots = (entries - 1) as u16;
+        let rules = Rules { page: page_size.into(), sgl: parts.sgl };
+        Ok(Self {
+            qid,
+            entries,
+            tail: 0,
+            shown: 0,
+            head: 0,
+            phase: true,
+            open: true,
+            stopped: false,
+            sq,
+            cq,
+            doorbells,
+            shadow,
+            cids: Cids::new(slots),
+            slots: vec![SlotData::default(); slots.into()],
+            counters: Counters::default(),
+            down: None,
+            aborted: Vec::new(),
+            at_risk: 0,
+            rules,
+            describer: Describer::new(rules),
+            most_bytes,
+            backing: parts.backing,
+            arena: None,
+            lists: Lists::new(parts.backing, rules.page),
+            sleep,
+            keeper: parts.keeper,
+        })
+    }
+
+    #[inline]
+    fn take(&mut self, slot: Slot, mut command: Command) -> bool {
+        let room = self.open && self.cids.is_idle(slot);
+        if !room {
+            self.counters.queued += 1;
+            return false;
+        }
+        let data = &self.slots[usize::from(slot)];
+        if data.has_data {
+            command.flags |= data.pointer.flags;
+            command.dptr = data.pointer.dptr;
+        } else if self.qid > 0 && command.direction() != Direction::None {
+            // (Of an admin command the opcode does not say it all, and those that create queues bring an address of their own.)
+            let what = format!("slot {slot} has no memory for the data of a command {:02x}h", command.opc);
+            self.fail(what);
+            return false;
+        }
+        command.cid = self.cids.issue(slot).into();
+        let at = self.sq.offset + u64::from(self.tail) * COMMAND;
+        self.sq.region.write_line(at, &zerocopy::transmute!(command));
+        self.tail = self.next(self.tail);
+        self.counters.submitted += 1;
+        true
+    }
+
+    #[inline]
+    fn next(&self, index: u32) -> u32 {
+        if index + 1 == self.entries { 0 } else { index + 1 }
+    }
+
+    /// Takes what has arrived, as far as it fits `done`.
+    #[inline]
+    fn collect(&mut self, done: &mut [Done]) -> usize {
+        let before = self.head;
+        let mut count = 0;
+        while let Some(place) = done.get_mut(count) {
+            let Some(entry) = self.due() else { break };
+            match self.over(entry) {
+                Ok(over) => *place = over,
+                Err(why) => {
+                    self.fail(why);
+                    break;
+                }
+            }
+            self.head = self.next(self.head);
+            self.phase ^= self.head == 0;
+            count += 1;
+        }
+        if count > 0 {
+            let shadow = self.shadow.as_ref();
+            let shadow = shadow.map(|shadow| (&*shadow.region, shadow.cq_head, shadow.cq_event));
+            let wrote = show(&self.doorbells.region, self.doorbells.cq_head, shadow, before, self.head);
+            self.counters.cq_doorbells += u64::from(wrote);
+            self.counters.cq_shadow_doorbells += u64::from(shadow.is_some());
+        }
+        count
+    }
+
+    /// The completion at the head of the ring, if it has arrived.
+    #[inline]
+    fn due(&self) -> Option<[u64; 2]> {
+        let offset = self.cq.offset + u64::from(self.head) * COMPLETION;
+        let at = |offset| At { region: &self.cq.region, offset };
+        arrived([&at(offset), &at(offset + 8)], self.phase)
+    }
+
+    /// Ends the command that a completion is about.
+    #[inline]
+    fn over(&mut self, [result, upper]: [u64; 2]) -> Result<Done, String> {
+        let (sqhd, sqid) = (upper as u16, (upper >> 16) as u16);
+        let (cid, status) = ((upper >> 32) as u16, (upper >> 48) as u16);
+        match self.cids.find(cid) {
+            Some(slot) if sqid == self.qid && u32::from(sqhd) < self.entries => {
+                self.cids.retire(slot);
+                Ok(Done { slot, status: Status::from_field(status), result })
+            }
+            found => Err(self.complaint(cid, sqid, sqhd, found.is_some())),
+        }
+    }
+
+    #[cold]
+    fn complaint(&self, cid: u16, sqid: u16, sqhd: u16, known: bool) -> String {
+        let Self { qid, entries, .. } = self;
+        let what = if !known {
+            "which is not outstanding: it was completed before, or never sent".into()
+        } else if sqid != *qid {
+            format!("for submission queue {sqid}")
+        } else {
+            format!("with a head of {sqhd} in a submission queue of {entries} entries")
+        };
+        format!("the controller completed command {cid:04x}h in queue {qid}, {what}; the controller needs a reset")
+    }
+
+    #[cold]
+    fn fail(&mut self, why: String) {
+        self.open = false;
+        self.down.get_or_insert(Down(why));
+    }
+
+    /// Whether the device is still there.
+    #[cold]
+    fn look(&mut self) {
+        let lost = self.doorbells.region.is_lost() || self.sq.region.is_lost() || self.cq.region.is_lost();
+        let lost = lost.then(|| "the device's registers or memory have gone".to_string());
+        if let Some(why) = self.keeper.gone().or(lost) {
+            self.fail(why);
+        }
+    }
+
+    fn abort(&mut self, done: &mut [Done]) -> usize {
+        let count = done.len().min(self.aborted.len());
+        for (entry, slot) in done.iter_mut().zip(self.aborted.drain(..count)) {
+            self.cids.retire(slot);
+            *entry = Done { slot, status: status::generic::ABORTED_SQ_DELETION, result: 0 };
+        }
+        count
+    }
+}
+
+/// Moves a doorbell; returns whether its register was written.
+#[inline]
+fn show(registers: &Region, offset: u64, shadow: Option<(&Region, u64, u64)>, old: u32, new: u32) -> bool {
+    let register = At { region: registers, offset };
+    match shadow {
+        None => ring(&register, None, old, new),
+        Some((region, shadow, event)) => {
+            let (shadow, event) = (At { region, offset: shadow }, At { region, offset: event });
+            ring(&register, Some([&shadow, &event]), old, new)
+        }
+    }
+}
+
+impl IoQueue for RingQueue {
+    fn needs(&self) -> Needs {
+        let pages = u64::from(self.most_bytes).div_ceil(self.rules.page).clamp(1, u16::MAX.into()) as u16;
+        Needs {
+            slots: (self.entries - 1) as u16,
+            alignment: 4,
+            segments: if self.rules.sgl { pages.max(MOST_DESCRIPTORS) } else { pages },
+            bytes: self.most_bytes,
+            backing: self.backing,
+        }
+    }
+
+    fn attach(&mut self, arena: &Arc<Arena>) -> Result<(), PrepareError> {
+        if self.cids.outstanding() > 0 {
+            return Err(PrepareError("the memory of a queue cannot change while commands are outstanding".into()));
+        }
+        let region = arena.share();
+        let map = self.keeper.map(&region).map_err(PrepareError)?;
+        for slot in &mut self.slots {
+            (slot.pointer, slot.has_data) = (Pointer::default(), false);
+        }
+        self.arena = Some((region, map));
+        // What was counted so far is not the load's.
+        self.counters = Counters::default();
+        Ok(())
+    }
+
+    fn prepare(&mut self, slot: Slot, data: &[Range]) -> Result<(), PrepareError> {
+        let fail = |why: String| PrepareError(format!("slot {slot} of queue {}: {why}", self.qid));
+        if !self.cids.is_idle(slot) {
+            return Err(fail("it is busy or does not exist".into()));
+        }
+        let size = self.arena.as_ref().map_or(0, |(region, _)| region.len() as u64);
+        let bytes: u64 = data.iter().map(|range| u64::from(range.len)).sum();
+        if let Some(range) = data.iter().find(|range| range.offset.saturating_add(range.len.into()) > size) {
+            return Err(fail(format!("{} bytes at {} are not in the arena of {size}", range.len, range.offset)));
+        }
+        if bytes > self.most_bytes.into() {
+            return Err(fail(format!("{bytes} bytes of data, {} at most", self.most_bytes)));
+        }
+        let state = &mut self.slots[usize::from(slot)];
+        (state.pointer, state.has_data) = (Pointer::default(), false);
+        if let (Some((_, map)), true) = (&self.arena, bytes > 0) {
+            let (lists, keeper, kept) = (&mut self.lists, &*self.keeper, &mut state.list);
+            let list = |bytes| match kept {
+                Some((place, room)) if *room >= bytes => Ok(place.clone()),
+                _ => lists.place(bytes, keeper).inspect(|place| *kept = Some((place.clone(), bytes))),
+            };
+            state.pointer = self.describer.describe(data, map, list).map_err(fail)?;
+            state.has_data = true;
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn submit(&mut self, ops: &[Op]) -> usize {
+        ops.iter().take_while(|op| self.take(op.slot, op.command())).count()
+    }
+
+    fn submit_raw(&mut self, slot: Slot, command: &Command) -> bool {
+        self.take(slot, *command)
+    }
+
+    #[inline]
+    fn commit(&mut self) -> Result<Progress, Down> {
+        if let Some(down) = &self.down {
+            return Err(down.clone());
+        }
+        if self.tail != self.shown {
+            let shadow = self.shadow.as_ref();
+            let shadow = shadow.map(|shadow| (&*shadow.region, shadow.sq_tail, shadow.sq_event));
+            let wrote = show(&self.doorbells.region, self.doorbells.sq_tail, shadow, self.shown, self.tail);
+            self.counters.sq_doorbells += u64::from(wrote);
+            self.counters.sq_shadow_doorbells += u64::from(shadow.is_some());
+            self.shown = self.tail;
+        }
+        Ok(Progress::Complete)
+    }
+
+    #[inline]
+    fn reap(&mut self, done: &mut [Done]) -> Result<usize, Down> {
+        let count = match (self.open, self.stopped) {
+            (true, _) => self.collect(done),
+            (false, true) => self.abort(done),
+            (false, false) => 0,
+        };
+        self.counters.polls += 1;
+        self.counters.completions += count as u64;
+        if count == 0 {
+            self.counters.idle_polls += 1;
+            if self.open && self.counters.idle_polls.is_multiple_of(LOOK_INTERVAL) {
+                self.look();
+            }
+            if let (Some(down), false) = (&self.down, self.stopped) {
+                return Err(down.clone());
+            }
+        }
+        Ok(count)
+    }
+
+    fn stop(&mut self) {
+        if self.stopped {
+            return;
+        }
+        (self.open, self.stopped) = (false, true);
+        self.down.get_or_insert_with(|| Down("the queue was stopped".into()));
+        self.aborted = self.cids.busy().collect();
+        self.at_risk = self.aborted.len() as u32;
+        let rings = [self.sq.region.clone(), self.cq.region.clone()];
+        let arena = self.arena.iter().map(|(region, _)| region.clone());
+        self.keeper.end(rings.into_iter().chain(arena).chain(self.lists.memory()).collect());
+    }
+
+    fn drained(&self) -> Drain {
+        if self.cids.outstanding() > 0 {
+            Drain::Busy
+        } else if self.at_risk == 0 || self.keeper.has_ended() {
+            Drain::Clean
+        } else {
+            Drain::Quarantined(self.at_risk)
+        }
+    }
+
+    fn arm(&mut self) -> Result<Wait, Down> {
+        if self.open {
+            self.look();
+        }
+        if !self.aborted.is_empty() || self.open && self.due().is_some() {
+            return Ok(Wait::Ready);
+        }
+        if let Some(down) = &self.down {
+            return Err(down.clone());
+        }
+        let fd = match &mut self.sleep {
+            Sleep::Interrupt(fd) => {
+                // Emptied before the last look: an interrupt of a completion that this look misses comes after it.
+                let _ = rustix::io::read(&*fd, &mut [0; 8]);
+                fd.as_raw_fd()
+            }
+            Sleep::Nap(timer) => {
+                nap(timer).map_err(|why| Down(format!("a timer for a queue without interrupt: {why}")))?
+            }
+        };
+        let ready = self.due().is_some();
+        Ok(if ready { Wait::Ready } else { Wait::Fd { fd, writable: false } })
+    }
+
+    fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    fn named(&self, slot: Slot) -> Option<(u16, u16)> {
+        self.cids.of(slot).map(|cid| (self.qid, cid))
+    }
+}
+
+/// Sets a timer, which is made first if there is none.
+fn nap(timer: &mut Option<OwnedFd>) -> rustix::io::Result<std::os::fd::RawFd> {
+    let timer = match timer {
+        Some(timer) => timer,
+        None => {
+            timer.insert(timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?)
+        }
+    };
+    let none = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let once = Itimerspec { it_interval: none, it_value: Timespec { tv_sec: 0, tv_nsec: NAP_NANOSECONDS } };
+    timerfd_settime(&*timer, TimerfdTimerFlags::empty(), &once)?;
+    Ok(timer.as_raw_fd())
+}
+
+impl Drop for RingQueue {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
