@@ -161,15 +161,12 @@ impl RingQueue {
         let Some(data) = self.slots.get(usize::from(slot)).filter(|_| self.open && self.cids.is_idle(slot)) else {
             return false;
         };
-        if data.has_data {
-            words[0] |= data.flags.to_le();
-            [words[3], words[4]] = data.dptr;
-        } else if self.qid > 0 && moves_data {
-            // (Of an admin command the opcode does not say it all, and those that create queues bring an address of their own.)
+        if moves_data && !data.has_data {
             self.fail(format!("slot {slot} of queue {} has no memory for the data of its command", self.qid));
             return false;
         }
-        words[0] |= (u64::from(self.cids.issue(slot)) << 16).to_le();
+        words[0] |= (data.flags | u64::from(self.cids.issue(slot)) << 16).to_le();
+        [words[3], words[4]] = data.dptr;
         self.sq.write(self.tail, words);
         self.tail = next(self.tail, self.entries);
         true
@@ -347,7 +344,12 @@ impl IoQueue for RingQueue {
 
     fn submit_raw(&mut self, slot: Slot, command: &Command) -> bool {
         let command = Command { flags: command.flags & !FLAGS_PSDT, ..*command };
-        let taken = self.put(slot, zerocopy::transmute!(command), command.direction() != Direction::None);
+        // Of an admin command the opcode does not say it all, and those that create queues bring an address of their own.
+        if let (0, Some(data)) = (self.qid, self.slots.get_mut(usize::from(slot)).filter(|data| !data.has_data)) {
+            data.dptr = zerocopy::transmute!(command.dptr);
+        }
+        let moves_data = self.qid > 0 && command.direction() != Direction::None;
+        let taken = self.put(slot, zerocopy::transmute!(command), moves_data);
         self.counters.submitted += u64::from(taken);
         self.counters.queued += u64::from(!taken);
         taken
