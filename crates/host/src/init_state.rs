@@ -5,8 +5,10 @@ use std::fmt;
 /// A step of bring-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InitState {
-    /// Connect the admin queue.
+    /// Connect the admin queue, or open the device.
     ConnectAdminq,
+    /// Leave a device alone that wants to be for a while.
+    InitDelay,
     /// Read the version.
     ReadVs,
     /// Read the capabilities.
@@ -41,12 +43,17 @@ pub enum InitState {
     SetSupportedLogPages,
     /// Say what this host can do.
     SetHostFeature,
+    /// Give it shadow doorbells.
+    SetDbBufCfg,
+    /// Say who this host is.
+    SetHostId,
 }
 
 impl fmt::Display for InitState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::ConnectAdminq => "CONNECT_ADMINQ",
+            Self::InitDelay => "INIT_DELAY",
             Self::ReadVs => "READ_VS",
             Self::ReadCap => "READ_CAP",
             Self::CheckEn => "CHECK_EN",
@@ -64,6 +71,8 @@ impl fmt::Display for InitState {
             Self::IdentifyIdDescs => "IDENTIFY_ID_DESCS",
             Self::SetSupportedLogPages => "SET_SUPPORTED_LOG_PAGES",
             Self::SetHostFeature => "SET_HOST_FEATURE",
+            Self::SetDbBufCfg => "SET_DB_BUF_CFG",
+            Self::SetHostId => "SET_HOST_ID",
         })
     }
 }

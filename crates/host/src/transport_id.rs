@@ -3,8 +3,9 @@
 //! Pairs of key and value, separated by blanks; each pair by the first `:` or `=` in it, so values may hold either. Keys and the
 //! words for transports and address families are case-insensitive.
 
-use std::{fmt, net::IpAddr, str::FromStr};
+use std::{fmt, fs, net::IpAddr, str::FromStr};
 
+use doorbell_platform::pci;
 use doorbell_spec::{
     nqn::{self, DISCOVERY_NQN},
     tcp::IO_PORT,
@@ -61,6 +62,11 @@ impl TransportType {
             "VFIOUSER" => Self::VfioUser,
             other => Self::Custom(other.into()),
         }
+    }
+
+    /// Whether its controllers are within this process's reach: devices of this machine, or processes that play them.
+    pub fn is_local(&self) -> bool {
+        matches!(self, Self::Pcie | Self::VfioUser)
     }
 
     /// Its word, in upper case.
@@ -129,9 +135,9 @@ impl Default for TransportId {
 }
 
 impl TransportId {
-    /// Whether it names a discovery service and not one subsystem.
+    /// Whether it names a discovery service and not one subsystem. A controller within reach needs none.
     pub fn is_discovery(&self) -> bool {
-        self.subnqn == DISCOVERY_NQN
+        self.subnqn == DISCOVERY_NQN && !self.trtype.is_local()
     }
 
     /// Whether both name the same subsystem at the same address for the same host, so that one controller serves both. An ID
@@ -140,7 +146,14 @@ impl TransportId {
         let key = |id: &Self| Self {
             hostnqn: Some(id.hostnqn.as_deref().unwrap_or(hostnqn).into()),
             // Addresses are written in more than one way.
-            traddr: id.traddr.parse::<IpAddr>().map_or_else(|_| id.traddr.clone(), |ip| ip.to_string()),
+            traddr: match &id.trtype {
+                TransportType::Pcie => id.traddr.parse::<pci::Address>().map(|address| address.to_string()).ok(),
+                TransportType::VfioUser => fs::canonicalize(&id.traddr).ok().map(|path| path.display().to_string()),
+                _ => id.traddr.parse::<IpAddr>().map(|ip| ip.to_string()).ok(),
+            }
+            .unwrap_or_else(|| id.traddr.clone()),
+            // It has no meaning for devices of this machine.
+            subnqn: if id.trtype.is_local() { String::new() } else { id.subnqn.clone() },
             adrfam: AddressFamily::None,
             trsvcid: match (&id.trtype, id.trsvcid.as_str()) {
                 (TransportType::Tcp | TransportType::Rdma, "") => IO_PORT.to_string(),
@@ -203,7 +216,7 @@ impl TransportId {
     }
 
     fn check(&self) -> Result<(), String> {
-        let fabrics = !matches!(self.trtype, TransportType::Pcie | TransportType::VfioUser);
+        let fabrics = !self.trtype.is_local();
         if self.traddr.is_empty() && self.trtype != TransportType::Pcie {
             return Err(format!("trtype:{} needs a traddr", self.trtype.word()));
         }
@@ -309,6 +322,19 @@ mod tests {
             ("trtype:tcp traddr:fe80::2 subnqn:nqn.x", false),
         ] {
             assert_eq!(base.is_same_controller(&parse(text), "nqn.me"), same, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_device_written_differently_is_one_controller() {
+        for (one, other, same) in [
+            ("trtype:pcie traddr:0000:00:03.0", "traddr:00.03.0 subnqn:nqn.x", true),
+            ("trtype:pcie traddr:0000:00:03.0", "traddr:00:04.0", false),
+            ("trtype:vfiouser traddr:/tmp", "trtype:vfiouser traddr:/tmp/../tmp", true),
+            ("trtype:vfiouser traddr:/tmp", "trtype:vfiouser traddr:/nowhere", false),
+        ] {
+            assert_eq!(parse(one).is_same_controller(&parse(other), "nqn.me"), same, "{one} and {other}");
+            assert!(!parse(one).is_discovery(), "{one}");
         }
     }
 

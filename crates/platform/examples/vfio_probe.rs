@@ -1,5 +1,5 @@
-//! Opens an NVMe function by VFIO and prints what there is: `vfio_probe ADDRESS [--token UUID] [--watch SECONDS]`. With `--watch` it
-//! then looks on, and says when the device goes. For the lab and for a look at a new machine; it starts no I/O.
+//! Opens NVMe functions by VFIO and prints what there is: `vfio_probe ADDRESS… [--token UUID] [--watch SECONDS]`. With `--watch` it
+//! then looks on, and says when the first of them goes. For the lab and for a look at a new machine; it starts no I/O.
 
 use std::{
     process::ExitCode,
@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use doorbell_platform::{Region, Sysfs, memlock, vfio::Device};
+use doorbell_platform::{Region, Sysfs, memlock, pci::Address, vfio::Device};
 
 /// Offsets of CAP, VS and CSTS in BAR 0 (NVMe base, 3.1.4).
 const CAP: u64 = 0;
@@ -27,18 +27,47 @@ fn main() -> ExitCode {
 
 fn probe() -> Result<(), String> {
     let mut arguments = std::env::args().skip(1);
-    let address = arguments.next().ok_or("which device? vfio_probe 0000:01:00.0")?.parse()?;
-    let (mut token, mut watch) = (None, None);
-    while let Some(option) = arguments.next() {
-        let value = arguments.next().ok_or_else(|| format!("{option} needs a value"))?;
-        match option.as_str() {
-            "--token" => token = Some(value),
-            "--watch" => watch = Some(value.parse().map_err(|error| format!("--watch {value}: {error}"))?),
-            _ => return Err(format!("no option {option}")),
+    let (mut addresses, mut token, mut watch) = (Vec::new(), None, 0);
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value"));
+        match argument.as_str() {
+            "--token" => token = Some(value()?),
+            "--watch" => watch = value()?.parse().map_err(|error| format!("--watch: {error}"))?,
+            _ => addresses.push(argument.parse()?),
         }
     }
-    let sysfs = Sysfs::default();
-    let device = Device::open(&sysfs, address, token.as_deref())?;
+    let open = |address: &Address| Device::open(&Sysfs::default(), *address, token.as_deref());
+    let devices: Vec<Device> = addresses.iter().map(open).collect::<Result<_, _>>()?;
+    let registers: Vec<Region> = devices.iter().map(show).collect::<Result<_, _>>()?;
+    // One piece of memory for all of them: where they share a container it is mapped once.
+    let shared = Arc::new(Region::shared(4 << 20, false).map_err(|error| error.to_string())?);
+    for device in &devices {
+        match device.map(&shared) {
+            Ok(addresses) => println!("{}: common memory at {:#x}", device.address(), addresses.at(0)),
+            Err(reason) => println!("{reason}"),
+        }
+    }
+    let end = Instant::now() + Duration::from_secs(watch);
+    while Instant::now() < end {
+        for (device, registers) in devices.iter().zip(&registers) {
+            let status = registers.load_u32(CSTS, Ordering::Relaxed);
+            if let Some(trouble) = device.trouble() {
+                println!("{}: gone: {trouble}", device.address());
+                return Ok(());
+            }
+            if registers.is_lost() || status == u32::MAX {
+                println!("{}: gone: CSTS {status:#x}, lost: {}", device.address(), registers.is_lost());
+                return Ok(());
+            }
+        }
+        sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// Prints what a device has and returns its registers.
+fn show(device: &Device) -> Result<Region, String> {
+    println!("{}:", device.address());
     if let Some(warning) = device.warning() {
         println!("warning: {warning}");
     }
@@ -80,18 +109,5 @@ fn probe() -> Result<(), String> {
             Err(reason) => println!("{name} memory: {reason}"),
         }
     }
-    let end = Instant::now() + Duration::from_secs(watch.unwrap_or(0));
-    while Instant::now() < end {
-        let status = registers.load_u32(CSTS, Ordering::Relaxed);
-        if let Some(trouble) = device.trouble() {
-            println!("gone: {trouble}");
-            break;
-        }
-        if registers.is_lost() || status == u32::MAX {
-            println!("gone: registers lost ({}), CSTS {status:#x}", registers.is_lost());
-            break;
-        }
-        sleep(Duration::from_millis(20));
-    }
-    Ok(())
+    Ok(registers)
 }

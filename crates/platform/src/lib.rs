@@ -16,7 +16,7 @@ pub mod open_files;
 pub mod pci;
 pub mod poll;
 pub mod socket;
-mod sysfs;
+pub mod sysfs;
 mod table;
 pub mod vfio;
 

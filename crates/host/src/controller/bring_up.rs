@@ -1,4 +1,5 @@
-//! Bringing a Fabrics controller from nothing to ready: one function a phase, in the order of the specification (Base 3.5.2).
+//! Bringing a controller from nothing to ready: one function a phase, in the order of the specification (Base 3.5). What only a
+//! controller over Fabrics needs is here too; what only one within reach needs is in [`super::direct`].
 
 use std::{
     collections::HashMap,
@@ -13,12 +14,16 @@ use doorbell_spec::{
     feature::{Fid, HostBehavior, NumberOfQueues, Select, async_event_config as event},
     identify::{self, Cns, Csi, NamespaceList, Nidt, cmic, ctratt},
     log::{self, AnaGroupDescriptor, AnaHeader, Lid, critical_warning},
-    register::{self, Cap, Cc, Csts, Vs},
+    register::{Cap, Vs},
     status::generic,
 };
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
-use super::ControllerOptions;
+use super::{
+    ControllerOptions,
+    direct::{Direct, Reach},
+    registers::{self, Properties},
+};
 use crate::{
     cancel::Cancel,
     error::Cause,
@@ -41,8 +46,6 @@ pub(super) const EVENT_SLOTS: std::ops::Range<Slot> = 2..10;
 pub(super) const ABORT_SLOT: Slot = 10;
 /// Most data in an admin or Fabrics command capsule (TCP 3.3.2.2).
 const ADMIN_CAPSULE_BYTES: u32 = 8192;
-/// How often a register is read that something waits for.
-const REGISTER_INTERVAL: Duration = Duration::from_millis(1);
 /// More active namespaces than this are a lie.
 pub(super) const MOST_NAMESPACES: usize = 1 << 16;
 /// The critical warnings to report: those of every version. There are controllers that refuse all events for the others' sake.
@@ -78,48 +81,70 @@ pub(super) struct BringUp<'a> {
     pub name: &'a str,
     pub options: &'a ControllerOptions,
     pub cancel: &'a Cancel,
+    /// How its device is had, when it is within reach.
+    pub reach: Option<&'a Reach>,
 }
 
-type Step<T> = Result<T, Cause>;
+/// A controller that is up.
+pub(super) struct Up {
+    /// Its admin queue.
+    pub port: Port,
+    /// Its device and queues, when it is within reach.
+    pub direct: Option<Direct>,
+    pub ready: Ready,
+}
+
+pub(super) type Step<T> = Result<T, Cause>;
 
 impl BringUp<'_> {
     /// From nothing to ready.
-    pub fn run(&self) -> Step<(Port, Ready)> {
-        let (mut port, connected) = self.connect_admin().map_err(|why| why.at(InitState::ConnectAdminq))?;
-        port.grant("bring-up", self.options.bring_up_timeout);
-        let ready = self.learn(&mut port, connected)?;
-        port.end_grant();
-        Ok((port, ready))
+    pub fn run(&self) -> Step<Up> {
+        match self.reach {
+            Some(reach) => self.run_directly(reach),
+            None => self.run_over_fabrics(),
+        }
     }
 
-    fn learn(&self, port: &mut Port, connected: ConnectResponse) -> Step<Ready> {
-        let vs = Vs::from_bits(self.register(port, InitState::ReadVs, register::VS, false)? as u32);
-        let cap = Cap::from_bits(self.register(port, InitState::ReadCap, register::CAP, true)?);
-        self.disable(port, cap)?;
-        self.enable(port, cap)?;
+    fn run_over_fabrics(&self) -> Step<Up> {
+        let (mut port, connected) = self.connect_admin().map_err(|why| why.at(InitState::ConnectAdminq))?;
+        port.grant("bring-up", self.options.bring_up_timeout);
+        let mut registers = Properties { port: &mut port, timeout: self.timeout() };
+        let (vs, cap) = registers::capabilities(&mut registers)?;
+        let limit = registers::ready_limit(cap, None);
+        registers::disable(&mut registers, limit, Duration::ZERO)?;
+        registers::enable(&mut registers, cap, limit)?;
+        let mut ready = self.learn(&mut port, vs, cap)?;
+        port.end_grant();
+        ready.in_capsule_bytes = in_capsule_bytes(&ready.data, &mut ready.warnings);
+        ready.cntlid = connected.cntlid;
+        let said = ready.data.cntlid.get();
+        if said != connected.cntlid {
+            ready.warnings.push(format!("Connect gave controller {}, Identify says {said}", connected.cntlid));
+        }
+        Ok(Up { port, direct: None, ready })
+    }
+
+    /// All that the admin queue of an enabled controller tells.
+    pub fn learn(&self, port: &mut Port, vs: Vs, cap: Cap) -> Step<Ready> {
         let data = self.identify(port)?;
         let mut warnings = Vec::new();
         self.configure_events(port, &data, vs, &mut warnings)?;
-        let keep_alive = self.keep_alive(port)?;
+        let keep_alive = self.keep_alive(port, &data)?;
         let most = data.max_transfer(cap.mpsmin()).unwrap_or(UNLIMITED_TRANSFER).min(UNLIMITED_TRANSFER) as u32;
         let most = most.min(port.most_bytes());
         let mut ready = Ready {
             cap,
             vs,
-            cntlid: connected.cntlid,
+            cntlid: data.cntlid.get(),
             keep_alive,
             io_queues: 0,
             io_entries: self.options.io_queue_size.min(32768).min(most_entries(cap, &data)).max(2),
-            in_capsule_bytes: in_capsule_bytes(&data, &mut warnings),
+            in_capsule_bytes: 0,
             max_transfer: most,
             namespaces: Vec::new(),
             warnings,
             data,
         };
-        if ready.data.cntlid.get() != connected.cntlid {
-            let said = ready.data.cntlid.get();
-            ready.warnings.push(format!("Connect gave controller {}, Identify says {said}", connected.cntlid));
-        }
         if !self.id.is_discovery() {
             ready.io_queues = self.number_of_queues(port, &mut ready.warnings)?;
             ready.namespaces = self.namespaces(port, &ready.data, vs, most, &mut ready.warnings)?;
@@ -129,7 +154,7 @@ impl BringUp<'_> {
         Ok(ready)
     }
 
-    fn timeout(&self) -> Duration {
+    pub fn timeout(&self) -> Duration {
         self.options.admin_timeout
     }
 
@@ -159,7 +184,7 @@ impl BringUp<'_> {
             cancel: self.cancel.clone(),
         };
         let data = self.connect_data(cntlid)?;
-        let mut port = Port::new(transport::open_queue(self.id, &request)?, self.cancel)?;
+        let mut port = Port::new(transport::open_queue(self.id, &request)?, false, self.cancel)?;
         let attributes = if self.options.disable_sq_flow_control { cattr::DISABLE_SQ_FLOW_CONTROL } else { 0 };
         let kato = self.options.keep_alive.map_or(0, |time| time.as_millis().min(u32::MAX.into()) as u32);
         let kato = if qid == 0 { kato } else { 0 };
@@ -177,49 +202,6 @@ impl BringUp<'_> {
     fn connect_admin(&self) -> Step<(Port, ConnectResponse)> {
         // FFFFh asks for a controller of the dynamic model.
         self.connect_queue(0, ADMIN_ENTRIES, ADMIN_CAPSULE_BYTES, 0xffff)
-    }
-
-    fn register(&self, port: &mut Port, step: InitState, offset: u32, eight: bool) -> Step<u64> {
-        port.property(offset, eight, self.timeout()).map_err(|why| why.at(step))
-    }
-
-    /// Waits until CSTS is as it should be, for the time CAP.TO grants.
-    fn wait_status(&self, port: &mut Port, cap: Cap, step: InitState, reached: fn(Csts) -> bool) -> Step<Csts> {
-        let limit = Duration::from_millis(500) * u32::from(cap.to().max(1));
-        let deadline = Instant::now() + limit;
-        loop {
-            let csts = Csts::from_bits(self.register(port, step, register::CSTS, false)? as u32);
-            if reached(csts) && csts.into_bits() != u32::MAX {
-                return Ok(csts);
-            }
-            if Instant::now() >= deadline {
-                let late = format!("it did not get there within {limit:?} (CAP.TO), CSTS {:x}h", csts.into_bits());
-                return Err(Cause::Nonsense(late).at(step));
-            }
-            port.sleep(REGISTER_INTERVAL, None)?;
-        }
-    }
-
-    fn disable(&self, port: &mut Port, cap: Cap) -> Step<()> {
-        let cc = Cc::from_bits(self.register(port, InitState::CheckEn, register::CC, false)? as u32);
-        if !cc.en() {
-            return Ok(());
-        }
-        self.wait_status(port, cap, InitState::DisableWaitForReady1, |csts| csts.rdy() || csts.cfs())?;
-        port.set_property(register::CC, cc.with_en(false).into_bits(), self.timeout())
-            .map_err(|why| why.at(InitState::SetEn0))?;
-        self.wait_status(port, cap, InitState::DisableWaitForReady0, |csts| !csts.rdy()).map(|_| ())
-    }
-
-    fn enable(&self, port: &mut Port, cap: Cap) -> Step<()> {
-        let css = if cap.css() & Cap::CSS_IO != 0 { Cc::CSS_ALL } else { Cc::CSS_NVM };
-        let cc = Cc::new().with_en(true).with_css(css).with_mps(cap.mpsmin()).with_iosqes(6).with_iocqes(4);
-        port.set_property(register::CC, cc.into_bits(), self.timeout()).map_err(|why| why.at(InitState::Enable))?;
-        let step = InitState::EnableWaitForReady1;
-        match self.wait_status(port, cap, step, |csts| csts.rdy() || csts.cfs())?.cfs() {
-            true => Err(Cause::Nonsense("it reports a fatal status (CSTS.CFS): reset the target".into()).at(step)),
-            false => Ok(()),
-        }
     }
 
     /// An Identify data structure of 4096 bytes.
@@ -260,9 +242,10 @@ impl BringUp<'_> {
         Ok(())
     }
 
-    /// The keep alive time granted; a controller that knows none needs none.
-    fn keep_alive(&self, port: &mut Port) -> Step<Option<Duration>> {
-        let Some(asked) = self.options.keep_alive else { return Ok(None) };
+    /// The keep alive time granted; a controller that knows none needs none. (Over Fabrics all know it, whatever KAS says.)
+    fn keep_alive(&self, port: &mut Port, data: &identify::Controller) -> Step<Option<Duration>> {
+        let knows = self.reach.is_none() || data.kas.get() != 0;
+        let Some(asked) = self.options.keep_alive.filter(|_| knows) else { return Ok(None) };
         let command = command::get_features(Fid::KEEP_ALIVE_TIMER, Select::CURRENT, 0, 0);
         let at = |why: Cause| why.at(InitState::SetKeepAliveTimeout);
         let (done, _) = port.execute(&command, &AdminData::None, self.timeout()).map_err(at)?;

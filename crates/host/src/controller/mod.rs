@@ -2,9 +2,11 @@
 //! commands and its state.
 
 mod bring_up;
+mod direct;
 mod events;
 mod options;
 mod reconnect;
+mod registers;
 mod service;
 
 use std::{
@@ -29,14 +31,16 @@ use rustix::event::{EventfdFlags, eventfd};
 pub use options::{ControllerOptions, Reconnect};
 
 use bring_up::Ready;
+use direct::Reach;
 
 use crate::{
     cancel::Cancel,
     error::{Cause, Error},
     namespace::Namespace,
     transport::{
-        AnyQueue,
+        self, AnyQueue,
         port::{AdminData, BUFFER},
+        ring::device::Open,
     },
     transport_id::{TransportId, TransportType},
 };
@@ -150,6 +154,7 @@ pub(crate) fn name_of(id: &TransportId) -> String {
             format!("{} (addr:{} subnqn:{})", id.trtype.word(), id.traddr, id.subnqn)
         }
         TransportType::Custom(_) => format!("CUSTOM ({})", id.traddr),
+        TransportType::Pcie => transport::pcie::name(&id.traddr),
         other => format!("{} ({})", other.word(), id.traddr),
     }
 }
@@ -160,6 +165,16 @@ impl Controller {
     /// # Errors
     /// The step that failed, what was sent and what came back.
     pub fn connect(id: &TransportId, options: &ControllerOptions, cancel: &Cancel) -> Result<Self, Error> {
+        Self::connect_through(id, transport::opener(&id.trtype), options, cancel)
+    }
+
+    /// The same, through a way to open its device when it is within reach.
+    fn connect_through(
+        id: &TransportId,
+        open: Option<Arc<Open>>,
+        options: &ControllerOptions,
+        cancel: &Cancel,
+    ) -> Result<Self, Error> {
         let name = name_of(id);
         let fail = |why: String| Cause::Transport(why).of(&name);
         let wake = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC);
@@ -174,6 +189,7 @@ impl Controller {
             cancel: cancel.clone(),
             leave: leave.clone(),
             wake: wake.clone(),
+            reach: open.map(|open| Reach::new(open, wake.clone())),
         };
         thread::Builder::new()
             .name("controller".into())

@@ -38,6 +38,16 @@ pub struct ControllerOptions {
     pub data_digest: bool,
     /// Ask for submission queues without flow control.
     pub disable_sq_flow_control: bool,
+    /// Let devices within reach report completions by interrupts, for workers that sleep.
+    pub interrupts: bool,
+    /// Put submission queues into the controller memory buffer of a PCIe device that has one for them.
+    pub sq_cmb: bool,
+    /// Use huge pages for what a device reads and writes, where the pool has some.
+    pub huge_pages: bool,
+    /// Let go of a device within reach by disabling it, without the shutdown notification.
+    pub no_shutdown_notification: bool,
+    /// The token that a virtual function under vfio-pci asks for.
+    pub vf_token: Option<[u8; 16]>,
     /// Who we are; a transport ID's `hostnqn` goes before its name.
     pub host: HostIdentity,
     /// Bring the controller back when it is lost; `None` leaves it lost.
@@ -61,6 +71,11 @@ impl Default for ControllerOptions {
             header_digest: false,
             data_digest: false,
             disable_sq_flow_control: false,
+            interrupts: false,
+            sq_cmb: true,
+            huge_pages: true,
+            no_shutdown_notification: false,
+            vf_token: None,
             host: HostIdentity::of_this_machine().clone(),
             reconnect: None,
             admin_timeout: Duration::from_secs(30),

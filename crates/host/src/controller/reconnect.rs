@@ -9,18 +9,23 @@ use std::{
 
 use doorbell_platform::poll;
 
-use super::{Present, Request, Shared, events, service::Start};
+use super::{Present, Request, Shared, bring_up::Up, direct::Direct, events, service::Start};
 use crate::{error::Cause, transport::port::Port};
 
 /// How often a delay looks whether it is still wanted.
 const CANCEL_INTERVAL: Duration = Duration::from_millis(50);
 
 impl Start {
-    /// The admin queue of the next incarnation, which is then published.
+    /// The admin queue of the next incarnation, which is then published, and its device if that is within reach.
     ///
     /// # Errors
     /// When nobody wants the controller back, or the attempts are used up.
-    pub(super) fn bring_back(&self, shared: &Shared, requests: &Receiver<Request>, lost: Cause) -> Result<Port, Cause> {
+    pub(super) fn bring_back(
+        &self,
+        shared: &Shared,
+        requests: &Receiver<Request>,
+        lost: Cause,
+    ) -> Result<(Port, Option<Direct>), Cause> {
         let Some(plan) = self.options.reconnect.filter(|_| !self.leave.is_cancelled()) else { return Err(lost) };
         shared.note(format!("lost: {lost}; bringing it back, with {} at most", attempts(plan.attempts)));
         let (began, bring_up) = (Instant::now(), self.bring_up(&self.leave));
@@ -30,7 +35,7 @@ impl Start {
             attempt += 1;
             shared.present().attempts += 1;
             match bring_up.run() {
-                Ok((mut port, learned)) => {
+                Ok(Up { mut port, direct, ready: learned }) => {
                     port.use_cancel(&self.cancel);
                     let mut present = shared.present();
                     let next = Present::new(&self.name, learned, present.incarnation + 1);
@@ -40,7 +45,7 @@ impl Start {
                     shared.note(format!("it is back after {took:.3} s, at attempt {attempt}"));
                     changes.into_iter().for_each(|change| shared.note(change));
                     *present = Present { attempts: present.attempts, ..next };
-                    return Ok(port);
+                    return Ok((port, direct));
                 }
                 Err(why) => {
                     tracing::info!("{}: attempt {attempt} to bring it back: {why}", self.name);

@@ -11,17 +11,21 @@ use std::{
 };
 
 use doorbell_queue::{Done, IoQueue};
-use doorbell_spec::{
-    command, identify,
-    register::{self, Cc, Csts},
-};
+use doorbell_spec::{command, identify};
 
 use super::{
     ControllerOptions, Present, Request, Shared,
-    bring_up::{ABORT_SLOT, BringUp, KEEP_ALIVE_SLOT, Ready},
+    bring_up::{ABORT_SLOT, BringUp, KEEP_ALIVE_SLOT, Ready, Up},
+    direct::{Direct, Reach, all_in_use},
     events::Events,
+    registers::{self, Properties},
 };
-use crate::{cancel::Cancel, error::Cause, transport::port::Port, transport_id::TransportId};
+use crate::{
+    cancel::Cancel,
+    error::Cause,
+    transport::{AnyQueue, port::Port},
+    transport_id::TransportId,
+};
 
 /// Longest sleep between two looks at everything.
 const PULSE: Duration = Duration::from_secs(1);
@@ -39,6 +43,8 @@ pub(super) struct Start {
     /// Ends attempts to bring the controller back; set with `cancel` too.
     pub leave: Cancel,
     pub wake: Arc<OwnedFd>,
+    /// How its device is had, when it is within reach.
+    pub reach: Option<Reach>,
 }
 
 /// How long an orderly shutdown may take: RTD3E (Base 3.6), within bounds of ours.
@@ -54,7 +60,7 @@ impl Start {
             let _ = doorbell_platform::cpu::pin_to(&cores);
         }
         let bring_up = self.bring_up(&self.cancel);
-        let (mut port, learned) = match bring_up.run() {
+        let Up { mut port, mut direct, ready: learned } = match bring_up.run() {
             Ok(up) => up,
             Err(cause) => return drop(ready.send(Err(cause))),
         };
@@ -71,19 +77,24 @@ impl Start {
             return;
         }
         loop {
-            let mut service = Service::new(&bring_up, port, &shared, &self.wake);
+            let mut service = Service::new(&bring_up, port, direct, &shared, &self.wake);
             match service.serve(requests) {
                 End::Detached(answer) => {
                     service.shut_down();
                     service.port.into_queue().stop();
+                    // The device goes before it is said that all is done.
+                    drop((service.direct, self.reach));
                     let _ = answer.map(|answer| answer.send(()));
                     return;
                 }
                 End::Lost(cause) => {
                     shared.present().up = false;
+                    service.leave(&cause);
+                    // The device may be waited for by who wants to take it out, and cannot be opened again while it is held.
+                    service.direct = None;
                     service.port.into_queue().stop();
                     match self.bring_back(&shared, requests, cause) {
-                        Ok(back) => port = back,
+                        Ok(back) => (port, direct) = back,
                         Err(cause) => {
                             let _ = shared.failure.set(cause.to_string());
                             return tracing::warn!("{}: {cause}", self.name);
@@ -96,7 +107,7 @@ impl Start {
 
     /// Bring-up that ends with this flag.
     pub fn bring_up<'a>(&'a self, cancel: &'a Cancel) -> BringUp<'a> {
-        BringUp { id: &self.id, name: &self.name, options: &self.options, cancel }
+        BringUp { id: &self.id, name: &self.name, options: &self.options, cancel, reach: self.reach.as_ref() }
     }
 }
 
@@ -115,12 +126,16 @@ impl Present {
 pub(super) struct Service<'a> {
     pub(super) bring_up: &'a BringUp<'a>,
     pub(super) port: Port,
+    /// What there is beside the admin queue when the device is within reach.
+    direct: Option<Direct>,
     pub(super) shared: &'a Shared,
     pub(super) learned: Arc<Ready>,
     pub(super) events: Events,
     incarnation: u64,
     wake: &'a OwnedFd,
     next_qid: u16,
+    /// When the device is to be looked at again.
+    next_look: Instant,
     keep_alive_due: Option<Instant>,
     keep_alive_sent: Option<Instant>,
     /// Commands to abort, by queue and command identifier.
@@ -142,17 +157,25 @@ impl From<Cause> for End {
 }
 
 impl<'a> Service<'a> {
-    fn new(bring_up: &'a BringUp<'a>, port: Port, shared: &'a Shared, wake: &'a OwnedFd) -> Self {
+    fn new(
+        bring_up: &'a BringUp<'a>,
+        port: Port,
+        direct: Option<Direct>,
+        shared: &'a Shared,
+        wake: &'a OwnedFd,
+    ) -> Self {
         let present = shared.present();
         Self {
             bring_up,
             port,
+            direct,
             shared,
             learned: present.learned.clone(),
             incarnation: present.incarnation,
             events: Events::new(),
             wake,
             next_qid: 1,
+            next_look: Instant::now(),
             keep_alive_due: present.learned.keep_alive.map(|_| Instant::now()),
             keep_alive_sent: None,
             aborts: VecDeque::new(),
@@ -172,8 +195,20 @@ impl<'a> Service<'a> {
     /// Keep Alive.
     fn pass(&mut self, requests: &Receiver<Request>) -> Result<(), End> {
         let mut idle = false;
+        self.attend()?;
         match requests.try_recv() {
-            Ok(Request::Connect { entries, answer }) => drop(answer.send(self.connect(entries))),
+            Ok(Request::Connect { entries, answer }) => {
+                let result = self.connect(entries);
+                // A device that does not answer a command that creates a queue may still do it.
+                let lost = match (&result, &self.direct) {
+                    (Err(cause @ (Cause::Timeout { .. } | Cause::Down(_))), Some(_)) => Some(cause.to_string()),
+                    _ => None,
+                };
+                let _ = answer.send(result);
+                if let Some(why) = lost {
+                    return Err(Cause::Down(why).into());
+                }
+            }
             Ok(Request::Admin { command, data, answer }) => {
                 let result = self.port.succeed(&command, &data, self.shared.admin_timeout);
                 let lost = match &result {
@@ -214,20 +249,36 @@ impl<'a> Service<'a> {
         }
         let due = self.keep_alive_due.map_or(PULSE, |due| due.saturating_duration_since(Instant::now()).min(PULSE));
         let due = due.min(events_due);
-        self.port.sleep(due, Some(self.wake.as_raw_fd()))?;
+        let farewell = self.direct.as_ref().and_then(Direct::farewell);
+        let others: Vec<_> = [self.wake.as_raw_fd()].into_iter().chain(farewell).collect();
+        self.port.sleep(due, &others)?;
         let mut count = [0; 8];
         let _ = rustix::io::read(self.wake, &mut count);
         Ok(())
     }
 
-    fn connect(&mut self, entries: u32) -> Result<crate::transport::AnyQueue, Cause> {
-        if self.next_qid > self.learned.io_queues {
-            return Err(Cause::Transport(format!(
-                "all of its {} I/O queues are in use: use fewer cores, namespaces or queue pairs (-P, -U)",
-                self.learned.io_queues
-            )));
+    /// Looks after the device and its queues, where it is within reach.
+    fn attend(&mut self) -> Result<(), Cause> {
+        let Some(direct) = &mut self.direct else { return Ok(()) };
+        direct.gone()?;
+        let now = Instant::now();
+        if now >= self.next_look {
+            self.next_look = now + PULSE;
+            direct.look()?;
         }
+        let notes = direct.bury(&mut self.port, self.shared.admin_timeout)?;
+        notes.into_iter().for_each(|note| self.shared.note(note));
+        Ok(())
+    }
+
+    fn connect(&mut self, entries: u32) -> Result<AnyQueue, Cause> {
         let entries = entries.clamp(2, self.learned.io_entries);
+        if let Some(direct) = &mut self.direct {
+            return direct.create(&mut self.port, &self.learned, entries, self.shared.admin_timeout);
+        }
+        if self.next_qid > self.learned.io_queues {
+            return Err(Cause::Transport(all_in_use(self.learned.io_queues)));
+        }
         let (port, _) =
             self.bring_up.connect_queue(self.next_qid, entries, self.learned.in_capsule_bytes, self.learned.cntlid)?;
         self.next_qid += 1;
@@ -283,7 +334,17 @@ impl<'a> Service<'a> {
         self.port.send(ABORT_SLOT, &command::abort(sqid, cid))
     }
 
-    /// CC.SHN, then CSTS.SHST until it is complete (Base 3.6.2); a controller that cannot any more is left as it is.
+    /// The controller is lost: a device within reach is made to leave our memory alone.
+    fn leave(&mut self, cause: &Cause) {
+        let Some(direct) = &mut self.direct else { return };
+        let given_up = self.bring_up.cancel.is_cancelled();
+        let limit = if given_up { SHUTDOWN_CANCELLED } else { self.bring_up.options.bring_up_timeout };
+        if let Err(why) = direct.quiesce(&cause.to_string(), limit) {
+            self.shared.note(format!("lost: {why}; memory that it may still write to is not used again"));
+        }
+    }
+
+    /// An orderly shutdown; a controller that cannot any more is left as it is.
     fn shut_down(&mut self) {
         let given_up = self.bring_up.cancel.is_cancelled();
         let limit = match given_up {
@@ -295,17 +356,13 @@ impl<'a> Service<'a> {
             // The flag has done its work; a shutdown that nobody has given up yet still ends with it.
             self.port.use_cancel(&Cancel::new());
         }
-        let outcome: Result<(), Cause> = (|| {
-            let cc = Cc::from_bits(self.port.property(register::CC, false, limit)? as u32);
-            self.port.set_property(register::CC, cc.with_shn(Cc::SHN_NORMAL).into_bits(), limit)?;
-            loop {
-                let csts = Csts::from_bits(self.port.property(register::CSTS, false, limit)? as u32);
-                if csts.shst() == Csts::SHST_COMPLETE {
-                    return Ok(());
-                }
-                self.port.sleep(Duration::from_millis(1), None)?;
+        let outcome = match &mut self.direct {
+            Some(direct) => {
+                // Those that were dropped a moment ago.
+                direct.bury(&mut self.port, limit).and_then(|_| direct.shut_down(limit))
             }
-        })();
+            None => registers::shut_down(&mut Properties { port: &mut self.port, timeout: limit }),
+        };
         if let Err(cause) = outcome {
             tracing::info!("{}: shutting down: {cause}", self.shared.name);
         }

@@ -24,6 +24,10 @@ pub(crate) const BUFFER: u32 = 64 << 10;
 const SLOT: Slot = 0;
 /// How often a wait looks whether it was cancelled.
 const CANCEL_INTERVAL: Duration = Duration::from_millis(50);
+/// How often a queue is looked at that must be polled, while a command is waited for.
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
+/// How often otherwise.
+const IDLE_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Data of a command.
 #[derive(Clone, Debug)]
@@ -39,6 +43,7 @@ pub enum AdminData {
 /// A queue with a buffer for the data of one command.
 pub(crate) struct Port {
     queue: AnyQueue,
+    polled: bool,
     arena: Arc<Arena>,
     buffer: Range,
     cancel: Cancel,
@@ -56,13 +61,14 @@ struct Grant {
 }
 
 impl Port {
-    pub fn new(mut queue: AnyQueue, cancel: &Cancel) -> Result<Self, Cause> {
+    /// `polled`: nothing tells that the queue has something.
+    pub fn new(mut queue: AnyQueue, polled: bool, cancel: &Cancel) -> Result<Self, Cause> {
         let fail = |why: String| Cause::Transport(format!("preparing memory for admin commands: {why}"));
         let arena =
             Arc::new(Arena::backed(queue.needs().backing, BUFFER as usize).map_err(|why| fail(why.to_string()))?);
         let buffer = arena.alloc(BUFFER, 4096).map_err(|why| fail(why.to_string()))?;
         queue.attach(&arena).map_err(|why| fail(why.to_string()))?;
-        Ok(Self { queue, arena, buffer, cancel: cancel.clone(), grant: None, others: Vec::new() })
+        Ok(Self { queue, polled, arena, buffer, cancel: cancel.clone(), grant: None, others: Vec::new() })
     }
 
     /// Most bytes one command may transfer as far as the transport goes.
@@ -137,7 +143,7 @@ impl Port {
             if left.is_zero() {
                 return Err(late());
             }
-            self.sleep(left.min(CANCEL_INTERVAL), None)?;
+            self.sleep(left.min(CANCEL_INTERVAL), &[])?;
         };
         let mut bytes = Vec::new();
         if let AdminData::In(_) = data {
@@ -178,13 +184,17 @@ impl Port {
         }
     }
 
-    /// Sleeps until the queue, or `wake`, has something, at most for `span`.
-    pub fn sleep(&mut self, span: Duration, wake: Option<RawFd>) -> Result<(), Cause> {
-        let Wait::Fd { fd, writable } = self.queue.arm().map_err(|down| self.lost(down))? else { return Ok(()) };
-        match wake {
-            Some(wake) => poll::wait(&[(fd, writable), (wake, false)], span),
-            None => poll::wait(&[(fd, writable)], span),
-        };
+    /// Sleeps until the queue, or one of `others`, has something, at most for `span`. A queue that must be polled is looked at every
+    /// millisecond, or less often where `others` wake us for what is urgent.
+    pub fn sleep(&mut self, span: Duration, others: &[RawFd]) -> Result<(), Cause> {
+        let mut fds: Vec<_> = others.iter().map(|&other| (other, false)).collect();
+        if self.polled {
+            let interval = if fds.is_empty() { POLL_INTERVAL } else { IDLE_POLL_INTERVAL };
+            poll::wait(&fds, span.min(interval));
+        } else if let Wait::Fd { fd, writable } = self.queue.arm().map_err(|down| self.lost(down))? {
+            fds.push((fd, writable));
+            poll::wait(&fds, span);
+        }
         Ok(())
     }
 

@@ -219,6 +219,13 @@ pub fn delete_io_cq(qid: u16) -> Command {
     delete(AdminOpcode::DELETE_IO_CQ, qid)
 }
 
+/// Doorbell Buffer Config (Base 5.2.5): shadow doorbells at bus address `shadow`, event indexes at `events`, a memory page each.
+pub fn doorbell_buffer_config(shadow: u64, events: u64) -> Command {
+    let mut command = Command::new(AdminOpcode::DOORBELL_BUFFER_CONFIG.0, 0);
+    command.dptr = Dptr::prp(shadow, events);
+    command
+}
+
 /// The fields that the commands to create and delete I/O queues share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueRequest {

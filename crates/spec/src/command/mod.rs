@@ -9,7 +9,7 @@ mod sgl;
 
 pub use admin::{
     AbortRequest, IdentifyRequest, LogRequest, QueueRequest, abort, async_event_request, create_io_cq, create_io_sq,
-    delete_io_cq, delete_io_sq, get_features, get_log_page, identify, keep_alive, set_features,
+    delete_io_cq, delete_io_sq, doorbell_buffer_config, get_features, get_log_page, identify, keep_alive, set_features,
 };
 pub use nvm::{
     DsmRange, compare, control, dataset_management, dsm, flush, read, verify, write, write_uncorrectable, write_zeroes,

@@ -2,6 +2,7 @@
 //! rings out ([`RingParts`]), makes a [`RingQueue`] of them, creates the queue at the controller and gives it to a worker.
 
 mod data;
+pub(crate) mod device;
 mod queue;
 #[cfg(test)]
 mod tests;

@@ -344,7 +344,12 @@ impl IoQueue for RingQueue {
 
     fn submit_raw(&mut self, slot: Slot, command: &Command) -> bool {
         let command = Command { flags: command.flags & !FLAGS_PSDT, ..*command };
-        let taken = self.put(slot, zerocopy::transmute!(command), command.direction() != Direction::None);
+        // Of an admin command the opcode does not say it all, and those that create queues bring an address of their own.
+        if let (0, Some(data)) = (self.qid, self.slots.get_mut(usize::from(slot)).filter(|data| !data.has_data)) {
+            data.dptr = zerocopy::transmute!(command.dptr);
+        }
+        let moves_data = self.qid > 0 && command.direction() != Direction::None;
+        let taken = self.put(slot, zerocopy::transmute!(command), moves_data);
         self.counters.submitted += u64::from(taken);
         self.counters.queued += u64::from(!taken);
         taken
