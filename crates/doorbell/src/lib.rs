@@ -6,6 +6,7 @@ mod discover;
 mod identify;
 mod output;
 pub mod perf;
+mod scratch;
 mod setup;
 mod signals;
 mod size;

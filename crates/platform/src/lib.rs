@@ -17,8 +17,10 @@ pub mod pci;
 pub mod poll;
 pub mod socket;
 pub mod sysfs;
+mod table;
 pub mod vfio;
 
 pub use crc32c::Crc32c;
 pub use memory::{Arena, Backing, Pages, Range, Region};
 pub use sysfs::Sysfs;
+pub use table::Table;
