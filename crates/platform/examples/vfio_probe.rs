@@ -42,7 +42,10 @@ fn probe() -> Result<(), String> {
     // One piece of memory for all of them: where they share a container it is mapped once.
     let shared = Arc::new(Region::shared(4 << 20, false).map_err(|error| error.to_string())?);
     for device in &devices {
-        println!("{}: common memory at {:#x}", device.address(), device.map(&shared)?.at(0));
+        match device.map(&shared) {
+            Ok(addresses) => println!("{}: common memory at {:#x}", device.address(), addresses.at(0)),
+            Err(reason) => println!("{reason}"),
+        }
     }
     let end = Instant::now() + Duration::from_secs(watch);
     while Instant::now() < end {

@@ -4,7 +4,7 @@ use std::{
     fmt,
     fs::{self, File, OpenOptions, Permissions, TryLockError},
     io::{self, Read, Seek, Write},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -47,8 +47,7 @@ impl Holder {
 
 /// One line for a message, however long and whatever bytes.
 fn printable(text: &str) -> String {
-    let line: String = text.trim().chars().take(200).map(|c| if c.is_control() { '?' } else { c }).collect();
-    line
+    text.trim().chars().take(200).map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 /// A device of this process alone, among the processes that ask; given back when it is dropped or the process ends.
@@ -94,8 +93,12 @@ impl DeviceLock {
         }
         let own =
             Holder::of(std::process::id()).map_or(String::new(), |own| format!("{} ({})\n", own.process, own.command));
-        // The lock holds without the text: another user's file can be locked but not always written.
-        let _ = file.rewind().and_then(|()| file.set_len(0)).and_then(|()| file.write_all(own.as_bytes()));
+        // The lock holds without the text: another user's file can be locked but not always written, and one that has a second name
+        // may be somebody's trap.
+        let ours = file.metadata().is_ok_and(|data| data.is_file() && data.nlink() == 1);
+        if ours {
+            let _ = file.rewind().and_then(|()| file.set_len(0)).and_then(|()| file.write_all(own.as_bytes()));
+        }
         Ok(Self { _file: file })
     }
 }
@@ -112,7 +115,8 @@ fn folder() -> PathBuf {
 /// kernel denies that for the file of another user.
 fn open(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
-    options.read(true).custom_flags(OFlags::NOFOLLOW.bits() as i32);
+    // Whatever somebody put there, it is not followed and waits for nothing.
+    options.read(true).custom_flags(OFlags::NOFOLLOW.union(OFlags::NONBLOCK).bits() as i32);
     match options.clone().write(true).open(path) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => options.open(path),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -160,13 +164,15 @@ mod tests {
     }
 
     #[test]
-    fn a_link_is_no_lock() {
+    fn what_others_put_in_a_locks_place_is_not_overwritten() {
         let tree = Tree::new();
         let folder = tree.sysfs().path("");
         fs::write(folder.join("victim"), "kept").unwrap();
         std::os::unix::fs::symlink(folder.join("victim"), folder.join("doorbell-0000:01:00.0.lock")).unwrap();
         let error = DeviceLock::take_in(&folder, "1:0.0".parse().unwrap()).unwrap_err();
         assert!(error.contains("cannot lock 0000:01:00.0") && error.contains(".lock"), "{error}");
+        fs::hard_link(folder.join("victim"), folder.join("doorbell-0000:02:00.0.lock")).unwrap();
+        DeviceLock::take_in(&folder, "2:0.0".parse().unwrap()).unwrap();
         assert_eq!(fs::read_to_string(folder.join("victim")).unwrap(), "kept");
     }
 

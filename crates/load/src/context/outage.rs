@@ -66,9 +66,9 @@ impl<Q: IoQueue, C: Clock> Context<'_, Q, C> {
 
     fn leave(&mut self) {
         self.abandon();
+        // The buffers cannot be given to other queues before: a device that is reset lets go of them a moment later.
         if self.lanes.iter().any(|lane| lane.queue.drained() != Drain::Clean) {
-            // The buffers cannot be given to other queues; the result says so.
-            return self.end(EndReason::Lost);
+            return;
         }
         self.counted.extend(self.lanes.drain(..).map(|lane| lane.queue.counters()));
         self.idle.clear();
@@ -107,6 +107,10 @@ impl<Q: IoQueue, C: Clock> Context<'_, Q, C> {
             match news {
                 News::Lost(_) => {}
                 News::Back { .. } if self.ended.is_some() => {}
+                // The reset that the controller is back from did not make it let go, so nothing will.
+                News::Back { .. } if !self.lanes.is_empty() => {
+                    self.stay_out("its controller is back, but may still write to the buffers");
+                }
                 News::Back { queues, incarnation } => match self.rejoin(queues) {
                     Ok(()) => {
                         self.incarnation = incarnation;

@@ -17,6 +17,8 @@ impl Tree {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let root = std::env::temp_dir().join(format!("doorbell-sysfs-{}-{number}", std::process::id()));
+        // Of a process long gone that had our number.
+        let _ = fs::remove_dir_all(&root);
         fs::create_dir(&root).unwrap();
         Self(root)
     }

@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    ffi::CString,
     fs::File,
     io,
     ops::Range,
@@ -86,7 +85,8 @@ pub struct BarInfo {
 }
 
 impl Device {
-    /// Takes a function that vfio-pci has. `token` is the UUID that virtual functions and their physical one share where VFIO has both.
+    /// Takes a function that vfio-pci has. `token` is the UUID that virtual functions and their physical one share where VFIO has both;
+    /// a function that takes none is opened without it.
     ///
     /// # Errors
     /// A sentence: who has it, or what is in the way and what to do about it.
@@ -94,9 +94,7 @@ impl Device {
         let function = sysfs.function(address)?;
         let group = group::usable(&function)?;
         let lock = DeviceLock::take(address)?;
-        let token = token.map_or(String::new(), |token| format!(" vf_token={token}"));
-        let name = CString::new(format!("{address}{token}")).map_err(|_| "a VF token with a zero byte".to_owned())?;
-        let (membership, file) = Membership::open(&function, group, sysfs, &name)?;
+        let (membership, file) = Membership::open(&function, group, sysfs, token)?;
         let failed = |what: &str, error: io::Error| format!("{address} does not say what it has ({what}): {error}");
         let mut info = DeviceInfo::default();
         info.call(file.as_fd()).map_err(|error| failed("VFIO_DEVICE_GET_INFO", error))?;
@@ -204,7 +202,8 @@ impl Device {
         Ok(BarInfo { len: info.size, mappable, offset: info.offset })
     }
 
-    /// Maps `range` (whole pages) of BAR `number`. When the device has gone or does not answer, it reads as all ones.
+    /// Maps `range` (whole pages) of BAR `number`. When the device has gone or does not answer, it reads as all ones. Nobody else
+    /// gets the device while the region lives.
     ///
     /// # Errors
     /// A sentence.

@@ -1,7 +1,7 @@
 //! The door to a device: its IOMMU group, opened once a process and put into a container that all groups share where it can be.
 
 use std::{
-    ffi::CStr,
+    ffi::CString,
     fs::{File, OpenOptions},
     io,
     os::fd::{AsFd, OwnedFd},
@@ -30,8 +30,8 @@ fn open_groups() -> MutexGuard<'static, Vec<Group>> {
 /// An open group in its container.
 #[derive(Debug)]
 struct Group {
-    // Closed before the container.
-    file: File,
+    // Closed before the container; shared with who opens a device of it right now, who counts as a device.
+    file: Arc<File>,
     number: Number,
     container: Arc<Container>,
     devices: usize,
@@ -46,7 +46,17 @@ pub(super) struct Membership {
 
 impl Membership {
     /// Opens a function by way of its group, which is opened first unless it is.
-    pub fn open(function: &Function, number: Number, sysfs: &Sysfs, name: &CStr) -> Result<(Self, OwnedFd), String> {
+    pub fn open(
+        function: &Function,
+        number: Number,
+        sysfs: &Sysfs,
+        token: Option<&str>,
+    ) -> Result<(Self, OwnedFd), String> {
+        let name = |token: Option<&str>| {
+            let token = token.map_or(String::new(), |token| format!(" vf_token={token}"));
+            CString::new(format!("{}{token}", function.address)).map_err(|_| "a VF token with a zero byte".to_owned())
+        };
+        let (name, plain) = (name(token)?, name(None)?);
         let mut open = open_groups();
         let at = match open.iter().position(|group| group.number == number) {
             Some(at) => at,
@@ -58,11 +68,17 @@ impl Membership {
         };
         open[at].devices += 1;
         let membership = Self { number, container: open[at].container.clone() };
-        let device = abi::device(open[at].file.as_fd(), name);
-        // Dropping the membership takes the lock.
+        let file = open[at].file.clone();
+        // The kernel resets the device, which may take long: others open theirs meanwhile.
         drop(open);
-        let device = device.map_err(|error| no_device(function, name, &error))?;
-        Ok((membership, device))
+        let mut device = abi::device(file.as_fd(), &name);
+        if device.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EINVAL)) {
+            // A function that has nothing to do with virtual ones takes no token, and one token is given for all devices.
+            device = abi::device(file.as_fd(), &plain);
+        }
+        // Before the membership, which may be the last.
+        drop(file);
+        Ok((membership, device.map_err(|error| no_device(function, token, &error))?))
     }
 
     pub fn container(&self) -> &Container {
@@ -111,7 +127,7 @@ impl Group {
                 Arc::new(container)
             }
         };
-        Ok(Self { file, number, container, devices: 0 })
+        Ok(Self { file: Arc::new(file), number, container, devices: 0 })
     }
 }
 
@@ -164,18 +180,22 @@ fn refusal(function: &Function, path: &Path, error: &io::Error, holders: &[Holde
 }
 
 /// Why a function is not opened although its group is.
-fn no_device(function: &Function, name: &CStr, error: &io::Error) -> String {
-    let advice = match error.raw_os_error() {
-        Some(libc::EACCES | libc::EINVAL) if function.physical.is_some() => {
-            "a virtual function whose physical one is VFIO's too needs the token that was given for that (--vfio-vf-token)"
+fn no_device(function: &Function, token: Option<&str>, error: &io::Error) -> String {
+    let address = function.address;
+    let advice = match (error.raw_os_error(), token) {
+        (Some(libc::EACCES), Some(token)) => {
+            format!("{token} is not the token that it shares with its virtual functions, or the physical one (--vfio-vf-token)")
         }
-        Some(libc::EACCES | libc::EINVAL) => {
-            "it needs the token of its virtual functions (--vfio-vf-token), or must not be given one"
+        (Some(libc::EACCES), None) if function.physical.is_some() => {
+            "its physical function is VFIO's too, and whoever has that chose a token, which is needed here (--vfio-vf-token)".to_owned()
         }
-        Some(libc::ENODEV) => "vfio-pci does not have it any more, or it is being removed",
-        _ => "doorbell setup status says what is in the way",
+        (Some(libc::EACCES), None) => {
+            "it has virtual functions in use, and needs the token that was chosen for them (--vfio-vf-token)".to_owned()
+        }
+        (Some(libc::ENODEV), _) => "vfio-pci does not have it any more, or it is being removed".to_owned(),
+        _ => "doorbell setup status says what is in the way".to_owned(),
     };
-    format!("VFIO does not open {name:?} (VFIO_GROUP_GET_DEVICE_FD): {error}: {advice}")
+    format!("VFIO does not open {address} (VFIO_GROUP_GET_DEVICE_FD): {error}: {advice}")
 }
 
 /// Why a group cannot be used although it was opened: some of its functions are in others' hands.
@@ -224,7 +244,7 @@ mod tests {
         assert!(text.contains("intel_iommu=on") && text.contains("enable_unsafe_noiommu_mode"), "{text}");
         let function = function(&tree, "0000:04:00.0", Some("vfio-pci"), Some(4_000_000));
         let number = usable(&function).unwrap();
-        let text = Membership::open(&function, number, &tree.sysfs(), c"0000:04:00.0").unwrap_err();
+        let text = Membership::open(&function, number, &tree.sysfs(), None).unwrap_err();
         assert!(text.contains("/dev/vfio/4000000") && text.contains("modprobe vfio-pci"), "{text}");
     }
 
@@ -249,13 +269,15 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_is_missing_is_asked_for() {
+    fn a_token_that_is_missing_or_wrong_is_told() {
         let tree = Tree::new();
-        let error = io::Error::from_raw_os_error(libc::EACCES);
+        let refused = io::Error::from_raw_os_error(libc::EACCES);
         let mut function = function(&tree, "0000:01:00.4", Some("vfio-pci"), Some(5));
-        assert!(no_device(&function, c"0000:01:00.4", &error).contains("token of its virtual functions"));
+        assert!(no_device(&function, None, &refused).contains("virtual functions in use"));
         function.physical = Some("1:0.0".parse().unwrap());
-        assert!(no_device(&function, c"0000:01:00.4", &error).contains("virtual function whose physical"));
+        assert!(no_device(&function, None, &refused).contains("its physical function is VFIO's"));
+        let text = no_device(&function, Some("11111111-2222-3333-4444-555555555555"), &refused);
+        assert!(text.contains("0000:01:00.4") && text.contains("555555555555 is not the token"), "{text}");
     }
 
     #[test]
