@@ -92,4 +92,34 @@ same_tree() { # FOLDER
   return $status
 }
 
+# Passes when perf ends well and its table has a Total with more than 0 IOPS.
+perf() { # NAME PERF-OPTION…
+  name=$1; shift
+  run 90 doorbell perf "$@"
+  if [ $status != 0 ]; then fail "$name" "status $status: doorbell perf $*"
+  elif ! total; then fail "$name" "no Total with IOPS above 0: doorbell perf $*"
+  else ok "$name"; return; fi
+  return 1
+}
+total() { awk '$1 == "Total" && $2 == ":" && $3 > 0 && NF == 7 {found = 1} END {exit !found}' $LOG; }
+
+# 32 MiB that nothing else holds.
+make_random() { dd if=/dev/urandom of=/tmp/random bs=1M count=32 2>/dev/null; }
+# What perf wrote from the beginning of a device that held /tmp/random before: every unit of SIZE bytes of the first COUNT holds one value from 1 to 8, all of them occur, and what follows is as before.
+# od prints a row only where it differs from the one before.
+written() { # DEVICE COUNT SIZE
+  echo "+ what $1 holds after $2 writes of $3 bytes" >$LOG
+  dd if="$1" of=/tmp/seen bs=1M count=32 iflag=direct 2>>$LOG
+  head -c $(($2 * $3)) /tmp/seen | od -Ad -tx1 -w16 | awk -v size="$3" '
+    $1 == "*" || NF == 1 {next}
+    { sub(/^0+/, "", $1) }      # this awk takes a leading zero for octal
+    { for (i = 3; i <= NF; i++) if ($i != $2) {print "mixed bytes at " $0; bad = 1; exit}
+      if ($1 % size) {print "a change inside a unit at " $0; bad = 1; exit}
+      if ($2 !~ /^0[1-8]$/) {print "a foreign byte at " $0; bad = 1; exit}
+      values[$2]; seen = 1 }
+    END { for (v in values) n++; if (!bad && seen && n != 8) {print n " values"; bad = 1}; exit bad }' >>$LOG || return 1
+  tail -c +$(($2 * $3 + 1)) /tmp/random >/tmp/rest
+  tail -c +$(($2 * $3 + 1)) /tmp/seen | cmp - /tmp/rest >>$LOG 2>&1
+}
+
 finish() { [ ! -s /tmp/failures ]; exit; }

@@ -40,18 +40,7 @@ at() { echo "trtype:tcp adrfam:IPv4 traddr:127.0.0.1 trsvcid:$1"; }
 ALL="$(at 4420) subnqn:$A"
 ONE="$ALL ns:1" TWO="$ALL ns:2" OTHER="$(at 4420) subnqn:$B"
 
-# Passes when perf ends well and its table has a Total with more than 0 IOPS.
-perf() { # NAME PERF-OPTION…
-  name=$1; shift
-  run 90 doorbell perf "$@"
-  if [ $status != 0 ]; then fail "$name" "status $status: doorbell perf $*"
-  elif ! total; then fail "$name" "no Total with IOPS above 0: doorbell perf $*"
-  else ok "$name"; return; fi
-  return 1
-}
-total() { awk '$1 == "Total" && $2 == ":" && $3 > 0 && NF == 7 {found = 1} END {exit !found}' $LOG; }
-
-# The same on one device, which must have counted exactly COUNT x SIZE bytes.
+# perf on one device, which must have counted exactly COUNT x SIZE bytes.
 perf_exact() { # NAME DEVICE COUNT SIZE PERF-OPTION…
   exact=$1 device=$2 count=$3 size=$4; shift 4
   before=$(($(bytes_read "$device") + $(bytes_written "$device")))
@@ -173,33 +162,17 @@ ana 1 optimized
 
 # --- what is written is what the kernel finds
 
-dd if=/dev/urandom of=/tmp/random bs=1M count=32 2>/dev/null
-# Every unit of SIZE bytes of the first COUNT holds one value from 1 to 8, all of them occur, and what follows is as before.
-# od prints a row only where it differs from the one before.
-written() { # COUNT SIZE
-  echo "+ what $D512 holds after $1 writes of $2 bytes" >$LOG
-  dd if="$D512" of=/tmp/seen bs=1M count=32 iflag=direct 2>>$LOG
-  head -c $(($1 * $2)) /tmp/seen | od -Ad -tx1 -w16 | awk -v size="$2" '
-    $1 == "*" || NF == 1 {next}
-    { sub(/^0+/, "", $1) }      # this awk takes a leading zero for octal
-    { for (i = 3; i <= NF; i++) if ($i != $2) {print "mixed bytes at " $0; bad = 1; exit}
-      if ($1 % size) {print "a change inside a unit at " $0; bad = 1; exit}
-      if ($2 !~ /^0[1-8]$/) {print "a foreign byte at " $0; bad = 1; exit}
-      values[$2]; seen = 1 }
-    END { for (v in values) n++; if (!bad && seen && n != 8) {print n " values"; bad = 1}; exit bad }' >>$LOG || return 1
-  tail -c +$(($1 * $2 + 1)) /tmp/random >/tmp/rest
-  tail -c +$(($1 * $2 + 1)) /tmp/seen | cmp - /tmp/rest >>$LOG 2>&1
-}
+make_random
 for shape in '512 1000 -' '4096 1000 -' '4096 1000 -HI' '20480 400 -HI' '65536 128 -' '1048576 16 -HI'; do
   # shellcheck disable=SC2086
   set -- $shape
   [ "$3" = - ] && option='' || option=$3
   dd if=/tmp/random of="$D512" bs=1M oflag=direct 2>/dev/null
   # shellcheck disable=SC2086
-  perf data.$1.$3 -r "$ONE" -q 8 -o $1 -w write -d $2 -t 60 $option -c 0x1 && check data.$1.$3.found written $2 $1
+  perf data.$1.$3 -r "$ONE" -q 8 -o $1 -w write -d $2 -t 60 $option -c 0x1 && check data.$1.$3.found written "$D512" $2 $1
 done
 dd if=/tmp/random of="$D512" bs=1M oflag=direct 2>/dev/null
-perf data.read -r "$ONE" -q 8 -o 4096 -w read -d 2000 -t 60 -HI -c 0x1 && check data.read.untouched written 0 4096
+perf data.read -r "$ONE" -q 8 -o 4096 -w read -d 2000 -t 60 -HI -c 0x1 && check data.read.untouched written "$D512" 0 4096
 
 # --- trouble
 

@@ -6,6 +6,8 @@ mod discover;
 mod identify;
 mod output;
 pub mod perf;
+mod scratch;
+mod setup;
 mod signals;
 mod size;
 mod target;
@@ -37,6 +39,8 @@ enum Command {
     Discover(discover::Arguments),
     /// Show what a controller and its namespaces say of themselves
     Identify(identify::Arguments),
+    /// See what keeps NVMe devices from being driven, and move them between the kernel's driver and Doorbell
+    Setup(setup::Arguments),
 }
 
 /// Runs the program with the arguments of this process and says with which status to exit.
@@ -57,6 +61,7 @@ pub fn main() -> ExitCode {
         Command::Target(arguments) => target::run(&arguments),
         Command::Discover(arguments) => discover::run(&arguments),
         Command::Identify(arguments) => identify::run(&arguments),
+        Command::Setup(arguments) => setup::run(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

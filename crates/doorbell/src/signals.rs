@@ -7,6 +7,8 @@ use signal_hook::{
     iterator::Signals,
 };
 
+use crate::scratch;
+
 /// Exit status of a process that a second signal ended.
 const SECOND_SIGNAL: i32 = 130;
 
@@ -21,7 +23,10 @@ pub fn on_signal(end: impl FnOnce() + Send + 'static) -> io::Result<()> {
         for _ in signals.forever() {
             match end.take() {
                 Some(end) => end(),
-                None => signal_hook::low_level::exit(SECOND_SIGNAL),
+                None => {
+                    scratch::clear();
+                    signal_hook::low_level::exit(SECOND_SIGNAL)
+                }
             }
         }
     })?;

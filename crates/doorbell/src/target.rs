@@ -1,4 +1,4 @@
-//! `doorbell target`: an NVMe subsystem over NVMe/TCP, until ctrl-C.
+//! `doorbell target`: an NVMe subsystem over NVMe/TCP and vfio-user, until ctrl-C.
 
 use std::{net::SocketAddr, path::PathBuf, sync::mpsc, time::Duration};
 
@@ -21,9 +21,9 @@ pub const DEFAULT_NQN: &str = "nqn.2026-11.io.doorbell:target";
 pub struct Arguments {
     #[command(flatten)]
     namespaces: Namespaces,
-    /// Address to listen on, again for another; port 0 takes a free one
-    #[arg(long, value_name = "[tcp:]ADDRESS:PORT", default_value = "127.0.0.1:4420", value_parser = listen)]
-    listen: Vec<SocketAddr>,
+    /// Where to listen, again for another: an address, of which port 0 takes a free one, or a directory for the socket of one host
+    #[arg(long, value_name = "[tcp:]ADDRESS:PORT|vfio-user:DIRECTORY", default_value = "127.0.0.1:4420", value_parser = listen)]
+    listen: Vec<Listen>,
     /// NVMe Qualified Name of the subsystem
     #[arg(long, default_value = DEFAULT_NQN)]
     nqn: String,
@@ -54,12 +54,25 @@ fn cores(text: &str) -> Result<Cores, String> {
     core_mask::cores(text).map(Into::into)
 }
 
-fn listen(text: &str) -> Result<SocketAddr, String> {
+/// Where hosts come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Listen {
+    Tcp(SocketAddr),
+    VfioUser(PathBuf),
+}
+
+fn listen(text: &str) -> Result<Listen, String> {
     let address = text.strip_prefix("tcp:").unwrap_or(text);
-    if let Some((kind @ ("rdma" | "vfio-user"), _)) = text.split_once(':') {
-        return Err(format!("listening over {kind} is not built yet; use tcp:ADDRESS:PORT"));
+    match text.split_once(':') {
+        Some(("vfio-user", "")) => return Err("\"vfio-user:\" needs a directory, like vfio-user:/tmp/drive".into()),
+        Some(("vfio-user", directory)) => return Ok(Listen::VfioUser(directory.into())),
+        Some(("rdma", _)) => return Err("listening over rdma is not built yet; use tcp:ADDRESS:PORT".into()),
+        _ => {}
     }
-    address.parse().map_err(|_| format!("\"{address}\" is no ADDRESS:PORT, like 127.0.0.1:4420 or [::1]:4420"))
+    address
+        .parse()
+        .map(Listen::Tcp)
+        .map_err(|_| format!("\"{address}\" is no ADDRESS:PORT, like 127.0.0.1:4420 or [::1]:4420"))
 }
 
 /// The namespaces in the order they were given, which is the order of their identifiers.
@@ -143,8 +156,13 @@ pub fn run(arguments: &Arguments) -> Result<(), String> {
         max_transfer: u32::try_from(arguments.max_transfer).unwrap_or(u32::MAX),
         ..SubsystemConfig::new(arguments.nqn.as_str())
     };
-    let mut config = TargetConfig::new(subsystem, arguments.listen[0]);
-    config.listen.clone_from(&arguments.listen);
+    let mut config = TargetConfig::of(subsystem);
+    for listen in &arguments.listen {
+        match listen {
+            Listen::Tcp(address) => config.listen.push(*address),
+            Listen::VfioUser(directory) => config.vfio_user.push(directory.clone()),
+        }
+    }
     config.cores = arguments.core_mask.as_deref().map(<[usize]>::to_vec);
     config.poll = arguments.poll;
     let (sender, ended) = mpsc::channel();
@@ -160,6 +178,9 @@ pub fn run(arguments: &Arguments) -> Result<(), String> {
     show(&format!("Serving {}\n", arguments.nqn));
     for address in target.addresses() {
         show(&format!("Listening on tcp:{address}\n"));
+    }
+    for directory in target.directories() {
+        show(&format!("Listening on vfio-user:{}\n", directory.display()));
     }
     while ended.recv_timeout(Duration::from_secs(3600)) == Err(mpsc::RecvTimeoutError::Timeout) {}
     target.stop();
@@ -197,7 +218,18 @@ mod tests {
             ]
         );
         assert_eq!(arguments.core_mask.as_deref(), Some(&[0, 2][..]));
-        assert_eq!(arguments.listen, ["127.0.0.1:4420".parse().unwrap()]);
+        assert_eq!(arguments.listen, [Listen::Tcp("127.0.0.1:4420".parse().unwrap())]);
+    }
+
+    #[test]
+    fn addresses_and_directories_may_be_mixed() {
+        let arguments = parse("--ram 1G --listen vfio-user:/tmp/a:b --listen [::1]:0 --listen tcp:10.0.0.1:1").unwrap();
+        let wanted = [
+            Listen::VfioUser("/tmp/a:b".into()),
+            Listen::Tcp("[::1]:0".parse().unwrap()),
+            Listen::Tcp("10.0.0.1:1".parse().unwrap()),
+        ];
+        assert_eq!(arguments.listen, wanted);
     }
 
     #[test]
@@ -209,6 +241,7 @@ mod tests {
             ("--file ,block=512", "path"),
             ("--ram 1G --listen 127.0.0.1", "ADDRESS:PORT"),
             ("--ram 1G --listen rdma:10.0.0.1:4420", "not built"),
+            ("--ram 1G --listen vfio-user:", "directory"),
             ("--ram 1G -c zz", "zz"),
         ] {
             let why = parse(text).unwrap_err();

@@ -34,14 +34,30 @@ fn every_shape_of_load_prints_its_table() {
         "-q 4 -o 512 -w read -c 0x3 --use-every-core",
         "-q 4 -o 4096 -w randread -F 1.1 --fua -C 1 -E --seed 7",
         "-q 8 -o 4096 -w randread -d 2000 --transport-stats -m",
+        "-q 1 -o 4096 -w randread --poll-mode adaptive -c 0x3",
+        "-q 64 -o 4096 -w randrw -M 50 --timing batch -LL --enforce-numa",
+        "-q 64 -o 4096 -w randread --timing sampled:50 -LL",
         // An I/O takes a good part of the window: the in-flight check of the run fails it if anything is counted wrong.
         "-q 1024 -o 1m -w randread -t 2",
     ] {
         let output = perf(&target.id(), &args.split(' ').collect::<Vec<_>>());
         eprintln!("{args}");
         assert_good(&output);
+        assert_eq!(output.stderr.matches("a latency is wrong by").count(), 1, "{output:#?}");
         assert!(output.stdout.contains(&format!("TCP (addr:127.0.0.1 subnqn:{NQN}) NSID 1")), "{output:#?}");
     }
+}
+
+#[test]
+fn without_timing_there_are_rates_and_no_latencies() {
+    let _turn = turn();
+    let target = Target::start(&["--ram", "16M"]);
+    let output = perf(&target.id(), &["-q", "8", "-o", "4096", "-w", "randread", "--timing", "off"]);
+    assert_eq!(output.status, Some(0), "{output:#?}");
+    let row = output.stdout.lines().find(|line| line.starts_with("Total")).unwrap_or_else(|| panic!("{output:#?}"));
+    let columns: Vec<&str> = row.split(':').nth(1).unwrap().split_whitespace().collect();
+    assert!(columns[0].parse::<f64>().is_ok_and(|rate| rate > 0.0) && columns[2..] == ["-"; 3], "{row}");
+    assert!(output.stderr.contains("no latency was taken"), "{output:#?}");
 }
 
 #[test]

@@ -9,13 +9,15 @@ use std::{
     time::Instant,
 };
 
+use doorbell_platform::pci;
+
 use crate::{
     cancel::Cancel,
     controller::{Controller, ControllerOptions, name_of},
     discovery::{Found, discover, found},
     error::{Cause, Error},
     transport,
-    transport_id::TransportId,
+    transport_id::{TransportId, TransportType},
 };
 
 /// Most controllers brought up at a time: a discovery log must not decide how many threads this process has.
@@ -31,7 +33,7 @@ pub struct Probed {
 }
 
 /// Brings up the controllers of all `ids`, in the order given; an ID without a subsystem stands for all that its discovery service
-/// lists. Takes as long as the slowest one, as long as there are not more than 64; the others are begun as long as
+/// lists, a PCIe ID without an address for all devices of this machine that can be used. Takes as long as the slowest one, as long as there are not more than 64; the others are begun as long as
 /// [`ControllerOptions::bring_up_timeout`] is not over.
 pub fn probe(ids: &[TransportId], options: &ControllerOptions, cancel: &Cancel) -> Vec<Probed> {
     let discoveries: Vec<_> = ids.iter().filter(|id| id.is_discovery()).collect();
@@ -39,6 +41,14 @@ pub fn probe(ids: &[TransportId], options: &ControllerOptions, cancel: &Cancel) 
     let mut logs = logs.into_iter();
     let mut wanted: Vec<Result<TransportId, (TransportId, Error)>> = Vec::new();
     for id in ids {
+        if id.trtype == TransportType::Pcie && id.traddr.is_empty() {
+            let with = |address: pci::Address| TransportId { traddr: address.to_string(), ..id.clone() };
+            match transport::pcie::all() {
+                Ok(found) => wanted.extend(found.into_iter().map(with).map(Ok)),
+                Err(why) => wanted.push(Err((id.clone(), Cause::Transport(why).of("PCIE")))),
+            }
+            continue;
+        }
         if !id.is_discovery() {
             wanted.push(Ok(id.clone()));
             continue;

@@ -428,8 +428,8 @@ fn what_cannot_be_driven_is_refused_with_the_reason() {
     for (text, said) in [
         ("trtype:fc traddr:nn-0x1:pn-0x2 subnqn:nqn.x", "FC is not supported"),
         ("trtype:rdma traddr:10.0.0.1 subnqn:nqn.x", "not built yet"),
-        ("trtype:vfiouser traddr:/tmp/x subnqn:nqn.x", "not built yet"),
-        ("trtype:pcie traddr:0000:01:00.0 subnqn:nqn.x", "not built yet"),
+        ("trtype:vfiouser traddr:/nowhere/x", "step CONNECT_ADMINQ: cannot connect to /nowhere/x: No such file"),
+        ("trtype:pcie traddr:ffff:ff:1f.7", "PCIE (ffff:ff:1f.7): step CONNECT_ADMINQ: "),
         ("trtype:carrier-pigeon traddr:roof subnqn:nqn.x", "registered as CARRIER-PIGEON"),
     ] {
         let outcome = probe(&[text.parse().unwrap()], &options(), &Cancel::new()).remove(0).outcome;

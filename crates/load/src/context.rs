@@ -9,7 +9,7 @@ use std::sync::Arc;
 use doorbell_host::AnyQueue;
 use doorbell_platform::{Arena, Backing};
 use doorbell_queue::{Counters, Done, Down, Drain, IoQueue, REAP_BATCH, Wait};
-use doorbell_result::{ContextResult, EndReason, Timeouts, TransportCounters};
+use doorbell_result::{ContextResult, EndReason, Precision, Timeouts, Timing, TransportCounters};
 use doorbell_spec::{
     command::NvmOpcode,
     status::{self, Status},
@@ -20,6 +20,7 @@ use crate::{
     observer::Reporter,
     recorder::Recorder,
     stop::Clock,
+    timing::{Batch, Exact, Mode, Off, Sampled, Sampler, cost_of_reading},
     workload::{Workload, fill_byte},
 };
 
@@ -31,11 +32,15 @@ pub(crate) use overdue::Patience;
 pub(crate) struct Task {
     /// The namespace's name in tables.
     pub name: String,
+    /// Its name everywhere else.
+    pub path: String,
     pub core: usize,
     /// I/Os in flight.
     pub depth: u32,
     /// Alignment of buffers in bytes, a power of two.
     pub alignment: u32,
+    /// The NUMA node that buffers must be on.
+    pub node: Option<u32>,
     pub geometry: Geometry,
     /// I/Os after which it ends.
     pub limit: Option<u64>,
@@ -43,7 +48,9 @@ pub(crate) struct Task {
     pub max_completions: Option<u32>,
     /// An answer "invalid namespace or format" does not end the context.
     pub continue_on_error: bool,
-    /// Keep a histogram of latencies.
+    /// How latencies are taken.
+    pub timing: Timing,
+    /// Keep a histogram of them.
     pub histogram: bool,
 }
 
@@ -101,8 +108,13 @@ pub(crate) struct Context<'a, Q, C> {
     next_lane: usize,
     arena: Arc<Arena>,
     clock: C,
-    /// The last time stamp.
+    /// The last reading of the clock.
     now: u64,
+    sampler: Sampler,
+    /// Ticks that a reading takes.
+    clock_cost: f64,
+    /// Longest time from a reading to its last use as a stamp.
+    longest_use: u64,
     ended: Option<EndReason>,
     problems: Vec<String>,
     reporter: &'a Reporter<'a>,
@@ -142,12 +154,17 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
         let io_size = task.geometry.blocks * task.geometry.block_size;
         let align = queues.iter().map(|queue| queue.needs().alignment).fold(task.alignment, u32::max);
         let fail = |what: &str, error: &dyn std::fmt::Display| {
-            format!("{} on core {}: {what} for {} I/Os of {io_size} bytes: {error}", task.name, task.core, task.depth)
+            format!("{} on core {}: {what} for {} I/Os of {io_size} bytes: {error}", task.path, task.core, task.depth)
         };
         let bytes = u64::from(io_size).next_multiple_of(align.into()) * u64::from(task.depth);
         // All queues lead to one controller and want the same.
         let backing = queues.first().map_or(Backing::Any, |queue| queue.needs().backing);
         let arena = Arena::backed(backing, bytes as usize).map_err(|error| fail("no memory", &error))?;
+        if let Some(node) = task.node {
+            // Populated before it is touched: a node that has no page left answers a touch with a signal.
+            let bound = arena.region().bind_to_node(node).and_then(|()| arena.region().populate());
+            bound.map_err(|error| fail(&format!("no memory on NUMA node {node} (--enforce-numa)"), &error))?;
+        }
         let tags = (0..task.depth).map(|index| {
             let buffer = arena.alloc(io_size, align.into())?;
             arena.region().fill(buffer.offset, io_size as usize, fill_byte(index));
@@ -163,6 +180,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
         let lanes = lanes.collect::<Result<_, _>>().map_err(|error| fail("cannot prepare an I/O queue", &error))?;
         Ok(Self {
             recorder: Recorder::new(task.histogram),
+            sampler: Sampler::new(if let Timing::Sampled(every) = task.timing { every } else { 1 }, task.core as u64),
             task,
             workload,
             tags,
@@ -171,6 +189,8 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             arena,
             clock,
             now: 0,
+            clock_cost: 0.0,
+            longest_use: 0,
             ended: None,
             problems: Vec::new(),
             reporter,
@@ -214,10 +234,13 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
     }
 
     #[inline]
-    fn issue(&mut self, index: u32) {
+    fn issue<M: Mode>(&mut self, index: u32) {
         let draw = self.workload.draw();
-        let stamp = self.clock.now();
-        self.now = stamp;
+        let sampled = M::SAMPLED && self.sampler.picks();
+        if M::EACH || sampled {
+            self.now = self.clock.now();
+        }
+        let stamp = self.now;
         if stamp >= self.recorder.end() {
             return self.end(EndReason::Time);
         }
@@ -229,6 +252,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             left: self.task.geometry.blocks,
             opcode: if draw.read { NvmOpcode::READ.0 } else { NvmOpcode::WRITE.0 },
             buffer: tag.buffer,
+            sampled,
             ..Tag::default()
         };
         self.lanes[self.next_lane].push(index);
@@ -260,9 +284,12 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
                 Ok(0) => break,
                 Ok(count) => {
                     found += count;
-                    self.now = self.clock.now();
-                    self.last_over = self.now;
-                    self.settle(index, &done[..count]);
+                    match self.task.timing {
+                        Timing::Exact => self.settle::<Exact>(index, &done[..count]),
+                        Timing::Batch => self.settle::<Batch>(index, &done[..count]),
+                        Timing::Sampled(_) => self.settle::<Sampled>(index, &done[..count]),
+                        Timing::Off => self.settle::<Off>(index, &done[..count]),
+                    }
                     if count < most || self.task.max_completions.is_some_and(|most| found >= most as usize) {
                         break;
                     }
@@ -278,8 +305,9 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
 
     /// Records a batch, then issues as many I/Os as were over.
     #[inline]
-    fn settle(&mut self, lane: usize, done: &[Done]) {
-        self.recorder.advance(self.now);
+    fn settle<M: Mode>(&mut self, lane: usize, done: &[Done]) {
+        self.look();
+        let mut fresh = true;
         let mut over = [0; REAP_BATCH];
         let mut count = 0;
         for done in done {
@@ -290,31 +318,59 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
                 note_failure(tag, self.lanes[lane].stopped, done.status);
             }
             if !tag.is_live() {
-                self.record(index);
+                let sampled = M::SAMPLED && tag.sampled;
+                if !fresh && (M::EACH || sampled) {
+                    self.look();
+                }
+                self.record(index, M::EACH || M::SHARED || sampled);
                 over[count] = index;
                 count += 1;
             }
+            fresh = false;
         }
+        self.last_over = self.now;
         // What comes out of a stopped queue is not issued again: the others are stopped too, or the context has ended.
         if self.lanes[lane].stopped {
             return;
+        }
+        if M::SHARED && count > 0 {
+            self.share(count);
         }
         for &index in &over[..count] {
             if !self.running() {
                 break;
             }
-            self.issue(index);
+            self.issue::<M>(index);
+        }
+        if M::SHARED && count > 1 {
+            self.longest_use = self.longest_use.max(self.clock.now() - self.now);
+        }
+    }
+
+    /// Reads the clock for a batch of completions, or one of them.
+    #[inline]
+    fn look(&mut self) {
+        self.now = self.clock.now();
+        self.recorder.advance(self.now);
+    }
+
+    /// Reads the clock for the I/Os that are issued after `count` completions.
+    #[inline]
+    fn share(&mut self, count: usize) {
+        let read = std::mem::replace(&mut self.now, self.clock.now());
+        if count > 1 {
+            self.longest_use = self.longest_use.max(self.now - read);
         }
     }
 
     /// Records an I/O whose last piece is over.
     #[inline]
-    fn record(&mut self, index: u32) {
+    fn record(&mut self, index: u32, timed: bool) {
         let tag = &self.tags[index as usize];
         if tag.fate == Fate::Abandoned {
             self.recorder.abandoned(tag.stamp, self.now);
         } else if tag.status.is_success() {
-            self.recorder.succeeded(tag.stamp, self.now, tag.opcode == NvmOpcode::READ.0);
+            self.recorder.succeeded(tag.stamp, self.now, tag.opcode == NvmOpcode::READ.0, timed);
         } else {
             self.record_failure(index);
         }
@@ -335,7 +391,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             let slba = tag.slba.saturating_sub(blocks.into());
             format!(
                 "{} from core {}: {what} of {blocks} blocks at LBA {slba} failed: {}",
-                task.name, task.core, tag.status
+                task.path, task.core, tag.status
             )
         });
         if !self.task.continue_on_error && is_out_of_reach(tag.status) {
@@ -349,7 +405,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             return;
         }
         let what = format!("I/O queue {} of {} is lost: {down}", index + 1, self.lanes.len());
-        let text = format!("{} from core {}: {what}", self.task.name, self.task.core);
+        let text = format!("{} from core {}: {what}", self.task.path, self.task.core);
         self.reporter.error(&text);
         if self.interrupt(&what) {
             return;
@@ -361,11 +417,10 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
 
     #[cold]
     fn stop(&mut self, index: usize) {
-        self.now = self.clock.now();
-        self.recorder.advance(self.now);
+        self.look();
         for tag in self.lanes[index].stop(&mut self.tags) {
             if !self.tags[tag as usize].is_live() {
-                self.record(tag);
+                self.record(tag, false);
             }
         }
     }
@@ -384,25 +439,49 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             let tag = &mut self.tags[index as usize];
             if tag.is_live() {
                 (tag.outstanding, tag.left, tag.fate) = (0, 0, Fate::Abandoned);
-                self.record(index);
+                self.record(index, false);
             }
         }
     }
 
     /// Issues the whole depth, when nothing is in flight.
     fn fill(&mut self) {
-        for index in 0..self.task.depth {
-            if !self.running() {
-                break;
-            }
-            self.issue(index);
+        match self.task.timing {
+            Timing::Exact => self.fill_in::<Exact>(),
+            Timing::Batch => self.fill_in::<Batch>(),
+            Timing::Sampled(_) => self.fill_in::<Sampled>(),
+            Timing::Off => self.fill_in::<Off>(),
         }
         self.flush();
+    }
+
+    fn fill_in<M: Mode>(&mut self) {
+        for first in (0..self.task.depth).step_by(REAP_BATCH) {
+            self.now = self.clock.now();
+            for index in first..self.task.depth.min(first + REAP_BATCH as u32) {
+                if self.running() {
+                    self.issue::<M>(index);
+                }
+            }
+            if M::SHARED {
+                self.longest_use = self.longest_use.max(self.clock.now() - self.now);
+            }
+        }
+    }
+
+    fn precision(&self) -> Precision {
+        let largest_error = match self.task.timing {
+            Timing::Exact | Timing::Sampled(_) => self.clock_cost,
+            Timing::Batch => self.clock_cost + self.longest_use as f64,
+            Timing::Off => 0.0,
+        };
+        Precision { clock_cost: self.clock_cost, largest_error }
     }
 }
 
 impl<Q: IoQueue, C: Clock> Pass for Context<'_, Q, C> {
     fn begin(&mut self, warm_up: u64, time: u64) {
+        self.clock_cost = cost_of_reading(&self.clock);
         self.now = self.clock.now();
         let start = self.now.saturating_add(warm_up);
         self.recorder.open(self.now, start, start.saturating_add(time));
@@ -455,7 +534,7 @@ impl<Q: IoQueue, C: Clock> Pass for Context<'_, Q, C> {
         if count == 0 {
             return;
         }
-        let text = format!("{} from core {}: {count} I/Os are given up: {why}", self.task.name, self.task.core);
+        let text = format!("{} from core {}: {count} I/Os are given up: {why}", self.task.path, self.task.core);
         self.reporter.error(&text);
         self.problems.push(text);
         self.end(EndReason::Lost);
@@ -484,7 +563,7 @@ impl<Q: IoQueue, C: Clock> Pass for Context<'_, Q, C> {
         if memory_at_risk {
             self.problems.push(format!(
                 "{} from core {}: the device may still write to {} bytes of buffers, which are not reused",
-                self.task.name,
+                self.task.path,
                 self.task.core,
                 self.arena.region().len()
             ));
@@ -493,15 +572,18 @@ impl<Q: IoQueue, C: Clock> Pass for Context<'_, Q, C> {
         self.end_outage(false);
         self.counted.extend(self.lanes.iter().map(|lane| lane.queue.counters()));
         let transport = self.transport.take().map(|name| counters(name, &self.counted));
+        let precision = self.precision();
         let sums = self.recorder.finish(self.clock.now());
         Outcome {
             result: ContextResult {
                 name: self.task.name,
+                path: self.task.path,
                 core: self.task.core,
                 window_ticks: sums.window_ticks,
                 reads: sums.reads,
                 writes: sums.writes,
                 latency: sums.latency,
+                precision,
                 errors: sums.errors,
                 account: sums.account,
                 audit: sums.audit,

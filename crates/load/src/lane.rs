@@ -31,6 +31,8 @@ pub(crate) struct Tag {
     pub status: Status,
     /// What happened to it besides.
     pub fate: Fate,
+    /// Its stamps have readings of the clock of their own, where not all I/Os' have.
+    pub sampled: bool,
 }
 
 // A tag is written with every I/O.

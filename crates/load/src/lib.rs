@@ -2,12 +2,14 @@
 //! them so that the result can be checked. `doorbell perf` calls [`run()`]; the `report` crate shows what it returns.
 //!
 //! [`plan`] says who drives what, `run` connects and watches, `worker` is the loop of a core, `context` one worker's load on one
-//! namespace, `lane` one of its queues, `recorder` its counts, `outage` how lost queues are replaced, [`workload`] (with [`zipf`]) its sequence of I/Os.
+//! namespace, `lane` one of its queues, `timing` how its I/Os are stamped, `recorder` its counts, `outage` how lost queues are
+//! replaced, `memory` whether there is enough for all, [`workload`] (with [`zipf`]) its sequence of I/Os.
 
 mod context;
 #[cfg(test)]
 mod context_tests;
 mod lane;
+mod memory;
 mod observer;
 mod outage;
 #[cfg(test)]
@@ -15,18 +17,24 @@ mod outage_tests;
 pub mod plan;
 mod port;
 mod recorder;
+#[cfg(test)]
+mod rest_tests;
 mod run;
 #[cfg(test)]
 mod run_tests;
 mod stop;
 #[cfg(test)]
 mod test_queue;
+mod timing;
+#[cfg(test)]
+mod timing_tests;
 mod worker;
 pub mod workload;
 pub mod zipf;
 
+pub use doorbell_result::Timing;
 pub use observer::{Event, Observer, Second};
-pub use plan::{Limit, RunOptions};
+pub use plan::{Limit, PollMode, RunOptions};
 pub use port::Target;
 pub use run::{Companion, run};
 pub use stop::StopFlag;

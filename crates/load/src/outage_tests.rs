@@ -137,7 +137,7 @@ fn run(
         }
     };
     let mut contexts: Vec<Box<dyn Pass + '_>> = vec![Box::new(context)];
-    let beside = Beside { companion: Some(&mut each_pass), sleep: None };
+    let beside = Beside { companion: Some(&mut each_pass), rest: None };
     drive(&mut contexts, &clock, times, &ending, &Progress::default(), beside);
     (contexts.remove(0).finish(), stage)
 }
@@ -192,7 +192,7 @@ fn a_context_outlives_several_losses_and_each_is_told() {
     let mut told = 0;
     let during = move |stage: &mut Stage, now: u64, news: &Sender<News>| {
         let lost = stage.port.lost.lock().unwrap().len();
-        let due = lost > told && now > 20_000 * (told as u64 + 1);
+        let due = lost > told && now > 20_500 * (told as u64 + 1);
         if due {
             told = lost;
             let script = Script { lost_after: Some(100), ..quick() };

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use doorbell_host::split::Split;
+use doorbell_result::Timing;
 use doorbell_spec::log::AnaState;
 
 use crate::workload::Pattern;
@@ -35,6 +36,10 @@ pub struct RunOptions {
     pub max_completions: Option<u32>,
     /// Alignment of buffers in bytes, a power of two (`-A`).
     pub alignment: u32,
+    /// Bytes that must be free for a run with devices within reach, huge pages included, even if it needs less (`-s`).
+    pub memory: u64,
+    /// Buffers on the device's NUMA node, or the worker's where that has none, or no run (`--enforce-numa`).
+    pub enforce_numa: bool,
     /// Exponent of the Zipf distribution for random patterns, above 0 (`-F`).
     pub zipf: Option<f64>,
     /// Every worker drives every namespace.
@@ -47,9 +52,11 @@ pub struct RunOptions {
     pub io_queue_size: Option<u32>,
     /// Makes the sequence of I/Os of each context; the same seed repeats it.
     pub seed: u64,
-    /// Sleep until completions arrive instead of polling (`-E`).
-    pub interrupt: bool,
-    /// Keep histograms of latencies (`-L`).
+    /// What workers do while nothing completes (`-E`, `--poll-mode`).
+    pub poll_mode: PollMode,
+    /// How latencies are taken (`--timing`).
+    pub timing: Timing,
+    /// Keep histograms of them (`-L`).
     pub histogram: bool,
     /// Keep the transport's counters (`--transport-stats`).
     pub transport_stats: bool,
@@ -62,6 +69,18 @@ pub struct RunOptions {
     pub reconnect: Option<u32>,
     /// Have an I/O aborted that takes longer, and give its queue up when that does not help (`--timeout`).
     pub timeout: Option<Duration>,
+}
+
+/// What a worker does when it finds nothing completed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PollMode {
+    /// Looks again.
+    #[default]
+    Poll,
+    /// Sleeps until something completes.
+    Interrupt,
+    /// Looks again for a while, and then sleeps.
+    Adaptive,
 }
 
 /// How many I/Os a context issues, `-d`.
@@ -86,11 +105,28 @@ impl Limit {
     }
 }
 
+/// Who reads and writes the buffers of a namespace's I/Os.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// This process, through the kernel.
+    Own,
+    /// Another process too.
+    Shared,
+    /// A device, for which the kernel pins them.
+    Pinned,
+}
+
 /// What matters of a namespace for a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shape {
     /// As tables show it.
     pub name: String,
+    /// The same and what tells paths of one name apart.
+    pub path: String,
+    /// Who reads and writes buffers.
+    pub access: Access,
+    /// The NUMA node of the device, where it has one.
+    pub node: Option<u32>,
     /// Its identifier.
     pub nsid: u32,
     /// Logical blocks.
@@ -121,7 +157,7 @@ impl Shape {
     /// # Errors
     /// Why it has to be left out.
     pub fn admit(&self, options: &RunOptions) -> Result<Vec<String>, String> {
-        let (name, io_size) = (&self.name, options.io_size);
+        let (name, io_size) = (&self.path, options.io_size);
         let skip = |why: String| Err(format!("{name}: {why}; the namespace is skipped"));
         if let Some(why) = self.ana_state.and_then(refusal) {
             return skip(why);
@@ -233,13 +269,16 @@ pub(crate) mod tests {
             unused_qpairs: 0,
             max_completions: None,
             alignment: 512,
+            memory: 0,
+            enforce_numa: false,
             zipf: None,
             use_every_core: false,
             fua: false,
             continue_on_error: None,
             io_queue_size: Some(128),
             seed: 1,
-            interrupt: false,
+            poll_mode: PollMode::Poll,
+            timing: Timing::Exact,
             histogram: true,
             transport_stats: false,
             drain: Duration::from_secs(10),
@@ -252,6 +291,9 @@ pub(crate) mod tests {
     pub fn shape() -> Shape {
         Shape {
             name: "ns".into(),
+            path: "ns".into(),
+            access: Access::Own,
+            node: None,
             nsid: 1,
             blocks: 1 << 20,
             block_size: 512,

@@ -1,8 +1,9 @@
 //! What a run needs of a namespace and its controller; the host driver gives it, and tests give their own.
 
-use doorbell_host::{AnyQueue, Controller, Namespace};
+use doorbell_host::{AnyQueue, Controller, Namespace, TransportType};
+use doorbell_platform::{Sysfs, pci::Address};
 
-use crate::plan::{Shape, refusal};
+use crate::plan::{Access, Shape, refusal};
 
 /// A namespace to test.
 #[derive(Clone, Debug)]
@@ -37,11 +38,35 @@ pub(crate) trait Port: Send + Sync {
     fn check(&self) -> Result<(), String>;
 }
 
+impl Target {
+    /// What is said of the controller, or of a namespace of it, begins with this: the name, which has not got the port.
+    fn path(&self, name: &str) -> String {
+        match self.controller.id().trsvcid.as_str() {
+            "" => name.into(),
+            port => format!("{name}, port {port}"),
+        }
+    }
+
+    /// The NUMA node of a local device, where the machine says so.
+    fn node(&self) -> Option<u32> {
+        let id = self.controller.id();
+        let address = Some(&id.traddr).filter(|_| id.trtype == TransportType::Pcie)?.parse::<Address>().ok()?;
+        Sysfs::default().function(address).ok()?.numa_node
+    }
+}
+
 impl Port for Target {
     fn shape(&self) -> Shape {
         let namespace = &self.namespace;
         Shape {
             name: namespace.name.clone(),
+            path: self.path(&namespace.name),
+            access: match self.controller.id().trtype {
+                TransportType::Pcie => Access::Pinned,
+                TransportType::VfioUser => Access::Shared,
+                _ => Access::Own,
+            },
+            node: self.node(),
             nsid: namespace.nsid,
             blocks: namespace.blocks,
             block_size: namespace.block_size,
@@ -63,12 +88,12 @@ impl Port for Target {
     }
 
     fn failure(&self) -> Option<String> {
-        self.controller.failure().map(|why| format!("{}: {why}", self.controller.name()))
+        self.controller.failure().map(|why| format!("{}: {why}", self.path(self.controller.name())))
     }
 
     fn events(&self) -> Vec<String> {
-        let name = self.controller.name();
-        self.controller.events().into_iter().map(|event| format!("{name}: {event}")).collect()
+        let path = self.path(self.controller.name());
+        self.controller.events().into_iter().map(|event| format!("{path}: {event}")).collect()
     }
 
     fn incarnation(&self) -> Option<u64> {

@@ -133,9 +133,9 @@ impl Recorder {
         }
     }
 
-    /// An I/O issued at `stamp` ended well.
+    /// An I/O issued at `stamp` ended well; its latency counts if it is `timed`.
     #[inline]
-    pub fn succeeded(&mut self, stamp: u64, now: u64, read: bool) {
+    pub fn succeeded(&mut self, stamp: u64, now: u64, read: bool, timed: bool) {
         self.left(stamp, now);
         let account = &mut self.measured.account;
         if stamp < self.start {
@@ -149,7 +149,9 @@ impl Recorder {
                 false => self.measured.writes += 1,
             }
             let (latency, ticks) = (&mut self.measured.latency, now - stamp);
-            if self.histogram {
+            if !timed {
+                // It counts for the rates alone.
+            } else if self.histogram {
                 latency.record(ticks);
             } else {
                 latency.min = if latency.count == 0 { ticks } else { latency.min.min(ticks) };
@@ -210,13 +212,13 @@ mod tests {
             recorder.issued(stamp);
         }
         recorder.advance(180);
-        recorder.succeeded(50, 180, true);
-        recorder.succeeded(120, 180, true);
-        recorder.succeeded(130, 180, false);
+        recorder.succeeded(50, 180, true, true);
+        recorder.succeeded(120, 180, true, true);
+        recorder.succeeded(130, 180, false, true);
         recorder.failed(150, 180, generic::INVALID_FIELD.with_dnr());
         recorder.advance(230);
-        recorder.succeeded(160, 230, true);
-        recorder.succeeded(90, 230, true);
+        recorder.succeeded(160, 230, true, true);
+        recorder.succeeded(90, 230, true, true);
         recorder.abandoned(170, 230);
         let sums = recorder.finish(240);
         let account = sums.account;
@@ -240,7 +242,7 @@ mod tests {
         recorder.issued(110);
         recorder.close(150);
         recorder.close(170);
-        recorder.succeeded(110, 160, true);
+        recorder.succeeded(110, 160, true, true);
         let sums = recorder.finish(2000);
         assert_eq!((sums.window_ticks, sums.account.drained, sums.latency.count), (50, 1, 0));
         assert_eq!(sums.audit, Audit { in_flight_integral: 40, residence: 40 });
@@ -249,7 +251,7 @@ mod tests {
         recorder.open(0, 100, 1000);
         recorder.issued(10);
         recorder.close(50);
-        recorder.succeeded(10, 60, true);
+        recorder.succeeded(10, 60, true, true);
         let sums = recorder.finish(2000);
         assert_eq!(
             (sums.window_ticks, sums.account.measured),

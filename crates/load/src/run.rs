@@ -17,8 +17,9 @@ use std::{
 
 use doorbell_host::AnyQueue;
 use doorbell_platform::{
+    Sysfs,
     clock::{Anchor, Clock},
-    cpu, poll,
+    cpu, numa, poll,
 };
 use doorbell_queue::{IoQueue, Wait};
 use doorbell_result::{EndReason, RunResult};
@@ -27,20 +28,25 @@ use doorbell_spec::command::control;
 use crate::{
     context::{Comeback, Context, Outcome, Pass, Patience, Task},
     lane::Geometry,
+    memory,
     observer::{Event, Observer, Reporter, Second},
     outage::{Keeper, News, Queues},
-    plan::{Limit, RunOptions, associate},
+    plan::{Access, Limit, PollMode, RunOptions, associate},
     port::{Port, Target},
     stop::{StopFlag, Tsc},
-    worker::{Beside, Ending, Progress, Times, drive},
+    worker::{Beside, Ending, Progress, Rest, Times, drive},
     workload::{Part, Workload, generator},
     zipf::Zipf,
 };
 
 /// How often the run looks at controllers, requests to stop and the clock.
 const WATCH: Duration = Duration::from_millis(50);
-/// Longest sleep of a worker under `-E`.
+/// Longest sleep of a worker.
 const LONGEST_SLEEP: Duration = Duration::from_millis(100);
+/// How long an adaptive worker looks in vain before it sleeps: as long as going to sleep and being woken takes at worst, tens of
+/// microseconds where a processor has to be brought back from idling. So it never costs more than twice what knowing beforehand
+/// would, and a device that answers sooner is never slept on.
+const SPIN: Duration = Duration::from_micros(50);
 /// Longest drain once somebody asked to stop or a controller was lost.
 const HURRIED_DRAIN: Duration = Duration::from_secs(1);
 /// Largest relative difference of the in-flight check that is not a finding.
@@ -82,10 +88,15 @@ pub(crate) fn run_on(
         reporter: &Reporter::new(observer, options.continue_on_error.unwrap_or(1)),
         ending: &Ending { stop: stop.clone(), ..Ending::default() },
         clock: Clock::since(start),
-        result: RunResult { io_size: options.io_size, seed: options.seed, ..RunResult::default() },
+        result: RunResult {
+            io_size: options.io_size,
+            seed: options.seed,
+            timing: options.timing,
+            ..RunResult::default()
+        },
     };
     let plans = run.plan(ports);
-    if !plans.is_empty() && run.has_memory(plans.len()) {
+    if !plans.is_empty() && run.has_memory(&plans) {
         run.carry_out(plans, companion);
     }
     RunResult { ticks_per_second: start.ticks_per_second(&Anchor::now()), ..run.result }
@@ -94,6 +105,7 @@ pub(crate) fn run_on(
 /// A context without its queues.
 struct Plan {
     worker: usize,
+    access: Access,
     port: Arc<dyn Port>,
     task: Task,
     workload: Workload,
@@ -127,6 +139,8 @@ struct Common<'a> {
     times: Times,
     /// Ticks that an I/O may take.
     timeout: Option<u64>,
+    /// Ticks without a completion after which workers sleep; never without.
+    spin: Option<u64>,
 }
 
 /// A run under way.
@@ -173,6 +187,7 @@ impl Run<'_> {
             let split = shape.split(options.io_size);
             Plan {
                 worker: pair.worker,
+                access: shape.access,
                 incarnation: port.incarnation().unwrap_or(0),
                 news: None,
                 port: port.clone(),
@@ -185,9 +200,14 @@ impl Run<'_> {
                 ),
                 task: Task {
                     name: shape.name.clone(),
+                    path: shape.path.clone(),
                     core,
                     depth: options.io_depth,
                     alignment: options.alignment,
+                    node: options
+                        .enforce_numa
+                        .then(|| shape.node.or_else(|| numa::node_of_core(&Sysfs::default(), core)))
+                        .flatten(),
                     geometry: Geometry {
                         nsid: shape.nsid,
                         control: if options.fua { control::FUA } else { 0 },
@@ -200,6 +220,7 @@ impl Run<'_> {
                     limit,
                     max_completions: options.max_completions,
                     continue_on_error: options.continue_on_error.is_some(),
+                    timing: options.timing,
                     histogram: options.histogram,
                 },
             }
@@ -207,20 +228,10 @@ impl Run<'_> {
         plans.collect()
     }
 
-    /// Whether the machine has the memory that buffers need; a run must not end in the hands of the system's memory killer.
-    fn has_memory(&mut self, contexts: usize) -> bool {
-        let options = self.options;
-        let buffer = u64::from(options.io_size).next_multiple_of(options.alignment.max(1).into());
-        let needed = buffer.saturating_mul(options.io_depth.into()).saturating_mul(contexts as u64);
-        let fits = available_memory().is_none_or(|available| needed <= available);
-        if !fits {
-            self.problem(format!(
-                "{contexts} x {} buffers (-q) of {buffer} bytes (-o) are {} MiB, more than the machine has free; lower -q or -o",
-                options.io_depth,
-                needed >> 20
-            ));
-        }
-        fits
+    fn has_memory(&mut self, plans: &[Plan]) -> bool {
+        let contexts: Vec<_> = plans.iter().map(|plan| plan.access).collect();
+        let checked = memory::check(self.options, &contexts);
+        checked.map_err(|why| self.problem(why)).is_ok()
     }
 
     fn carry_out(&mut self, mut plans: Vec<Plan>, mut companion: Option<Companion>) {
@@ -236,6 +247,11 @@ impl Run<'_> {
                 hurried_drain: span(self.options.drain.min(HURRIED_DRAIN)),
             },
             timeout: self.options.timeout.map(span),
+            spin: match self.options.poll_mode {
+                PollMode::Poll => None,
+                PollMode::Interrupt => Some(0),
+                PollMode::Adaptive => Some(span(SPIN)),
+            },
         };
         let progress: Vec<Progress> = self.options.cores.iter().map(|_| Progress::default()).collect();
         let ports: Vec<_> = plans.iter().map(|plan| plan.port.clone()).collect();
@@ -282,7 +298,7 @@ impl Run<'_> {
         for plan in plans {
             match self.next(connecting, workers) {
                 Some(Ok(queues)) => jobs[plan.worker].push((plan, queues)),
-                Some(Err(why)) => self.problem(format!("{} from core {}: {why}", plan.task.name, plan.task.core)),
+                Some(Err(why)) => self.problem(format!("{} from core {}: {why}", plan.task.path, plan.task.core)),
                 None => return false,
             }
         }
@@ -331,17 +347,13 @@ impl Run<'_> {
         reports: &Receiver<Vec<String>>,
     ) {
         let (mut warming, begin) = (!self.options.warm_up.is_zero(), Instant::now());
+        let mut lost = Vec::new();
         let mut last = (begin, [0; 3]);
         let observer = self.observer;
         let tell = || ports.iter().flat_map(|port| port.events()).for_each(|event| observer(Event::Notice(&event)));
         while reports.recv_timeout(WATCH) == Err(RecvTimeoutError::Timeout) {
             tell();
-            if !self.ending.lost.load(Ordering::Relaxed)
-                && let Some(why) = ports.iter().find_map(|port| port.failure())
-            {
-                self.ending.lost.store(true, Ordering::Relaxed);
-                self.problem(why);
-            }
+            self.look_for_losses(ports, &mut lost);
             let look = |keeper: &mut Keeper| keeper.look(self.options, &self.ending.stop);
             if keepers.iter_mut().map(look).filter(|&news| news).count() > 0 {
                 self.ending.news.fetch_add(1, Ordering::Release);
@@ -367,6 +379,19 @@ impl Run<'_> {
         }
         // Why it ended may be among the last ones.
         tell();
+        self.look_for_losses(ports, &mut lost);
+    }
+
+    /// Ends the run when a controller is lost for good, and tells of each that is; `told` are those known before.
+    fn look_for_losses(&mut self, ports: &[Arc<dyn Port>], told: &mut Vec<String>) {
+        for why in ports.iter().filter_map(|port| port.failure()) {
+            // The namespaces of one controller say the same.
+            if !told.contains(&why) {
+                self.ending.lost.store(true, Ordering::Relaxed);
+                self.problem(why.clone());
+                told.push(why);
+            }
+        }
     }
 
     /// Joins the workers and completes the result.
@@ -385,7 +410,7 @@ impl Run<'_> {
                             self.problem(format!(
                                 "{} from core {}: the result does not add up: {missing} I/Os are missing, the numbers in flight \
                                  differ by {:.3} %; do not trust it, and report this",
-                                context.name,
+                                context.path,
                                 context.core,
                                 difference * 100.0
                             ));
@@ -472,13 +497,13 @@ fn work(
     let _ = report.send(problems);
     let Some(Job::Go) = next_job(inbox, &mut companion) else { return Vec::new() };
     // Who shares the core must not sleep with it.
-    let sleeps = common.options.interrupt && companion.is_none();
+    let spin = common.spin.filter(|_| companion.is_none());
     // I/Os that never come back wake nobody.
     let longest = common.options.timeout.map_or(LONGEST_SLEEP, |timeout| LONGEST_SLEEP.min(timeout / 4));
     let sleep = move |waits: &[Wait]| sleep(waits, longest);
     let beside = Beside {
         companion: companion.as_deref_mut().map(|run| run as _),
-        sleep: if sleeps { Some(&sleep) } else { None },
+        rest: spin.map(|spin| Rest { spin, sleep: &sleep }),
     };
     drive(&mut contexts, &Tsc, common.times, common.ending, progress, beside);
     let outcomes = contexts.into_iter().map(|context| context.finish()).collect();
@@ -545,11 +570,4 @@ fn sleep(waits: &[Wait], longest: Duration) {
         })
         .collect();
     poll::wait(&fds, longest);
-}
-
-/// Bytes the system can give without swapping, where it says so.
-fn available_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10)
 }

@@ -23,7 +23,7 @@ use doorbell_spec::command::Command;
 use crate::{
     observer::Event,
     plan::{
-        Limit, RunOptions, Shape,
+        Limit, PollMode, RunOptions, Shape,
         tests::{options, shape},
     },
     port::Port,
@@ -72,7 +72,11 @@ fn port(
     name: &str,
     connect: impl Fn(u32) -> Result<Box<dyn IoQueue>, String> + Send + Sync + 'static,
 ) -> Arc<dyn Port> {
-    Arc::new(TestPort { shape: Shape { name: name.into(), ..shape() }, connect: Box::new(connect), failure: None })
+    Arc::new(TestPort {
+        shape: Shape { name: name.into(), path: name.into(), ..shape() },
+        connect: Box::new(connect),
+        failure: None,
+    })
 }
 
 fn null(entries: u32) -> Result<Box<dyn IoQueue>, String> {
@@ -242,6 +246,19 @@ fn a_lost_controller_ends_the_run() {
 }
 
 #[test]
+fn each_controller_that_is_lost_for_good_is_told_once() {
+    let failing = |why: &str| -> Arc<dyn Port> {
+        Arc::new(TestPort { shape: shape(), connect: Box::new(null), failure: Some(why.into()) })
+    };
+    // The first has two namespaces.
+    let ports =
+        vec![failing("a: keep alive was not answered"), failing("a: keep alive was not answered"), failing("b: reset")];
+    let (result, _) = run(ports, &RunOptions { number_ios: None, ..base() });
+    assert_eq!((result.end, result.contexts.len()), (EndReason::Lost, 3));
+    assert_eq!(result.problems, ["a: keep alive was not answered", "b: reset"]);
+}
+
+#[test]
 fn a_stop_while_running_keeps_the_results() {
     let stop = StopFlag::default();
     let signal = stop.clone();
@@ -336,7 +353,7 @@ fn workers_sleep_when_asked_to() {
         near.set_nonblocking(true).unwrap();
         Ok(Box::new(SocketQueue { null: NullQueue::new(16), near, far, armed: armed.clone() }) as _)
     };
-    let options = RunOptions { interrupt: true, number_ios: Some(Limit::Count(320)), ..base() };
+    let options = RunOptions { poll_mode: PollMode::Interrupt, number_ios: Some(Limit::Count(320)), ..base() };
     let (result, _) = run(vec![port("a", connect)], &options);
     assert_eq!((result.contexts[0].account.measured, result.end), (320, EndReason::Count));
     let sleeps = counted.load(Ordering::Relaxed);

@@ -47,6 +47,8 @@ pub struct Script {
     pub fail_every: Option<(u64, Status)>,
     /// Commands from this one on are never answered.
     pub mute_after: Option<u64>,
+    /// It has a descriptor to sleep on, if only in name.
+    pub sleeps: bool,
     /// Identifiers of commands that were aborted.
     pub aborted: Vec<u16>,
     pub taken: Vec<Op>,
@@ -194,7 +196,7 @@ impl IoQueue for TestQueue {
     }
 
     fn arm(&mut self) -> Result<Wait, Down> {
-        Ok(Wait::Ready)
+        Ok(if self.script.lock().unwrap().sleeps { Wait::Fd { fd: -1, writable: false } } else { Wait::Ready })
     }
 
     fn counters(&self) -> Counters {

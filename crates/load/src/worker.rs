@@ -50,15 +50,20 @@ pub(crate) struct Progress {
     pub idle_ticks: AtomicU64,
 }
 
-/// Sleeps until one of the descriptors is ready.
-pub(crate) type Sleep = dyn Fn(&[Wait]);
-
 /// What a worker does besides its contexts.
 pub(crate) struct Beside<'a> {
     /// Called once a pass.
     pub companion: Option<&'a mut (dyn FnMut() + Send)>,
-    /// Sleeps until one of the descriptors is ready, 100 ms at most (`-E`).
-    pub sleep: Option<&'a Sleep>,
+    /// Sleeping, where it does not look without end.
+    pub rest: Option<Rest<'a>>,
+}
+
+/// When and how a worker sleeps.
+pub(crate) struct Rest<'a> {
+    /// Ticks without a completion before it does.
+    pub spin: u64,
+    /// Sleeps until one of the descriptors is ready, or a moment has passed.
+    pub sleep: &'a dyn Fn(&[Wait]),
 }
 
 /// Runs contexts to their end: warm-up, window, drain.
@@ -73,6 +78,7 @@ pub(crate) fn drive<C: Clock>(
     let mut waits = Vec::with_capacity(contexts.len());
     let (mut deadline, mut heard) = (None, 0);
     contexts.iter_mut().for_each(|context| context.begin(times.warm_up, times.time));
+    let mut busy_until = clock.now();
     loop {
         let news = ending.news.load(Ordering::Acquire);
         if news != heard {
@@ -115,10 +121,16 @@ pub(crate) fn drive<C: Clock>(
                 break;
             }
         }
-        if let Some(sleep) = beside.sleep.filter(|_| sum.found == 0) {
-            waits.clear();
-            if contexts.iter_mut().all(|context| context.arm(&mut waits)) {
-                sleep(&waits);
+        if let Some(rest) = &beside.rest {
+            let now = clock.now();
+            if sum.found > 0 {
+                busy_until = now;
+            } else if now.saturating_sub(busy_until) >= rest.spin {
+                // Who is woken for nothing sleeps again at once.
+                waits.clear();
+                if contexts.iter_mut().all(|context| context.arm(&mut waits)) {
+                    (rest.sleep)(&waits);
+                }
             }
         }
     }

@@ -7,7 +7,7 @@ use std::{
 
 use doorbell_host::{Cancel, Controller, ControllerOptions, HostIdentity};
 use doorbell_hostile::{Moment, Reply, TargetPeer};
-use doorbell_load::{Event, Limit, Pattern, RunOptions, StopFlag, Target, run};
+use doorbell_load::{Event, Limit, Pattern, PollMode, RunOptions, StopFlag, Target, Timing, run};
 use doorbell_platform::cpu;
 use doorbell_result::RunResult;
 
@@ -25,13 +25,16 @@ fn options() -> RunOptions {
         unused_qpairs: 0,
         max_completions: None,
         alignment: 512,
+        memory: 0,
+        enforce_numa: false,
         zipf: None,
         use_every_core: false,
         fua: false,
         continue_on_error: None,
         io_queue_size: Some(128),
         seed: 1,
-        interrupt: true,
+        poll_mode: PollMode::Interrupt,
+        timing: Timing::Exact,
         histogram: false,
         transport_stats: false,
         drain: Duration::from_millis(300),

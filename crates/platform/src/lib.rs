@@ -16,9 +16,11 @@ pub mod open_files;
 pub mod pci;
 pub mod poll;
 pub mod socket;
-mod sysfs;
+pub mod sysfs;
+mod table;
 pub mod vfio;
 
 pub use crc32c::Crc32c;
 pub use memory::{Arena, Backing, Pages, Range, Region};
 pub use sysfs::Sysfs;
+pub use table::Table;

@@ -5,16 +5,19 @@ use std::fs;
 
 use rustix::process::{Resource, getrlimit};
 
+/// Bytes that this process may pin in all; none without a limit.
+pub fn limit() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    getrlimit(Resource::Memlock).current.filter(|_| !may_exceed(&status))
+}
+
 /// Whether this process may pin `bytes` more.
 ///
 /// # Errors
 /// A sentence: how much is missing, and the ways to raise the limit.
 pub fn reckon(bytes: u64) -> Result<(), String> {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    if may_exceed(&status) {
-        return Ok(());
-    }
-    allow(bytes, locked(&status), getrlimit(Resource::Memlock).current)
+    allow(bytes, locked(&status), limit())
 }
 
 fn allow(bytes: u64, locked: u64, limit: Option<u64>) -> Result<(), String> {

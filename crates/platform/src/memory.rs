@@ -337,11 +337,19 @@ impl Region {
     /// The address of a range, for the kernel.
     #[inline]
     pub(crate) fn pointer(&self, offset: u64, len: usize) -> *mut u8 {
-        let fits = usize::try_from(offset).ok().filter(|&at| at <= self.len && len <= self.len - at);
-        let at = fits.unwrap_or_else(|| panic!("{len} bytes at {offset} leave a region of {}", self.len));
-        // SAFETY: `at` is at most the mapping's length.
-        unsafe { self.start.as_ptr().add(at) }
+        let size = self.len as u64;
+        if offset > size || len as u64 > size - offset {
+            outside(offset, len, size);
+        }
+        // SAFETY: `offset` is at most the mapping's length, which is a `usize`.
+        unsafe { self.start.as_ptr().add(offset as usize) }
     }
+}
+
+#[cold]
+#[inline(never)]
+fn outside(offset: u64, len: usize, size: u64) -> ! {
+    panic!("{len} bytes at {offset} leave a region of {size}");
 }
 
 /// Accesses of a given width, each of which is one access of the machine: for what another thread, process or device reads and

@@ -3,26 +3,30 @@
 
 use crate::Slot;
 
+/// Marks the identifier of a slot that carries a command.
+const BUSY: u32 = 1 << 16;
+
 /// The identifiers of a queue's slots and which of them are outstanding.
 #[derive(Debug)]
 pub struct Cids {
-    bits: u32,
-    /// The identifier of a slot's present or next use.
-    current: Vec<u16>,
-    busy: Vec<bool>,
+    /// The bits of an identifier that name the slot.
+    mask: u16,
     outstanding: u16,
+    /// The identifier of a slot's present or next use, and [`BUSY`].
+    slots: Vec<u32>,
 }
 
 impl Cids {
     /// For `slots` slots, at most 65535.
     pub fn new(slots: u16) -> Self {
-        let bits = u32::from(slots.max(1)).next_power_of_two().trailing_zeros();
-        Self { bits, current: (0..slots).collect(), busy: vec![false; slots.into()], outstanding: 0 }
+        let mask = (u32::from(slots.max(1)).next_power_of_two() - 1) as u16;
+        Self { mask, outstanding: 0, slots: (0..u32::from(slots)).collect() }
     }
 
     /// Whether the slot exists and carries no command.
+    #[inline]
     pub fn is_idle(&self, slot: Slot) -> bool {
-        self.busy.get(usize::from(slot)).is_some_and(|busy| !busy)
+        self.slots.get(usize::from(slot)).is_some_and(|&state| state < BUSY)
     }
 
     /// Slots that carry a command.
@@ -33,40 +37,38 @@ impl Cids {
     /// Marks an idle slot busy and returns the identifier of its command.
     #[inline]
     pub fn issue(&mut self, slot: Slot) -> u16 {
-        debug_assert!(self.is_idle(slot));
-        self.busy[usize::from(slot)] = true;
+        let state = &mut self.slots[usize::from(slot)];
+        debug_assert!(*state < BUSY);
+        *state |= BUSY;
         self.outstanding += 1;
-        self.current[usize::from(slot)]
+        *state as u16
     }
 
     /// The slot whose outstanding command has this identifier.
     #[inline]
     pub fn find(&self, cid: u16) -> Option<Slot> {
-        let slot = (u32::from(cid) & ((1u32 << self.bits) - 1)) as u16;
-        let known = self.current.get(usize::from(slot)) == Some(&cid) && self.busy[usize::from(slot)];
-        known.then_some(slot)
+        let slot = cid & self.mask;
+        (self.slots.get(usize::from(slot)) == Some(&(u32::from(cid) | BUSY))).then_some(slot)
     }
 
     /// The identifier of the command that a slot carries.
     pub fn of(&self, slot: Slot) -> Option<u16> {
-        let index = usize::from(slot);
-        (self.busy.get(index) == Some(&true)).then(|| self.current[index])
+        self.slots.get(usize::from(slot)).filter(|&&state| state >= BUSY).map(|&state| state as u16)
     }
 
     /// Makes a busy slot idle and its identifier stale.
     #[inline]
     pub fn retire(&mut self, slot: Slot) {
-        debug_assert!(!self.is_idle(slot));
-        self.busy[usize::from(slot)] = false;
+        let state = &mut self.slots[usize::from(slot)];
+        debug_assert!(*state >= BUSY);
         self.outstanding -= 1;
-        let next = u32::from(self.current[usize::from(slot)]) + (1 << self.bits);
-        let next = if next >= 0xffff { u32::from(slot) } else { next };
-        self.current[usize::from(slot)] = next as u16;
+        let next = (*state & !BUSY) + u32::from(self.mask) + 1;
+        *state = if next >= 0xffff { slot.into() } else { next };
     }
 
     /// The busy slots, ascending.
     pub fn busy(&self) -> impl Iterator<Item = Slot> + '_ {
-        self.busy.iter().enumerate().filter(|(_, busy)| **busy).map(|(slot, _)| slot as Slot)
+        self.slots.iter().enumerate().filter(|(_, state)| **state >= BUSY).map(|(slot, _)| slot as Slot)
     }
 }
 

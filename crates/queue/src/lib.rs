@@ -45,6 +45,15 @@ impl Op {
         command.opc = self.opcode;
         command
     }
+
+    /// The same as quadwords, which a processor can write without having built the command first.
+    #[inline]
+    pub fn words(&self) -> [u64; 8] {
+        let blocks = u64::from(self.blocks.clamp(1, 1 << 16) - 1);
+        let first = u64::from(self.opcode) | u64::from(self.nsid) << 32;
+        let lengths = blocks | u64::from(self.control) << 16;
+        [first.to_le(), 0, 0, 0, 0, self.slba.to_le(), lengths.to_le(), 0]
+    }
 }
 
 /// A command that is over: its status is known and its memory is the caller's again.
@@ -244,5 +253,19 @@ impl<Q: IoQueue + ?Sized> IoQueue for Box<Q> {
     }
     fn named(&self, slot: Slot) -> Option<(u16, u16)> {
         (**self).named(slot)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_of_a_command_are_its_bytes() {
+        for blocks in [0, 1, 8, 65_536, u32::MAX] {
+            let op = Op { slot: 3, opcode: 0xfe, nsid: 0x8765_4321, slba: u64::MAX - 5, blocks, control: 0xc0de };
+            let command: [u64; 8] = zerocopy::transmute!(op.command());
+            assert_eq!(op.words(), command);
+        }
     }
 }

@@ -9,7 +9,7 @@
 
 use std::sync::atomic::{Ordering, fence};
 
-use doorbell_platform::Region;
+use doorbell_platform::{Region, Table};
 
 /// A word that both ends reach, in the processor's byte order.
 pub trait Word<V> {
@@ -45,14 +45,25 @@ impl Word<u32> for At<'_> {
     }
 }
 
-impl Word<u64> for At<'_> {
+/// A little-endian half of a completion entry in a ring.
+#[derive(Clone, Copy, Debug)]
+pub struct Half<'a> {
+    /// The ring.
+    pub ring: &'a Table<2>,
+    /// Index of the entry.
+    pub entry: u32,
+    /// 0 or 1.
+    pub half: usize,
+}
+
+impl Word<u64> for Half<'_> {
     #[inline]
     fn load(&self, order: Ordering) -> u64 {
-        u64::from_le(self.region.load_u64(self.offset, order))
+        u64::from_le(self.ring.load(self.entry, self.half, order))
     }
     #[inline]
     fn store(&self, value: u64, order: Ordering) {
-        self.region.store_u64(self.offset, value.to_le(), order);
+        self.ring.store(self.entry, self.half, value.to_le(), order);
     }
     #[inline]
     fn full_fence() {

@@ -9,7 +9,7 @@ use doorbell_result::{RunResult, Timeouts};
 pub fn failures(result: &RunResult) -> String {
     let mut text = String::new();
     for context in &result.contexts {
-        let place = format!("{} from core {}", context.name, context.core);
+        let place = format!("{} from core {}", context.path, context.core);
         for (status, count) in &context.errors {
             // Writing to a String cannot fail.
             let _ = writeln!(text, "Failed I/Os: {count} on {place}: {status}");
@@ -50,7 +50,7 @@ fn outages(result: &RunResult) -> String {
                 "Outage: {:.3} s without I/O{end} on {} from core {}, {:.3} s after its start (I/Os lost: {}, attempts to \
                  reconnect: {}): {}",
                 seconds(outage.silent),
-                context.name,
+                context.path,
                 context.core,
                 seconds(outage.began),
                 outage.lost,
@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn failures_are_named_with_their_place() {
-        let mut context = ContextResult { name: "disk NSID 1".into(), core: 3, ..Default::default() };
+        let mut context = ContextResult { path: "disk NSID 1".into(), core: 3, ..Default::default() };
         let mut result = RunResult { contexts: vec![context.clone()], ..Default::default() };
         assert_eq!(failures(&result), "");
         context.errors.insert("Unrecovered Read Error".into(), 12);
@@ -91,7 +91,7 @@ mod tests {
     #[test]
     fn outages_are_told_each_and_in_all() {
         let outage = Outage { began: 2500, silent: 1200, lost: 8, attempts: 3, back: true, why: "reset".into() };
-        let mut context = ContextResult { name: "disk".into(), outages: vec![outage.clone()], ..Default::default() };
+        let mut context = ContextResult { path: "disk".into(), outages: vec![outage.clone()], ..Default::default() };
         let first = "Outage: 1.200 s without I/O on disk from core 0, 2.500 s after its start (I/Os lost: 8, attempts to \
                      reconnect: 3): reset\n";
         let of = |context: &ContextResult| {
@@ -109,7 +109,7 @@ mod tests {
     #[test]
     fn timeouts_are_told() {
         let timeouts = Timeouts { timed_out: 3, aborts: 5, aborted: 2 };
-        let context = ContextResult { name: "disk".into(), timeouts, ..Default::default() };
+        let context = ContextResult { path: "disk".into(), timeouts, ..Default::default() };
         let text = failures(&RunResult { contexts: vec![context], ..Default::default() });
         assert!(
             text.starts_with("Timed out I/Os: 3 on disk from core 0: 5 Aborts sent, 2 I/Os came back aborted\n"),

@@ -6,6 +6,7 @@ pub mod failures;
 pub mod spdk_latency;
 pub mod spdk_table;
 pub mod status_line;
+pub mod timing;
 pub mod transport_stats;
 
 /// `ticks` in microseconds.

@@ -1,5 +1,6 @@
 //! The final table of a run, in the layout of `spdk_nvme_perf` (reference 3.2). Differences are in the
-//! numbers only: a context's rates are over its own window, and failed I/Os are in none of them.
+//! numbers only: a context's rates are over its own window, and failed I/Os are in none of them. Where no latency was taken
+//! (`--timing`), a dash stands for it.
 
 use std::fmt::Write;
 
@@ -43,8 +44,15 @@ struct Numbers {
     completed: u64,
     iops: f64,
     mib_per_second: f64,
-    /// Microseconds, as are the next two.
-    latency_sum: f64,
+    latency: Option<Latency>,
+}
+
+/// Latencies of a row in microseconds.
+#[derive(Clone, Copy)]
+struct Latency {
+    /// The I/Os that the average stands for, those without a latency of their own included.
+    ios: f64,
+    sum: f64,
     min: f64,
     max: f64,
 }
@@ -58,25 +66,42 @@ impl Numbers {
             completed: context.completed(),
             iops,
             mib_per_second: iops * f64::from(result.io_size) / 1_048_576.0,
-            latency_sum: us(context.latency.sum as f64),
-            min: us(context.latency.min as f64),
-            max: us(context.latency.max as f64),
+            latency: (context.latency.count > 0).then(|| {
+                let ios = context.completed() as f64;
+                Latency {
+                    ios,
+                    sum: us(context.latency.sum as f64) * (ios / context.latency.count as f64),
+                    min: us(context.latency.min as f64),
+                    max: us(context.latency.max as f64),
+                }
+            }),
         }
     }
 
     fn add(&mut self, row: &Self) {
-        self.min = if self.completed == 0 { row.min } else { self.min.min(row.min) };
-        self.max = self.max.max(row.max);
+        self.latency = match (self.latency, row.latency) {
+            (Some(one), Some(other)) => Some(Latency {
+                ios: one.ios + other.ios,
+                sum: one.sum + other.sum,
+                min: one.min.min(other.min),
+                max: one.max.max(other.max),
+            }),
+            (one, other) => one.or(other),
+        };
         self.completed += row.completed;
         self.iops += row.iops;
         self.mib_per_second += row.mib_per_second;
-        self.latency_sum += row.latency_sum;
     }
 
     fn write(&self, text: &mut String) {
-        let average = self.latency_sum / self.completed as f64;
-        for number in [self.iops, self.mib_per_second, average, self.min, self.max] {
+        for number in [self.iops, self.mib_per_second] {
             let _ = write!(text, " {number:>10.2}");
+        }
+        for number in self.latency.map_or([None; 3], |Latency { ios, sum, min, max }| [sum / ios, min, max].map(Some)) {
+            let _ = match number {
+                Some(number) => write!(text, " {number:>10.2}"),
+                None => write!(text, " {:>10}", "-"),
+            };
         }
         text.push('\n');
     }

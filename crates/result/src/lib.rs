@@ -17,12 +17,50 @@ pub struct RunResult {
     pub seed: u64,
     /// Clock ticks a second.
     pub ticks_per_second: f64,
+    /// How latencies were taken.
+    pub timing: Timing,
     /// One a (core, namespace) pair, workers ascending, in the order of association.
     pub contexts: Vec<ContextResult>,
     /// Why the run ended.
     pub end: EndReason,
     /// What went wrong besides failed I/Os, for people: lost queues, stuck drains, audit findings.
     pub problems: Vec<String>,
+}
+
+/// How latencies are taken (`--timing`): which readings of the clock a run makes. Latencies lie between two *stamps*, one when
+/// the tool issues an I/O, before its command is built, and one when it takes the completion in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Timing {
+    /// A reading for each stamp.
+    #[default]
+    Exact,
+    /// A reading for the completions of a batch, and one for the I/Os that are issued after it.
+    Batch,
+    /// As [`Timing::Exact`] for one in so many I/Os, 1 or more; the others have no latency.
+    Sampled(u32),
+    /// No I/O has a latency.
+    Off,
+}
+
+impl std::fmt::Display for Timing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Exact => f.write_str("exact"),
+            Self::Batch => f.write_str("batch"),
+            Self::Sampled(every) => write!(f, "sampled:{every}"),
+            Self::Off => f.write_str("off"),
+        }
+    }
+}
+
+/// What the stamps of a context are worth, in ticks.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Precision {
+    /// What a reading of the clock took on its core, at the start.
+    pub clock_cost: f64,
+    /// By so much a latency may be wrong at most: a stamp is never later than what it stands for, but by the time that a reading
+    /// takes, and in batches by the time that passed until the reading was last used, it may be earlier. 0 with [`Timing::Off`].
+    pub largest_error: f64,
 }
 
 /// Why a run ended.
@@ -42,8 +80,10 @@ pub enum EndReason {
 /// What one worker measured on one namespace.
 #[derive(Clone, Debug, Default)]
 pub struct ContextResult {
-    /// The namespace's name as tables show it.
+    /// The namespace's name as tables show it; paths that differ in their port alone have the same one.
     pub name: String,
+    /// The same and the port, for everything else that is said of it.
+    pub path: String,
     /// The worker's core.
     pub core: usize,
     /// Length of the measured window in ticks: after warm-up, before the drain.
@@ -52,8 +92,10 @@ pub struct ContextResult {
     pub reads: u64,
     /// The same for writes.
     pub writes: u64,
-    /// Their latencies.
+    /// Their latencies; those of the sampled ones with [`Timing::Sampled`], none with [`Timing::Off`].
     pub latency: LatencyStats,
+    /// What they are worth.
+    pub precision: Precision,
     /// Failed I/Os of the whole run by status.
     pub errors: BTreeMap<String, u64>,
     /// Where every I/O that was submitted went.

@@ -13,6 +13,9 @@ pub struct TargetConfig {
     pub subsystems: Vec<SubsystemConfig>,
     /// Where to listen; port 0 takes a free one, see [`crate::Target::addresses`].
     pub listen: Vec<SocketAddr>,
+    /// Directories in which to offer the first subsystem as a PCI function over vfio-user, to one host at a time each: their socket
+    /// is called `cntrl`.
+    pub vfio_user: Vec<PathBuf>,
     /// Cores to run a reactor on each; `None` is one reactor that the system places.
     pub cores: Option<Vec<usize>>,
     /// Never sleep, even when no host has anything to do.
@@ -45,9 +48,15 @@ impl Default for Deadlines {
 impl TargetConfig {
     /// A target of one subsystem on one address, with one reactor that sleeps when idle and 64 MiB for transfers.
     pub fn new(subsystem: SubsystemConfig, listen: SocketAddr) -> Self {
+        Self { listen: vec![listen], ..Self::of(subsystem) }
+    }
+
+    /// The same without an address so far.
+    pub fn of(subsystem: SubsystemConfig) -> Self {
         Self {
             subsystems: vec![subsystem],
-            listen: vec![listen],
+            listen: Vec::new(),
+            vfio_user: Vec::new(),
             cores: None,
             poll: false,
             transfer_memory: 64 << 20,
@@ -57,8 +66,21 @@ impl TargetConfig {
 
     pub(crate) fn check(&self) -> Result<(), Error> {
         let fail = |what: String| Err(Error::Config(what));
-        if self.listen.is_empty() {
+        if self.listen.is_empty() && self.vfio_user.is_empty() {
             return fail("a target needs an address to listen on".into());
+        }
+        if let Some(first) = self.vfio_user.first() {
+            let Some(subsystem) = self.subsystems.first() else {
+                return fail(format!("there is no subsystem to offer over vfio-user in {}", first.display()));
+            };
+            if !subsystem.allowed_hosts.is_empty() {
+                let nqn = &subsystem.nqn;
+                return fail(format!(
+                    "the hosts that may connect to {nqn} are known by their names, which a host over vfio-user has not: there, \
+                     let the permissions of {} decide",
+                    first.display()
+                ));
+            }
         }
         if self.cores.as_ref().is_some_and(Vec::is_empty) {
             return fail("the set of cores is empty".into());

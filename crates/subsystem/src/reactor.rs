@@ -4,12 +4,16 @@
 //! connection that has had nothing to do for [`COLD`] passes turns cold and is left to epoll, which is looked at every
 //! [`POLL_EVERY`] passes and when nothing is hot. When there has been nothing to do for [`SPIN`], the reactor sleeps in epoll until
 //! something comes, or a deadline has to be looked at; one that polls never sleeps.
+//!
+//! Not everything that comes is seen by epoll: a host over vfio-user writes to memory, and frames that a connection waits for come
+//! back on another reactor. Who waits for such a thing stays hot, and the reactor naps instead of sleeping: for a quarter of the time
+//! that nothing has happened, and at most [`NAP`]. So a command that comes after a pause waits at most a quarter of that pause,
+//! and a host that does nothing costs a look each millisecond.
 
 use std::{
     io,
     mem::MaybeUninit,
-    net::{TcpListener, TcpStream},
-    os::fd::AsFd,
+    net::TcpStream,
     sync::{Arc, atomic::Ordering, mpsc},
     time::{Duration, Instant},
 };
@@ -24,7 +28,7 @@ use rustix::{
 
 use crate::{
     frames::{FrameStore, LocalFrames},
-    listener::{Connection, Context, Served, Staging},
+    listener::{Arrival, Connection, Context, Listener, Served, Staging, TcpConnection},
     namespace::{Pool, RESERVE},
     subsystem::Shared,
 };
@@ -37,7 +41,7 @@ const POLL_EVERY: u32 = 16;
 const SPIN: Duration = Duration::from_micros(100);
 /// How often deadlines are looked at.
 const CHECK_EVERY: Duration = Duration::from_millis(250);
-/// How long to sleep while a connection waits for memory that another reactor may free.
+/// How long to sleep at most while there may be something to do that epoll does not tell of.
 const NAP: Duration = Duration::from_millis(1);
 
 /// Events taken from epoll at a time.
@@ -55,9 +59,9 @@ pub(crate) struct Reactor {
     pub(crate) context: Context,
     staging: Staging,
     epoll: OwnedFd,
-    listeners: Vec<TcpListener>,
+    listeners: Vec<Listener>,
     inbox: mpsc::Receiver<TcpStream>,
-    /// The inboxes of all reactors, for the one that has the listeners.
+    /// The inboxes of all reactors, for the one that accepts sockets for all.
     inboxes: Vec<mpsc::Sender<TcpStream>>,
     connections: Vec<Option<Seat>>,
     free: Vec<u32>,
@@ -105,14 +109,9 @@ impl Reactor {
         })
     }
 
-    /// Accepts from these listeners, for all reactors.
-    pub(crate) fn listen(
-        &mut self,
-        listeners: Vec<TcpListener>,
-        inboxes: Vec<mpsc::Sender<TcpStream>>,
-    ) -> io::Result<()> {
+    /// Accepts from these listeners, and hands to all reactors what any can serve.
+    pub(crate) fn listen(&mut self, listeners: Vec<Listener>, inboxes: Vec<mpsc::Sender<TcpStream>>) -> io::Result<()> {
         for (listener, number) in listeners.iter().zip(LISTENERS..) {
-            listener.set_nonblocking(true)?;
             epoll::add(&self.epoll, listener, EventData::new_u64(number), EventFlags::IN)?;
         }
         (self.listeners, self.inboxes) = (listeners, inboxes);
@@ -126,8 +125,7 @@ impl Reactor {
             if self.pass() {
                 last = self.context.now;
             } else if !poll && self.context.now - last >= SPIN {
-                self.sleep();
-                last = Instant::now();
+                self.sleep(self.context.now - last);
             }
         }
         self.close();
@@ -194,8 +192,8 @@ impl Reactor {
         self.hot.clear();
     }
 
-    /// Waits until there is something to do or a deadline to look at.
-    fn sleep(&mut self) {
+    /// Waits until there is something to do or a deadline to look at, when there has been nothing for so long.
+    fn sleep(&mut self, idle: Duration) {
         let mut at = 0;
         while at < self.hot.len() {
             if !self.cool(at) {
@@ -204,7 +202,7 @@ impl Reactor {
         }
         let has_connections = self.free.len() < self.connections.len();
         let wait = match (self.hot.is_empty(), has_connections || self.looks_away) {
-            (false, _) => Some(NAP),
+            (false, _) => Some((idle / 4).min(NAP)),
             (true, true) => Some(self.next_check.saturating_duration_since(Instant::now()) + NAP),
             (true, false) => None,
         };
@@ -228,34 +226,29 @@ impl Reactor {
                 BELL => {
                     self.context.shared.desks[self.context.desk].hear();
                     while let Ok(socket) = self.inbox.try_recv() {
-                        self.seat(socket);
+                        self.seat_socket(socket);
                     }
                 }
                 number if number >= LISTENERS => self.accept((number - LISTENERS) as usize),
-                index => self.warm(index as u32),
+                index => {
+                    if let Some(Some(seat)) = self.connections.get_mut(index as usize) {
+                        seat.connection.notify();
+                    }
+                    self.warm(index as u32);
+                }
             }
         }
         !events.is_empty()
     }
 
-    /// Accepts some of what waits at a listener and hands each connection to the reactor with the least to do.
+    /// Accepts some of what waits at a listener.
     fn accept(&mut self, at: usize) {
         for _ in 0..ACCEPT_AT_ONCE {
-            match self.listeners[at].accept() {
-                Ok((socket, peer)) => {
-                    let desks = &self.context.shared.desks;
-                    let load = |desk: usize| {
-                        let desk = &desks[desk];
-                        (desk.queues.load(Ordering::Relaxed), desk.connections.load(Ordering::Relaxed))
-                    };
-                    let desk = (0..desks.len()).min_by_key(|&desk| load(desk)).unwrap_or(0);
-                    tracing::debug!("{peer} connects; reactor {desk} serves it");
-                    desks[desk].connections.fetch_add(1, Ordering::Relaxed);
-                    if desk == self.context.desk {
-                        self.seat(socket);
-                    } else if self.inboxes[desk].send(socket).is_ok() {
-                        desks[desk].ring();
-                    }
+            match self.listeners[at].accept(&self.context) {
+                Ok(Arrival::Tcp(socket)) => self.hand_on(socket),
+                Ok(Arrival::VfioUser(connection)) => {
+                    self.context.shared.desks[self.context.desk].connections.fetch_add(1, Ordering::Relaxed);
+                    self.seat(Connection::VfioUser(connection));
                 }
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock => return,
@@ -272,6 +265,22 @@ impl Reactor {
         }
     }
 
+    /// Hands a socket to the reactor with the least to do.
+    fn hand_on(&mut self, socket: TcpStream) {
+        let desks = &self.context.shared.desks;
+        let load = |desk: usize| {
+            let desk = &desks[desk];
+            (desk.queues.load(Ordering::Relaxed), desk.connections.load(Ordering::Relaxed))
+        };
+        let desk = (0..desks.len()).min_by_key(|&desk| load(desk)).unwrap_or(0);
+        desks[desk].connections.fetch_add(1, Ordering::Relaxed);
+        if desk == self.context.desk {
+            self.seat_socket(socket);
+        } else if self.inboxes[desk].send(socket).is_ok() {
+            desks[desk].ring();
+        }
+    }
+
     fn watch(&self, listener: usize, interest: EventFlags) {
         let number = EventData::new_u64(LISTENERS + listener as u64);
         if let Err(error) = epoll::modify(&self.epoll, &self.listeners[listener], number, interest) {
@@ -279,33 +288,41 @@ impl Reactor {
         }
     }
 
+    fn seat_socket(&mut self, socket: TcpStream) {
+        match TcpConnection::new(socket, self.context.now) {
+            Ok(connection) => self.seat(Connection::Tcp(Box::new(connection))),
+            Err(error) => self.unseated(&error),
+        }
+    }
+
     /// Takes a connection in.
-    fn seat(&mut self, socket: TcpStream) {
+    fn seat(&mut self, mut connection: Connection) {
         let index = self.free.pop().unwrap_or_else(|| {
             self.connections.push(None);
             (self.connections.len() - 1) as u32
         });
         let interest = EventFlags::IN;
-        let connection = Connection::new(socket, self.context.now).and_then(|connection| {
-            epoll::add(&self.epoll, connection.socket(), EventData::new_u64(index.into()), interest)?;
-            Ok(connection)
-        });
-        match connection {
-            Ok(connection) => {
+        match epoll::add(&self.epoll, &connection, EventData::new_u64(index.into()), interest) {
+            Ok(()) => {
                 self.connections[index as usize] = Some(Seat { connection, is_hot: true, idle: 0, interest });
                 self.hot.push(index);
             }
             Err(error) => {
-                tracing::warn!("a connection is lost before it begins: {error}");
                 self.free.push(index);
-                self.context.shared.desks[self.context.desk].connections.fetch_sub(1, Ordering::Relaxed);
+                connection.close(&mut self.context);
+                self.unseated(&error.into());
             }
         }
     }
 
+    fn unseated(&self, error: &io::Error) {
+        tracing::warn!("a connection is lost before it begins: {error}");
+        self.context.shared.desks[self.context.desk].connections.fetch_sub(1, Ordering::Relaxed);
+    }
+
     fn remove(&mut self, index: u32) {
         if let Some(seat) = self.connections[index as usize].take() {
-            let _ = epoll::delete(&self.epoll, seat.connection.socket().as_fd());
+            let _ = epoll::delete(&self.epoll, &seat.connection);
             self.free.push(index);
             self.context.shared.desks[self.context.desk].connections.fetch_sub(1, Ordering::Relaxed);
         }
@@ -330,7 +347,7 @@ impl Reactor {
             let interest = seat.connection.interest();
             if interest != seat.interest {
                 let number = EventData::new_u64(index.into());
-                if epoll::modify(&self.epoll, seat.connection.socket(), number, interest).is_err() {
+                if epoll::modify(&self.epoll, &seat.connection, number, interest).is_err() {
                     return false;
                 }
                 seat.interest = interest;

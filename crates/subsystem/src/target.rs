@@ -14,11 +14,12 @@ use std::{
 };
 
 use doorbell_platform::cpu;
+use doorbell_vfio_user as vfio_user;
 
 use crate::{
     config::TargetConfig,
     frames::{FRAME, FrameStore, MOST_LOCAL, ZERO_FRAMES},
-    listener::Context,
+    listener::{Context, Endpoint, Listener},
     namespace::{Namespace, RESERVE},
     reactor::Reactor,
     subsystem::{Desk, Shared, Subsystem},
@@ -59,6 +60,9 @@ pub enum Error {
         /// The system's answer.
         source: io::Error,
     },
+    /// A directory for hosts over vfio-user.
+    #[error(transparent)]
+    Endpoint(#[from] vfio_user::BindError),
     /// A core.
     #[error("cannot run on core {core}: {source}")]
     Core {
@@ -95,6 +99,7 @@ pub struct Usage {
 pub struct Target {
     shared: Arc<Shared>,
     store: Arc<FrameStore>,
+    directories: Vec<PathBuf>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -109,8 +114,9 @@ impl Target {
             None => vec![None],
         };
         let poll = config.poll;
+        let directories = config.vfio_user.clone();
         let (shared, store, reactors) = build(config, cores.len())?;
-        let mut target = Self { shared, store, threads: Vec::new() };
+        let mut target = Self { shared, store, directories, threads: Vec::new() };
         for (reactor, core) in reactors.into_iter().zip(cores) {
             let (report, reported) = mpsc::channel();
             let run = move || {
@@ -144,6 +150,11 @@ impl Target {
     /// Where it listens, in the order of the configuration, with the ports that the system chose.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.shared.addresses
+    }
+
+    /// The directories in which it offers a PCI function over vfio-user, in the order of the configuration.
+    pub fn directories(&self) -> &[PathBuf] {
+        &self.directories
     }
 
     /// What hosts take up at the moment. It counts all memory, so it is not for every second.
@@ -227,8 +238,15 @@ fn build(config: TargetConfig, reactors: usize) -> Result<Parts, Error> {
     // Bound first: hosts that come while memory is being made wait instead of being refused.
     let mut listeners = Vec::new();
     for address in config.listen {
-        let listener = TcpListener::bind(address).map_err(|source| Error::Listen { address, source })?;
-        listeners.push(listener);
+        let listener = TcpListener::bind(address).and_then(|listener| {
+            listener.set_nonblocking(true)?;
+            Ok((listener.local_addr()?, listener))
+        });
+        listeners.push(listener.map_err(|source| Error::Listen { address, source })?);
+    }
+    let mut sockets = Vec::new();
+    for directory in config.vfio_user {
+        sockets.push((vfio_user::Listener::bind(&directory)?, directory));
     }
     let published = config.subsystems.iter().flat_map(|each| &each.namespaces).map(Namespace::frames).sum::<usize>();
     let largest = config.subsystems.iter().map(|each| each.max_transfer).max().unwrap_or(0);
@@ -251,12 +269,11 @@ fn build(config: TargetConfig, reactors: usize) -> Result<Parts, Error> {
         subsystems.push(Arc::new(Subsystem::new(config, namespaces)));
     }
 
-    let addresses = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<_>>();
     let desks = (0..reactors).map(|_| Desk::new()).collect::<io::Result<_>>();
     let shared = Arc::new(Shared {
         subsystems,
         discovery: Arc::new(Subsystem::discovery()),
-        addresses: addresses.map_err(system("read a listener's address"))?,
+        addresses: listeners.iter().map(|&(address, _)| address).collect(),
         deadlines: config.deadlines,
         changes: AtomicU64::new(0),
         stop: AtomicBool::new(false),
@@ -264,11 +281,19 @@ fn build(config: TargetConfig, reactors: usize) -> Result<Parts, Error> {
         started: Instant::now(),
     });
     let (senders, receivers): (Vec<_>, Vec<_>) = (0..reactors).map(|_| mpsc::channel()).unzip();
-    let mut all = Vec::new();
-    for (desk, inbox) in receivers.into_iter().enumerate() {
-        let reactor = Reactor::new(shared.clone(), desk, store.clone(), inbox);
-        all.push(reactor.map_err(system("set up epoll"))?);
+    // Sockets are accepted by the first and served by any; the function in a directory belongs to one reactor.
+    let mut shares: Vec<Vec<Listener>> = (0..reactors).map(|_| Vec::new()).collect();
+    shares[0].extend(listeners.into_iter().map(|(_, listener)| Listener::Tcp(listener)));
+    for (at, (socket, directory)) in sockets.into_iter().enumerate() {
+        let endpoint = Endpoint::new(socket, &directory, &shared.subsystems[0]);
+        shares[at % reactors].push(Listener::VfioUser(endpoint));
     }
-    all[0].listen(listeners, senders).map_err(system("watch a listener"))?;
+    let mut all = Vec::new();
+    for ((desk, inbox), share) in receivers.into_iter().enumerate().zip(shares) {
+        let reactor = Reactor::new(shared.clone(), desk, store.clone(), inbox);
+        let mut reactor = reactor.map_err(system("set up epoll"))?;
+        reactor.listen(share, senders.clone()).map_err(system("watch a listener"))?;
+        all.push(reactor);
+    }
     Ok((shared, store, all))
 }

@@ -15,7 +15,8 @@ use doorbell_load::Companion;
 use doorbell_platform::cpu;
 use doorbell_subsystem::{Backend, Cooperative, NamespaceConfig, SubsystemConfig, Target, TargetConfig};
 
-use crate::output::tell;
+use super::options::Link;
+use crate::{output::tell, scratch::Folder};
 
 /// Size of the namespace in bytes.
 const SIZE: u64 = 256 << 20;
@@ -23,8 +24,10 @@ const NQN: &str = "nqn.2026-11.io.doorbell:embedded";
 
 /// The embedded target.
 pub struct Embedded {
-    address: SocketAddr,
+    id: TransportId,
     place: Place,
+    /// Of its socket, for vfio-user; removed after the target.
+    _folder: Option<Folder>,
 }
 
 enum Place {
@@ -36,7 +39,7 @@ enum Place {
 
 impl Embedded {
     /// Starts it; `cores` are the workers'.
-    pub fn start(cores: &[usize]) -> Result<Self, String> {
+    pub fn start(link: Link, cores: &[usize]) -> Result<Self, String> {
         let allowed =
             cpu::allowed().map_err(|why| format!("--embedded: asking for the cores of this machine: {why}"))?;
         let free = allowed.iter().copied().find(|core| !cores.contains(core));
@@ -44,15 +47,35 @@ impl Embedded {
             namespaces: vec![NamespaceConfig { backend: Backend::Ram { size: SIZE }, block_size: 512 }],
             ..SubsystemConfig::new(NQN)
         };
-        let mut config = TargetConfig::new(subsystem, (Ipv4Addr::LOCALHOST, 0).into());
+        let mut config = TargetConfig::of(subsystem);
+        let folder = match link {
+            Link::Tcp => None,
+            Link::VfioUser => Some(Folder::new().map_err(|why| format!("--embedded: {why}"))?),
+        };
+        match &folder {
+            None => config.listen.push((Ipv4Addr::LOCALHOST, 0).into()),
+            Some(folder) => config.vfio_user.push(folder.path().to_path_buf()),
+        }
         config.cores = free.map(|core| vec![core]);
+        // What comes over TCP wakes it; a host that writes to memory wakes nobody.
+        config.poll = folder.is_some();
+        let id = |addresses: &[SocketAddr]| match &folder {
+            None => over_tcp(addresses[0]),
+            Some(folder) => TransportId {
+                trtype: TransportType::VfioUser,
+                traddr: folder.path().display().to_string(),
+                ..TransportId::default()
+            },
+        };
         let fail = |why: doorbell_subsystem::Error| format!("--embedded: {why}");
         if let Some(core) = free {
             let target = Target::start(config).map_err(fail)?;
             tell(format_args!("Embedded target: RAM, {} MiB, on core {core}", SIZE >> 20));
-            return Ok(Self { address: target.addresses()[0], place: Place::Apart { _target: target } });
+            let id = id(target.addresses());
+            return Ok(Self { id, place: Place::Apart { _target: target }, _folder: folder });
         }
         let (addresses, target) = Target::cooperative(config).map_err(fail)?;
+        let id = id(&addresses);
         tell(format_args!(
             "Embedded target: RAM, {} MiB, no core is left for it: it shares core {} with a worker, and the result is that of both",
             SIZE >> 20,
@@ -69,19 +92,12 @@ impl Embedded {
                 }
             }
         });
-        Ok(Self { address: addresses[0], place })
+        Ok(Self { id, place, _folder: folder })
     }
 
     /// How to reach it.
     pub fn transport_id(&self) -> TransportId {
-        TransportId {
-            trtype: TransportType::Tcp,
-            adrfam: AddressFamily::Ipv4,
-            traddr: self.address.ip().to_string(),
-            trsvcid: self.address.port().to_string(),
-            subnqn: NQN.into(),
-            ..TransportId::default()
-        }
+        self.id.clone()
     }
 
     /// What the first worker has to do for it, from now until [`Embedded::run_is_over`].
@@ -102,6 +118,17 @@ impl Embedded {
         if let Place::Shared { worker_serves, .. } = &self.place {
             worker_serves.store(false, Ordering::Relaxed);
         }
+    }
+}
+
+fn over_tcp(address: SocketAddr) -> TransportId {
+    TransportId {
+        trtype: TransportType::Tcp,
+        adrfam: AddressFamily::Ipv4,
+        traddr: address.ip().to_string(),
+        trsvcid: address.port().to_string(),
+        subnqn: NQN.into(),
+        ..TransportId::default()
     }
 }
 

@@ -4,6 +4,7 @@ mod embedded;
 pub mod options;
 mod paths;
 mod show;
+mod targets;
 
 use std::{
     ffi::OsString,
@@ -13,8 +14,8 @@ use std::{
     time::Duration,
 };
 
-use doorbell_host::{Cancel, Controller, ControllerOptions, Namespace, Probed, Reconnect, TransportId, probe};
-use doorbell_load::{Limit, Pattern, RunOptions, StopFlag, Target, run};
+use doorbell_host::{Cancel, Controller, ControllerOptions, Namespace, Probed, Reconnect, TransportType, probe};
+use doorbell_load::{Limit, Pattern, PollMode, RunOptions, StopFlag, Target, run};
 use doorbell_platform::open_files;
 
 use crate::{
@@ -22,7 +23,7 @@ use crate::{
     signals,
 };
 use embedded::Embedded;
-use options::{NumberOfIos, Options, Parsed, UsageError};
+use options::{NumberOfIos, Options, Parsed};
 
 /// I/O queues asked for when the load needs fewer; the controller grants what it has.
 const IO_QUEUES: u32 = 1024;
@@ -62,9 +63,7 @@ fn perform(options: &Options) -> Result<bool, String> {
     for note in &options.notes {
         tell(note);
     }
-    let parse =
-        |text: &String| text.parse::<TransportId>().map_err(|why| UsageError::with_usage(why.to_string()).to_string());
-    let mut ids = options.transport_ids.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+    let mut ids = targets::ids(options)?;
     let seed = options.seed.unwrap_or_else(|| RandomState::new().hash_one(std::process::id()));
     tell(format_args!("Seed: {seed}"));
     // A descriptor a queue: the usual soft limit is for programs that use select().
@@ -78,8 +77,8 @@ fn perform(options: &Options) -> Result<bool, String> {
     .map_err(|why| format!("handling signals: {why}"))?;
 
     let mut embedded = None;
-    if options.embedded {
-        let started = Embedded::start(&options.cores)?;
+    if let Some(link) = options.embedded {
+        let started = Embedded::start(link, &options.cores)?;
         ids.push(started.transport_id());
         embedded = Some(started);
     }
@@ -110,6 +109,7 @@ fn perform(options: &Options) -> Result<bool, String> {
 }
 
 fn controller_options(options: &Options) -> ControllerOptions {
+    let environment = &options.environment;
     let queues = (options.cores.len() as u32).saturating_mul(options.qpairs.saturating_add(options.unused_qpairs));
     ControllerOptions {
         num_io_queues: queues.clamp(IO_QUEUES, u16::MAX.into()) as u16,
@@ -118,6 +118,11 @@ fn controller_options(options: &Options) -> ControllerOptions {
         header_digest: options.header_digest,
         data_digest: options.data_digest,
         disable_sq_flow_control: options.disable_sq_flow_control,
+        interrupts: options.poll_mode != PollMode::Poll,
+        sq_cmb: !environment.no_sq_cmb,
+        huge_pages: !environment.no_huge,
+        no_shutdown_notification: environment.no_shutdown_notification,
+        vf_token: environment.vf_token,
         reconnect: options.reconnect.map(Reconnect::new),
         ..ControllerOptions::default()
     }
@@ -136,7 +141,8 @@ fn attach(probed: Vec<Probed>) -> Result<(Vec<Target>, bool), String> {
             }
         };
         any = true;
-        out(&format!("Attached to NVMeoF Controller at {}\n", controller.name()));
+        let kind = if controller.id().trtype == TransportType::Pcie { "NVMe" } else { "NVMeoF" };
+        out(&format!("Attached to {kind} Controller at {}\n", controller.name()));
         let namespaces = controller.namespaces();
         let wanted: Vec<Namespace> = match id.ns {
             None => namespaces,
@@ -174,13 +180,16 @@ fn run_options(options: &Options, seed: u64) -> RunOptions {
         unused_qpairs: options.unused_qpairs.min(u16::MAX.into()) as u16,
         max_completions: (options.max_completions > 0).then_some(options.max_completions),
         alignment: options.alignment,
+        memory: u64::from(options.environment.memory_mb) << 20,
+        enforce_numa: options.enforce_numa,
         zipf: options.zipf,
         use_every_core: options.use_every_core,
         fua: options.fua,
         continue_on_error: options.continue_on_error.map(u64::from),
         io_queue_size: (options.io_queue_size != MOST_ENTRIES).then_some(options.io_queue_size),
         seed,
-        interrupt: options.interrupt,
+        poll_mode: options.poll_mode,
+        timing: options.timing,
         histogram: options.latency != options::LatencyOutput::None,
         transport_stats: options.transport_stats,
         drain: DRAIN,

@@ -6,7 +6,7 @@ use doorbell_load::{Event, Second};
 use doorbell_report::{
     failures, spdk_latency, spdk_table,
     status_line::{ERASE, StatusLine},
-    transport_stats,
+    timing, transport_stats,
 };
 use doorbell_result::RunResult;
 
@@ -54,6 +54,7 @@ pub fn result(result: &RunResult, options: &Options) -> bool {
     if options.latency == LatencyOutput::Histogram {
         out(&spdk_latency::histograms(result));
     }
+    timing::line(result).lines().for_each(tell);
     failures::failures(result).lines().for_each(tell);
     let measured = result.contexts.iter().any(|context| context.completed() > 0);
     if !measured {

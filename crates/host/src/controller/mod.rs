@@ -154,6 +154,7 @@ pub(crate) fn name_of(id: &TransportId) -> String {
             format!("{} (addr:{} subnqn:{})", id.trtype.word(), id.traddr, id.subnqn)
         }
         TransportType::Custom(_) => format!("CUSTOM ({})", id.traddr),
+        TransportType::Pcie => transport::pcie::name(&id.traddr),
         other => format!("{} ({})", other.word(), id.traddr),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsRawFd, OwnedFd},
     sync::{
         Arc, Mutex, OnceLock,
         mpsc::{Receiver, Sender, TryRecvError},
@@ -90,6 +90,8 @@ impl Start {
                 End::Lost(cause) => {
                     shared.present().up = false;
                     service.leave(&cause);
+                    // The device may be waited for by who wants to take it out, and cannot be opened again while it is held.
+                    service.direct = None;
                     service.port.into_queue().stop();
                     match self.bring_back(&shared, requests, cause) {
                         Ok(back) => (port, direct) = back,
@@ -248,7 +250,7 @@ impl<'a> Service<'a> {
         let due = self.keep_alive_due.map_or(PULSE, |due| due.saturating_duration_since(Instant::now()).min(PULSE));
         let due = due.min(events_due);
         let farewell = self.direct.as_ref().and_then(Direct::farewell);
-        let others: Vec<_> = [self.wake.as_fd()].into_iter().chain(farewell).collect();
+        let others: Vec<_> = [self.wake.as_raw_fd()].into_iter().chain(farewell).collect();
         self.port.sleep(due, &others)?;
         let mut count = [0; 8];
         let _ = rustix::io::read(self.wake, &mut count);

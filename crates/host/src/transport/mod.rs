@@ -1,9 +1,11 @@
-//! Transports: how a queue to a controller comes about. NVMe/TCP is built in; others register under a `trtype` of their own and
-//! are driven through the same [`IoQueue`] contract, a call a batch.
+//! Transports: how a queue to a controller comes about. NVMe/TCP, PCIe and vfio-user are built in; others register under a `trtype`
+//! of their own and are driven through the same [`IoQueue`] contract, a call a batch.
 
+pub(crate) mod pcie;
 pub(crate) mod port;
 pub mod ring;
 pub mod tcp;
+pub(crate) mod vfio_user;
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -88,8 +90,12 @@ pub(crate) fn open_queue(id: &TransportId, request: &QueueRequest) -> Result<Any
 }
 
 /// How devices of a transport are opened, where controllers are within reach.
-pub(crate) fn opener(_trtype: &TransportType) -> Option<Arc<Open>> {
-    None
+pub(crate) fn opener(trtype: &TransportType) -> Option<Arc<Open>> {
+    match trtype {
+        TransportType::Pcie => Some(Arc::new(pcie::open)),
+        TransportType::VfioUser => Some(Arc::new(vfio_user::open)),
+        _ => None,
+    }
 }
 
 fn registered(name: &str) -> Option<Arc<dyn Transport>> {
@@ -100,19 +106,16 @@ fn registered(name: &str) -> Option<Arc<dyn Transport>> {
 /// Why a transport cannot be used; `None` when it can.
 pub(crate) fn unusable(trtype: &TransportType) -> Option<String> {
     let word = trtype.word();
-    let not_built = |part: &str| Some(format!("transport {word} is not built yet: it needs {part}"));
     match trtype {
-        TransportType::Tcp => None,
-        TransportType::Pcie => not_built("the driver of local devices (VFIO)"),
-        TransportType::Rdma => not_built("the RDMA link"),
-        TransportType::VfioUser => not_built("the vfio-user link"),
+        TransportType::Tcp | TransportType::Pcie | TransportType::VfioUser => None,
+        TransportType::Rdma => Some(format!("transport {word} is not built yet: it needs the RDMA link")),
         TransportType::Fc => Some(
             "transport FC is not supported: user space has no access to Fibre Channel adapters; use the kernel's host and test its \
              block device"
                 .into(),
         ),
         TransportType::Custom(name) if registered(name).is_some() => None,
-        TransportType::Custom(name) => Some(format!("no transport is registered as {name}; built in is TCP")),
+        TransportType::Custom(name) => Some(format!("no transport is registered as {name}; built in are TCP, PCIE and VFIOUSER")),
     }
 }
 

@@ -1,7 +1,7 @@
 //! One command at a time over any queue, with a deadline: how Connect, properties and admin commands are sent.
 
 use std::{
-    os::fd::{AsRawFd, BorrowedFd},
+    os::fd::RawFd,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -186,8 +186,8 @@ impl Port {
 
     /// Sleeps until the queue, or one of `others`, has something, at most for `span`. A queue that must be polled is looked at every
     /// millisecond, or less often where `others` wake us for what is urgent.
-    pub fn sleep(&mut self, span: Duration, others: &[BorrowedFd<'_>]) -> Result<(), Cause> {
-        let mut fds: Vec<_> = others.iter().map(|other| (other.as_raw_fd(), false)).collect();
+    pub fn sleep(&mut self, span: Duration, others: &[RawFd]) -> Result<(), Cause> {
+        let mut fds: Vec<_> = others.iter().map(|&other| (other, false)).collect();
         if self.polled {
             let interval = if fds.is_empty() { POLL_INTERVAL } else { IDLE_POLL_INTERVAL };
             poll::wait(&fds, span.min(interval));

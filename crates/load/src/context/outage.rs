@@ -66,9 +66,9 @@ impl<Q: IoQueue, C: Clock> Context<'_, Q, C> {
 
     fn leave(&mut self) {
         self.abandon();
+        // The buffers cannot be given to other queues before: a device that is reset lets go of them a moment later.
         if self.lanes.iter().any(|lane| lane.queue.drained() != Drain::Clean) {
-            // The buffers cannot be given to other queues; the result says so.
-            return self.end(EndReason::Lost);
+            return;
         }
         self.counted.extend(self.lanes.drain(..).map(|lane| lane.queue.counters()));
         self.idle.clear();
@@ -84,7 +84,7 @@ impl<Q: IoQueue, C: Clock> Context<'_, Q, C> {
             record.attempts = attempts - comeback.attempts;
             comeback.attempts = attempts;
         }
-        let place = format!("{} from core {}", self.task.name, self.task.core);
+        let place = format!("{} from core {}", self.task.path, self.task.core);
         match back {
             true => self.reporter.notice(&format!("{place}: I/O goes on")),
             false => self.problems.push(format!("{place}: its controller was lost and not back when the run ended")),
@@ -107,6 +107,10 @@ impl<Q: IoQueue, C: Clock> Context<'_, Q, C> {
             match news {
                 News::Lost(_) => {}
                 News::Back { .. } if self.ended.is_some() => {}
+                // The reset that the controller is back from did not make it let go, so nothing will.
+                News::Back { .. } if !self.lanes.is_empty() => {
+                    self.stay_out("its controller is back, but may still write to the buffers");
+                }
                 News::Back { queues, incarnation } => match self.rejoin(queues) {
                     Ok(()) => {
                         self.incarnation = incarnation;
@@ -134,7 +138,7 @@ impl<Q: IoQueue, C: Clock> Context<'_, Q, C> {
 
     fn stay_out(&mut self, why: &str) {
         if self.ended.is_none() {
-            let text = format!("{} from core {}: {why}", self.task.name, self.task.core);
+            let text = format!("{} from core {}: {why}", self.task.path, self.task.core);
             self.reporter.error(&text);
             self.problems.push(text);
             self.end(EndReason::Lost);

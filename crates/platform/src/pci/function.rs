@@ -73,6 +73,8 @@ pub struct Controller {
     pub name: String,
     /// The serial number, without padding; empty where the driver has not read it.
     pub serial: String,
+    /// The model, without padding; empty where the driver has not read it.
+    pub model: String,
     /// Its namespaces.
     pub blocks: Vec<Block>,
 }
@@ -133,8 +135,9 @@ impl Function {
         let controller = |name: String| {
             let folder = folder.join(&name);
             let blocks = names(&folder).iter().filter_map(|entry| namespace(&name, entry)).collect::<Vec<_>>();
-            let serial = line(&folder.join("serial")).unwrap_or_default();
-            Controller { name, serial, blocks: blocks.into_iter().map(|name| self.block(name)).collect() }
+            let text = |name| line(&folder.join(name)).unwrap_or_default();
+            let (serial, model) = (text("serial"), text("model"));
+            Controller { name, serial, model, blocks: blocks.into_iter().map(|name| self.block(name)).collect() }
         };
         names(&folder).into_iter().map(controller).collect()
     }
@@ -263,6 +266,7 @@ mod tests {
         let tree = Tree::new();
         let folder = tree.function("0000:01:00.0", "0x010802");
         tree.write(&folder.join("nvme/nvme1/serial"), "S1234              \n");
+        tree.write(&folder.join("nvme/nvme1/model"), "A Drive            \n");
         for entry in ["nvme1n1", "nvme0c1n2", "nvme0c2n3", "ng1n1", "hwmon4", "power"] {
             fs::create_dir_all(folder.join("nvme/nvme1").join(entry)).unwrap();
         }
@@ -276,7 +280,8 @@ mod tests {
             holders: holders.iter().map(|&name| name.to_owned()).collect(),
         };
         let blocks = vec![block("nvme0n2", &[], &[]), block("nvme1n1", &["nvme1n1p1"], &["md0", "dm-0"])];
-        assert_eq!(controllers, [Controller { name: "nvme1".to_owned(), serial: "S1234".to_owned(), blocks }]);
+        let (serial, model) = ("S1234".to_owned(), "A Drive".to_owned());
+        assert_eq!(controllers, [Controller { name: "nvme1".to_owned(), serial, model, blocks }]);
     }
 
     #[test]

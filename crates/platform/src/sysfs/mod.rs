@@ -35,7 +35,7 @@ impl Sysfs {
 }
 
 /// The names in a folder, ascending; none without the folder.
-pub(crate) fn names(folder: &Path) -> Vec<String> {
+pub fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.sort();
@@ -51,17 +51,17 @@ pub(crate) fn numbered(folder: &Path, prefix: &str) -> Vec<u32> {
 }
 
 /// The one line of a file, if there is any text in it.
-pub(crate) fn line(file: &Path) -> Option<String> {
+pub fn line(file: &Path) -> Option<String> {
     let text = fs::read_to_string(file).ok()?;
     Some(text.trim().to_owned()).filter(|text| !text.is_empty())
 }
 
 /// What the one line of a file says.
-pub(crate) fn parsed<T: FromStr>(file: &Path) -> Option<T> {
+pub fn parsed<T: FromStr>(file: &Path) -> Option<T> {
     line(file)?.parse().ok()
 }
 
 /// The last part of what a symbolic link points to.
-pub(crate) fn target_name(link: &Path) -> Option<String> {
+pub fn target_name(link: &Path) -> Option<String> {
     Some(fs::read_link(link).ok()?.file_name()?.to_str()?.to_owned())
 }

@@ -1,4 +1,5 @@
-//! The admin queue, which is the controller: Fabrics and Admin commands, events, the keep alive timer.
+//! The admin queue, which is the controller: Fabrics and Admin commands, events, the keep alive timer. What only a controller in
+//! memory has, queues that commands create, is its listener's.
 
 use std::{
     net::SocketAddr,
@@ -13,13 +14,13 @@ use doorbell_spec::{
     status::{Status, command_specific, fabrics, generic},
 };
 
-use super::features::Features;
-use crate::subsystem::{Association, Shared};
+use super::{IoQueue, features::Features};
+use crate::subsystem::{Association, NoQueue, Shared, Subsystem};
 
 /// Asynchronous Event Requests a host may have outstanding (AERL + 1).
 pub(super) const MOST_EVENTS: usize = 4;
-/// The Admin commands there are.
-pub(super) const COMMANDS: [AdminOpcode; 7] = [
+/// The Admin commands that every controller has.
+const COMMANDS: [AdminOpcode; 7] = [
     AdminOpcode::GET_LOG_PAGE,
     AdminOpcode::IDENTIFY,
     AdminOpcode::ABORT,
@@ -28,16 +29,35 @@ pub(super) const COMMANDS: [AdminOpcode; 7] = [
     AdminOpcode::ASYNC_EVENT_REQUEST,
     AdminOpcode::KEEP_ALIVE,
 ];
+/// Those that only a controller in memory has; its listener carries them out.
+const MEMORY_COMMANDS: [AdminOpcode; 5] = [
+    AdminOpcode::DELETE_IO_SQ,
+    AdminOpcode::CREATE_IO_SQ,
+    AdminOpcode::DELETE_IO_CQ,
+    AdminOpcode::CREATE_IO_CQ,
+    AdminOpcode::DOORBELL_BUFFER_CONFIG,
+];
 /// Granularity of the keep alive timer (KAS is 1).
 const KEEP_ALIVE_UNIT: u64 = 100;
+
+/// How a controller and its host reach each other (Base 2.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Transport {
+    /// By messages (Fabrics), on a connection to this address.
+    Messages(SocketAddr),
+    /// Through memory (PCIe), with this many interrupt vectors.
+    Memory {
+        /// Vectors.
+        vectors: u16,
+    },
+}
 
 /// A controller on its admin queue.
 #[derive(Debug)]
 pub(crate) struct Admin {
     pub(super) shared: Arc<Shared>,
     pub(super) association: Arc<Association>,
-    /// The address that the host connected to.
-    pub(super) local: SocketAddr,
+    pub(super) transport: Transport,
     pub(super) cc: Cc,
     pub(super) csts: Csts,
     pub(super) features: Features,
@@ -76,14 +96,14 @@ impl Admin {
     pub(super) fn new(
         shared: Arc<Shared>,
         association: Arc<Association>,
-        local: SocketAddr,
+        transport: Transport,
         kato: u32,
         now: Instant,
     ) -> Self {
         let mut admin = Self {
             shared,
             association,
-            local,
+            transport,
             cc: Cc::new(),
             csts: Csts::new(),
             features: Features::default(),
@@ -95,32 +115,56 @@ impl Admin {
         admin
     }
 
+    /// A controller of a subsystem for a host that reaches it through memory, and has no name but where it comes from; none when
+    /// there are too many.
+    pub(crate) fn in_memory(
+        shared: Arc<Shared>,
+        subsystem: &Arc<Subsystem>,
+        host: &str,
+        vectors: u16,
+        now: Instant,
+    ) -> Option<Self> {
+        let association = subsystem.associate([0; 16], host)?;
+        Some(Self::new(shared, association, Transport::Memory { vectors }, 0, now))
+    }
+
+    /// The Admin commands it has.
+    pub(super) fn commands(&self) -> impl Iterator<Item = AdminOpcode> {
+        let more: &[_] = if self.is_in_memory() { &MEMORY_COMMANDS } else { &[] };
+        COMMANDS.iter().chain(more).copied()
+    }
+
+    /// Whether its host reaches it through memory.
+    pub(super) fn is_in_memory(&self) -> bool {
+        matches!(self.transport, Transport::Memory { .. })
+    }
+
     /// Checks that there is such a command now, before its data is asked for.
     ///
     /// # Errors
     /// The status to answer with.
     pub(crate) fn check(&self, command: &Command) -> Result<(), Status> {
-        if command.is_fabrics() {
+        if command.is_fabrics() && !self.is_in_memory() {
             return Ok(());
         }
         if !self.csts.rdy() {
             return Err(generic::COMMAND_SEQUENCE_ERROR.with_dnr());
         }
-        let exists = COMMANDS.contains(&AdminOpcode(command.opc));
+        let exists = self.commands().any(|opcode| opcode.0 == command.opc);
         if exists { Ok(()) } else { Err(generic::INVALID_OPCODE.with_dnr()) }
     }
 
-    /// Carries out a command with the data that came with it; `len` is the length of the data that the host takes. None for an
-    /// event request, which stays. `aborted` takes other commands that end with this one.
+    /// Carries out a command with the data that came with it; `len` is the length of the data that the host takes, where the
+    /// command comes with one. None for an event request, which stays. `aborted` takes other commands that end with this one.
     pub(crate) fn execute(
         &mut self,
         command: &Command,
         data: &[u8],
-        len: u32,
+        len: Option<u32>,
         now: Instant,
         aborted: &mut Vec<(u16, Status)>,
     ) -> Option<Answer> {
-        if command.is_fabrics() {
+        if command.is_fabrics() && !self.is_in_memory() {
             return Some(match fctype(command) {
                 Fctype::PROPERTY_GET => self.property_get(command),
                 Fctype::PROPERTY_SET => self.property_set(command, aborted),
@@ -151,7 +195,7 @@ impl Admin {
             }
             _ => Answer::status(generic::INVALID_OPCODE.with_dnr()),
         };
-        if !answer.data.is_empty() && answer.data.len() != len as usize {
+        if !answer.data.is_empty() && len.is_some_and(|len| answer.data.len() != len as usize) {
             return Some(Answer::status(generic::DATA_SGL_LENGTH_INVALID.with_dnr()));
         }
         Some(answer)
@@ -165,6 +209,25 @@ impl Admin {
     /// When the host must have been heard of again.
     pub(crate) fn expires(&self) -> Option<Instant> {
         (self.kato != 0).then(|| self.alive + Duration::from_millis(self.kato.into()))
+    }
+
+    /// The association's queue of that identifier.
+    ///
+    /// # Errors
+    /// As [`Association::open`].
+    pub(crate) fn open_queue(&self, qid: u16) -> Result<IoQueue, NoQueue> {
+        let period = self.association.open(qid)?;
+        Ok(IoQueue::new(self.association.clone(), qid, period))
+    }
+
+    /// How many I/O queues the host may have.
+    pub(crate) fn granted_queues(&self) -> u16 {
+        self.association.granted()
+    }
+
+    /// Tells the host of an event, if it has asked for one; returns the identifier of the request that this answers.
+    pub(crate) fn take_event_request(&mut self) -> Option<u16> {
+        self.events.pop()
     }
 
     /// Ends the association and its queues.

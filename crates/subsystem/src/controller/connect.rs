@@ -9,7 +9,7 @@ use doorbell_spec::{
 };
 use zerocopy::FromBytes;
 
-use super::{Admin, IoQueue};
+use super::{Admin, IoQueue, Transport};
 use crate::subsystem::{NoQueue, Shared};
 
 /// Most entries of an admin queue, as the Base specification bounds it (Base 3.1.4.8).
@@ -88,7 +88,8 @@ pub(crate) fn connect(
         };
         let cntlid = association.cntlid;
         tracing::info!("{hostnqn} has controller {cntlid} of {}", subsystem.config.nqn);
-        (Session::Admin(Box::new(Admin::new(shared.clone(), association, local, request.kato, now))), cntlid)
+        let transport = Transport::Messages(local);
+        (Session::Admin(Box::new(Admin::new(shared.clone(), association, transport, request.kato, now))), cntlid)
     } else {
         if subsystem.is_discovery {
             return in_command(ConnectRequest::QID_OFFSET);

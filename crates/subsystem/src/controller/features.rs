@@ -1,19 +1,21 @@
 //! Get Features and Set Features (Base 5.1.11, 5.1.25).
 
-use std::time::Instant;
+use std::{collections::BTreeSet, time::Instant};
 
 use doorbell_spec::{
-    command::{Command, NSID_ALL},
+    command::{AdminOpcode, Command, NSID_ALL},
     feature::{Fid, HOST_IDENTIFIER_EXHID, NumberOfQueues, Select, VOLATILE_WRITE_CACHE_WCE, capability},
     status::{Status, command_specific, generic},
 };
 
-use super::{Admin, Answer};
+use super::{Admin, Answer, Transport};
 
 /// Bytes of Host Behavior Support.
 const BEHAVIOR_LEN: usize = 512;
 /// Warning temperature threshold in kelvins, also WCTEMP.
 pub(super) const WARNING_TEMPERATURE: u16 = 343;
+/// CD of Interrupt Vector Configuration: no coalescing for the vector.
+const COALESCING_DISABLE: u32 = 1 << 16;
 /// Over and under threshold of the composite temperature: THSEL of Temperature Threshold.
 const UNDER: u32 = 1 << 20;
 
@@ -26,6 +28,9 @@ pub(super) struct Features {
     error_recovery: u32,
     atomicity: u32,
     events: u32,
+    coalescing: u32,
+    /// Vectors that Interrupt Vector Configuration has disabled coalescing for.
+    uncoalesced: BTreeSet<u16>,
     behavior: [u8; BEHAVIOR_LEN],
 }
 
@@ -38,6 +43,8 @@ impl Default for Features {
             error_recovery: 0,
             atomicity: 0,
             events: 0,
+            coalescing: 0,
+            uncoalesced: BTreeSet::new(),
             behavior: [0; BEHAVIOR_LEN],
         }
     }
@@ -72,6 +79,12 @@ impl Admin {
             Fid::WRITE_ATOMICITY_NORMAL => features.atomicity,
             Fid::ASYNC_EVENT_CONFIGURATION => features.events,
             Fid::KEEP_ALIVE_TIMER => self.kato,
+            Fid::INTERRUPT_COALESCING => features.coalescing,
+            Fid::INTERRUPT_VECTOR_CONFIGURATION => match self.vector(parameter) {
+                Some(vector) if features.uncoalesced.contains(&vector) => u32::from(vector) | COALESCING_DISABLE,
+                Some(vector) => vector.into(),
+                None => return Answer::status(INVALID),
+            },
             Fid::HOST_BEHAVIOR_SUPPORT => return Answer::data(features.behavior.to_vec()),
             Fid::HOST_IDENTIFIER if parameter & HOST_IDENTIFIER_EXHID != 0 => {
                 return Answer::data(self.association.hostid.to_vec());
@@ -125,6 +138,16 @@ impl Admin {
             }
             Fid::WRITE_ATOMICITY_NORMAL => self.features.atomicity = value & 1,
             Fid::ASYNC_EVENT_CONFIGURATION => self.features.events = value,
+            // Interrupts are raised once for all that a pass has done, which is as early as waiting for more is late.
+            Fid::INTERRUPT_COALESCING => self.features.coalescing = value & 0xffff,
+            Fid::INTERRUPT_VECTOR_CONFIGURATION => {
+                let Some(vector) = self.vector(value) else { return Answer::status(INVALID) };
+                if value & COALESCING_DISABLE != 0 {
+                    self.features.uncoalesced.insert(vector);
+                } else {
+                    self.features.uncoalesced.remove(&vector);
+                }
+            }
             Fid::KEEP_ALIVE_TIMER => return Answer::result(self.set_keep_alive(value, now).into()),
             Fid::HOST_BEHAVIOR_SUPPORT => self.features.behavior.copy_from_slice(data),
             // Connect has told it (Base 5.1.25.1.28).
@@ -137,8 +160,14 @@ impl Admin {
     /// Whether the controller has the feature, and the namespace is one it can be asked of.
     fn check_feature(&self, fid: Fid, nsid: u32) -> Result<(), Status> {
         let subsystem = &self.association.subsystem;
-        let everywhere = matches!(fid, Fid::ASYNC_EVENT_CONFIGURATION | Fid::KEEP_ALIVE_TIMER | Fid::HOST_IDENTIFIER);
+        let everywhere = match fid {
+            Fid::ASYNC_EVENT_CONFIGURATION | Fid::KEEP_ALIVE_TIMER => true,
+            // Connect tells it; without one there is none.
+            Fid::HOST_IDENTIFIER => !self.is_in_memory(),
+            _ => false,
+        };
         let of_nvm = match fid {
+            Fid::INTERRUPT_COALESCING | Fid::INTERRUPT_VECTOR_CONFIGURATION => self.is_in_memory(),
             Fid::ARBITRATION
             | Fid::POWER_MANAGEMENT
             | Fid::TEMPERATURE_THRESHOLD
@@ -159,6 +188,18 @@ impl Admin {
             return Err(generic::INVALID_NAMESPACE.with_dnr());
         }
         Ok(())
+    }
+
+    /// Bytes of data that come with a command that does not say how many.
+    pub(crate) fn input(&self, command: &Command) -> u32 {
+        let sets = command.opc == AdminOpcode::SET_FEATURES.0;
+        if sets && command.fid() == Fid::HOST_BEHAVIOR_SUPPORT { BEHAVIOR_LEN as u32 } else { 0 }
+    }
+
+    /// The interrupt vector in a dword of Interrupt Vector Configuration, if there is such.
+    fn vector(&self, dword: u32) -> Option<u16> {
+        let Transport::Memory { vectors } = self.transport else { return None };
+        Some(dword as u16).filter(|&vector| vector < vectors)
     }
 
     fn queues_dword(&self) -> u32 {

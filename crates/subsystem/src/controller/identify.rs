@@ -5,7 +5,7 @@ use doorbell_spec::{
     identify::{
         Cns, Cntrltype, Controller, Csi, Descriptor, DescriptorList, IndependentNamespace, IoCommandSets,
         Namespace as NamespaceData, NamespaceList, Nidt, NvmController, NvmNamespace, SIZE, cmic, ctratt, lpa, nmic,
-        nsfeat, oncs, sgls, vwc,
+        nsfeat, oacs, oncs, sgls, vwc,
     },
     nqn,
     status::{Status, generic},
@@ -15,6 +15,8 @@ use zerocopy::{FromZeros, IntoBytes};
 use super::{Admin, Answer, admin::MOST_EVENTS, features::WARNING_TEMPERATURE, property::VERSION};
 use crate::{namespace::Namespace, subsystem::Subsystem};
 
+/// PCI vendor identifier of controllers in memory: assigned to nobody, as they are no product but a model of one.
+pub(crate) const VENDOR: u16 = 0xd0be;
 /// Firmware revision, at most 8 characters.
 pub(super) const REVISION: &str = env!("CARGO_PKG_VERSION");
 /// Bit of the independent namespace structure's NSFEAT: no volatile write cache.
@@ -93,12 +95,20 @@ impl Admin {
         data.aerl = MOST_EVENTS as u8 - 1;
         data.lpa = lpa::EXTENDED_DATA;
         data.kas = 1.into();
-        data.maxcmd = (config.max_queue_entries as u16).into();
-        data.sgls = (sgls::SUPPORTED | sgls::OFFSET | sgls::TRANSPORT).into();
         data.subnqn = nqn::to_field(&config.nqn).unwrap_or([0; nqn::FIELD_LEN]);
-        data.ioccsz = ((64 + config.in_capsule_data) / 16).into();
-        data.iorcsz = 1.into();
-        data.msdbd = 1;
+        if self.is_in_memory() {
+            data.vid = VENDOR.into();
+            data.ssvid = VENDOR.into();
+            data.oacs = oacs::DOORBELL_BUFFER.into();
+            data.sgls = sgls::SUPPORTED.into();
+        } else {
+            data.maxcmd = (config.max_queue_entries as u16).into();
+            data.sgls = (sgls::SUPPORTED | sgls::OFFSET | sgls::TRANSPORT).into();
+            data.ioccsz = ((64 + config.in_capsule_data) / 16).into();
+            data.iorcsz = 1.into();
+            data.msdbd = 1;
+            data.ofcs = u16::from(!subsystem.is_discovery).into();
+        }
         if subsystem.is_discovery {
             data.cntrltype = Cntrltype::DISCOVERY.0;
             data.dctype = 1;
@@ -126,7 +136,6 @@ impl Admin {
         data.oncs = (oncs::COMPARE | oncs::DATASET_MANAGEMENT | oncs::WRITE_ZEROES | oncs::SAVE_SELECT).into();
         let cached = subsystem.namespaces.iter().any(Namespace::is_cached);
         data.vwc = vwc::FLUSH_ALL | if cached { vwc::PRESENT } else { 0 };
-        data.ofcs = 1.into();
         data
     }
 

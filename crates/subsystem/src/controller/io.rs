@@ -91,49 +91,88 @@ impl IoQueue {
         }
     }
 
-    /// Checks a command that comes with `len` bytes of data, or takes them.
+    /// Checks a command in a capsule, which comes with `len` bytes of data, or takes them.
     ///
     /// # Errors
     /// The status to answer with.
     #[inline]
     pub(crate) fn check(&self, command: &Command, len: u32) -> Result<Need, Status> {
+        if !command.uses_sgl() {
+            return Err(generic::INVALID_FIELD.with_dnr());
+        }
+        if command.is_fabrics() {
+            return self.check_fabrics(command);
+        }
+        let (need, least) = self.plan(command)?;
+        // Linux sends room for 256 ranges, however few there are.
+        let ranges = command.opc == NvmOpcode::DATASET_MANAGEMENT.0;
+        let fits = if ranges { (least..=FRAME).contains(&len) } else { len == least || least == 0 };
+        if fits { Ok(need) } else { Err(generic::DATA_SGL_LENGTH_INVALID.with_dnr()) }
+    }
+
+    /// What a command of the NVM command set needs, and how many bytes it transfers.
+    ///
+    /// # Errors
+    /// The status to answer with.
+    #[inline]
+    pub(crate) fn plan(&self, command: &Command) -> Result<(Need, u32), Status> {
         if self.is_over() {
             return Err(generic::COMMAND_SEQUENCE_ERROR.with_dnr());
         }
-        if command.fuse() != 0 || !command.uses_sgl() {
+        if command.fuse() != 0 {
             return Err(generic::INVALID_FIELD.with_dnr());
         }
         match NvmOpcode(command.opc) {
-            NvmOpcode::READ => {
-                self.transfer(command, len)?;
-                Ok(Need::Nothing)
-            }
+            NvmOpcode::READ => self.transfer(command).map(|(_, len)| (Need::Nothing, len)),
             NvmOpcode::WRITE | NvmOpcode::COMPARE => {
-                let (_, at, _) = self.transfer(command, len)?;
-                Ok(Need::Data { skew: (at % u64::from(FRAME)) as u32 })
+                let (at, len) = self.transfer(command)?;
+                Ok((Need::Data { skew: (at % u64::from(FRAME)) as u32 }, len))
             }
-            NvmOpcode::FLUSH if command.nsid.get() == NSID_ALL => Ok(Need::Nothing),
-            NvmOpcode::FLUSH => self.namespace(command).map(|_| Need::Nothing),
-            NvmOpcode::WRITE_ZEROES => self.extent(command).map(|_| Need::Nothing),
+            NvmOpcode::FLUSH if command.nsid.get() == NSID_ALL => Ok((Need::Nothing, 0)),
+            NvmOpcode::FLUSH => self.namespace(command).map(|_| (Need::Nothing, 0)),
+            NvmOpcode::WRITE_ZEROES => self.extent(command).map(|_| (Need::Nothing, 0)),
             NvmOpcode::DATASET_MANAGEMENT => {
                 self.namespace(command)?;
-                // Linux sends room for 256 ranges, however few there are.
-                let least = usize::from(command.range_count()) * size_of::<DsmRange>();
-                if !(least..=FRAME as usize).contains(&(len as usize)) {
-                    return Err(generic::DATA_SGL_LENGTH_INVALID.with_dnr());
-                }
-                Ok(Need::Data { skew: 0 })
+                Ok((Need::Data { skew: 0 }, u32::from(command.range_count()) * size_of::<DsmRange>() as u32))
             }
-            NvmOpcode::FABRICS => match fctype(command) {
-                Fctype::DISCONNECT if disconnect_recfmt(command) != 0 => {
-                    Err(fabrics::CONNECT_INCOMPATIBLE_FORMAT.with_dnr())
-                }
-                Fctype::DISCONNECT => Ok(Need::Nothing),
-                Fctype::CONNECT => Err(generic::COMMAND_SEQUENCE_ERROR.with_dnr()),
-                _ => Err(generic::INVALID_FIELD.with_dnr()),
-            },
             _ => Err(generic::INVALID_OPCODE.with_dnr()),
         }
+    }
+
+    fn check_fabrics(&self, command: &Command) -> Result<Need, Status> {
+        if self.is_over() || fctype(command) == Fctype::CONNECT {
+            return Err(generic::COMMAND_SEQUENCE_ERROR.with_dnr());
+        }
+        if command.fuse() != 0 || fctype(command) != Fctype::DISCONNECT {
+            return Err(generic::INVALID_FIELD.with_dnr());
+        }
+        if disconnect_recfmt(command) != 0 {
+            return Err(fabrics::CONNECT_INCOMPATIBLE_FORMAT.with_dnr());
+        }
+        Ok(Need::Nothing)
+    }
+
+    /// Whether a command that `plan` has let through reads or writes where nothing is kept, so that it is done without its data
+    /// being moved. It is counted then.
+    #[inline]
+    pub(crate) fn pass_by(&mut self, command: &Command) -> bool {
+        let write = match NvmOpcode(command.opc) {
+            NvmOpcode::READ => false,
+            NvmOpcode::WRITE => true,
+            _ => return false,
+        };
+        let Ok((namespace, _, len)) = self.extent(command) else { return false };
+        if namespace.keeps_blocks() {
+            return false;
+        }
+        let tally = &mut self.tally;
+        let (count, bytes) = match write {
+            true => (&mut tally.writes, &mut tally.written_bytes),
+            false => (&mut tally.reads, &mut tally.read_bytes),
+        };
+        *count += 1;
+        *bytes += len;
+        true
     }
 
     /// Finds the data of a Read that `check` has let through.
@@ -264,17 +303,14 @@ impl IoQueue {
         Ok((namespace, at, len))
     }
 
-    /// The same for a command that transfers them.
+    /// The first byte and the number of bytes of a command that transfers them.
     #[inline]
-    fn transfer(&self, command: &Command, len: u32) -> Result<Extent<'_>, Status> {
-        let extent = self.extent(command)?;
-        if extent.2 > self.association.subsystem.config.max_transfer.into() {
+    fn transfer(&self, command: &Command) -> Result<(u64, u32), Status> {
+        let (_, at, len) = self.extent(command)?;
+        if len > self.association.subsystem.config.max_transfer.into() {
             return Err(generic::INVALID_FIELD.with_dnr());
         }
-        if extent.2 != u64::from(len) {
-            return Err(generic::DATA_SGL_LENGTH_INVALID.with_dnr());
-        }
-        Ok(extent)
+        Ok((at, len as u32))
     }
 }
 

@@ -14,8 +14,7 @@ use doorbell_spec::{
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::{
-    Admin, Answer,
-    admin::COMMANDS,
+    Admin, Answer, Transport,
     identify::{ANA_GROUP, REVISION},
 };
 
@@ -56,7 +55,7 @@ impl Admin {
             Lid::SMART => self.smart().as_bytes().to_vec(),
             Lid::FIRMWARE_SLOT => FirmwareSlots::single(REVISION).as_bytes().to_vec(),
             Lid::CHANGED_NAMESPACES => ChangedNamespaces::collect([]).as_bytes().to_vec(),
-            Lid::COMMANDS_SUPPORTED_AND_EFFECTS => effects().as_bytes().to_vec(),
+            Lid::COMMANDS_SUPPORTED_AND_EFFECTS => self.effects().as_bytes().to_vec(),
             Lid::ANA => self.ana(request.lsp & 1 != 0),
             _ => self.discovery(),
         };
@@ -101,11 +100,15 @@ impl Admin {
 
     /// The subsystems that this host may use, at each address.
     fn discovery(&self) -> Vec<u8> {
+        let local = match self.transport {
+            Transport::Messages(local) => Some(local),
+            Transport::Memory { .. } => None,
+        };
         let subsystems = self.shared.subsystems.iter();
         let mut entries = Vec::new();
         for subsystem in subsystems.filter(|subsystem| subsystem.admits(&self.association.hostnqn)) {
             for (port, &address) in self.shared.addresses.iter().enumerate() {
-                if let Some(address) = as_seen_from(address, self.local) {
+                if let Some(address) = local.and_then(|local| as_seen_from(address, local)) {
                     entries.push(entry(&subsystem.config.nqn, port, address));
                 }
             }
@@ -113,6 +116,20 @@ impl Admin {
         let mut page = DiscoveryHeader::new(1, entries.len() as u64).as_bytes().to_vec();
         entries.iter().for_each(|entry| page.extend_from_slice(entry.as_bytes()));
         page
+    }
+
+    fn effects(&self) -> CommandEffects {
+        let mut log = CommandEffects::new_zeroed();
+        for opcode in self.commands() {
+            log.set_admin(opcode, effect::CSUPP);
+        }
+        for opcode in [NvmOpcode::FLUSH, NvmOpcode::READ, NvmOpcode::COMPARE] {
+            log.set_io(opcode, effect::CSUPP);
+        }
+        for opcode in [NvmOpcode::WRITE, NvmOpcode::WRITE_ZEROES, NvmOpcode::DATASET_MANAGEMENT] {
+            log.set_io(opcode, effect::CSUPP | effect::LBCC);
+        }
+        log
     }
 }
 
@@ -141,20 +158,6 @@ fn entry(nqn: &str, port: usize, address: SocketAddr) -> DiscoveryEntry {
     // A name that was checked when the target was configured fits.
     let _ = entry.set_subnqn(nqn);
     entry
-}
-
-fn effects() -> CommandEffects {
-    let mut log = CommandEffects::new_zeroed();
-    for opcode in COMMANDS {
-        log.set_admin(opcode, effect::CSUPP);
-    }
-    for opcode in [NvmOpcode::FLUSH, NvmOpcode::READ, NvmOpcode::COMPARE] {
-        log.set_io(opcode, effect::CSUPP);
-    }
-    for opcode in [NvmOpcode::WRITE, NvmOpcode::WRITE_ZEROES, NvmOpcode::DATASET_MANAGEMENT] {
-        log.set_io(opcode, effect::CSUPP | effect::LBCC);
-    }
-    log
 }
 
 #[cfg(test)]

@@ -12,9 +12,11 @@ mod io;
 mod log;
 mod property;
 
-pub(crate) use admin::{Admin, Answer};
+pub(crate) use admin::{Admin, Answer, Transport};
 pub(crate) use connect::{Accepted, Session, connect};
+pub(crate) use identify::VENDOR;
 pub(crate) use io::{IoQueue, Need, Progress};
+pub(crate) use property::DSTRD;
 
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,5 @@
-//! Controller properties (Base 3.1.4) by Property Get and Property Set: enabling, resetting and shutting down.
+//! Controller properties (Base 3.1.4): enabling, resetting and shutting down. Fabrics has them by Property Get and Property Set, a
+//! controller in memory as registers, with some more that its listener keeps.
 
 use doorbell_spec::{
     command::Command,
@@ -11,6 +12,10 @@ use super::{Admin, Answer};
 
 /// The version of the Base specification that the controllers follow.
 pub(super) const VERSION: Vs = Vs::version(2, 1, 0);
+
+/// Doorbell stride of a controller in memory: each doorbell has a cache line to itself, so that the host's writes to one do not
+/// take the others away from who polls them.
+pub(crate) const DSTRD: u8 = 4;
 
 /// How long becoming ready may take, in 500 ms: it is done at once, but a busy reactor has other things to do.
 const READY_TIMEOUT: u8 = 20;
@@ -25,19 +30,27 @@ impl Admin {
             .with_to(READY_TIMEOUT)
             .with_css(css)
             .with_crms(1)
+            .with_dstrd(if self.is_in_memory() { DSTRD } else { 0 })
+    }
+
+    /// The bytes of the property at an offset, and its value; none where there is none that both transports have.
+    pub(crate) fn property(&self, offset: u32) -> Option<(u8, u64)> {
+        Some(match offset {
+            register::CAP => (8, self.cap().into_bits()),
+            register::VS => (4, VERSION.into_bits().into()),
+            register::CC => (4, self.cc.into_bits().into()),
+            register::CSTS => (4, self.csts.into_bits().into()),
+            register::CRTO => (4, Crto::new().with_crwmt(READY_TIMEOUT.into()).into_bits().into()),
+            _ => return None,
+        })
     }
 
     pub(super) fn property_get(&self, command: &Command) -> Answer {
         let request = PropertyRequest::parse(command);
-        let value = match (request.offset, request.size) {
-            (register::CAP, Some(8)) => self.cap().into_bits(),
-            (register::VS, Some(4)) => VERSION.into_bits().into(),
-            (register::CC, Some(4)) => self.cc.into_bits().into(),
-            (register::CSTS, Some(4)) => self.csts.into_bits().into(),
-            (register::CRTO, Some(4)) => Crto::new().with_crwmt(READY_TIMEOUT.into()).into_bits().into(),
-            _ => return Answer::status(generic::INVALID_FIELD.with_dnr()),
-        };
-        Answer::result(value)
+        match self.property(request.offset) {
+            Some((size, value)) if request.size == Some(size) => Answer::result(value),
+            _ => Answer::status(generic::INVALID_FIELD.with_dnr()),
+        }
     }
 
     /// Sets a property; `aborted` takes the event requests that end with a reset or a shutdown.
@@ -46,10 +59,37 @@ impl Admin {
         if (request.offset, request.size) != (register::CC, Some(4)) {
             return Answer::status(generic::INVALID_FIELD.with_dnr());
         }
-        let (old, new) = (self.cc, Cc::from_bits(request.value as u32));
-        self.cc = new;
+        self.configure(Cc::from_bits(request.value as u32), true, aborted);
+        Answer::result(0)
+    }
+
+    /// Whether the controller is enabled and able to carry out commands.
+    #[inline]
+    pub(crate) fn is_ready(&self) -> bool {
+        self.csts.rdy() && !self.csts.cfs()
+    }
+
+    /// Whether the host has enabled the controller.
+    pub(crate) fn is_enabled(&self) -> bool {
+        self.cc.en()
+    }
+
+    /// Most entries of an I/O queue.
+    pub(crate) fn max_queue_entries(&self) -> u32 {
+        self.association.subsystem.config.max_queue_entries
+    }
+
+    /// Nothing can be done any more but a reset (CSTS.CFS).
+    pub(crate) fn fail(&mut self) {
+        self.csts.set_cfs(true);
+    }
+
+    /// Sets CC. `has_queue` says whether there is an admin queue that the controller could be enabled with; `aborted` takes the
+    /// event requests that end with a reset or a shutdown.
+    pub(crate) fn configure(&mut self, new: Cc, has_queue: bool, aborted: &mut Vec<(u16, Status)>) {
+        let old = std::mem::replace(&mut self.cc, new);
         if new.en() && !old.en() {
-            if self.can_run(new) {
+            if has_queue && self.can_run(new) {
                 self.csts = Csts::new().with_rdy(true);
                 self.association.enable();
             } else {
@@ -67,7 +107,6 @@ impl Admin {
             self.reset_features();
             self.association.reset(&self.shared);
         }
-        Answer::result(0)
     }
 
     /// Whether CC asks for what there is.

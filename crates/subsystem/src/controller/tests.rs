@@ -67,7 +67,7 @@ impl Bench {
     }
 
     fn run(&mut self, command: Command, data: &[u8], len: u32) -> Option<Answer> {
-        self.admin.execute(&command, data, len, self.now, &mut self.aborted)
+        self.admin.execute(&command, data, Some(len), self.now, &mut self.aborted)
     }
 
     fn answer(&mut self, command: Command) -> Answer {
@@ -354,7 +354,7 @@ fn a_subsystem_with_all_the_controllers_it_can_have_is_busy() {
     let data = ConnectData::new(HOST_ID, CNTLID_DYNAMIC, NQN, "nqn.2014-08.org.example:host").unwrap();
     let again = || {
         let command = fabrics::connect(0, 31, 0, 0);
-        connect(&bench.admin.shared, &command, data.as_bytes(), bench.admin.local, bench.now).map(|_| ())
+        connect(&bench.admin.shared, &command, data.as_bytes(), bench.admin.shared.addresses[0], bench.now).map(|_| ())
     };
     assert_eq!(again(), Err((status::fabrics::CONNECT_CONTROLLER_BUSY, 0)), "free to retry");
     all[all.len() / 2].end(&bench.admin.shared);

@@ -5,12 +5,7 @@
 //! until it is done. What cannot go on (no frames, too much waiting to be sent, a namespace that wants another turn) is parked and
 //! tried again each pass.
 
-use std::{
-    collections::VecDeque,
-    net::SocketAddr,
-    sync::{Arc, atomic::Ordering},
-    time::Instant,
-};
+use std::{collections::VecDeque, net::SocketAddr, sync::atomic::Ordering, time::Instant};
 
 use doorbell_platform::Range;
 use doorbell_spec::{
@@ -22,11 +17,11 @@ use doorbell_spec::{
 };
 use doorbell_tcp::{DataPdu, Digests, Pdu, Role, Sender, Sink, Violation};
 
+use super::Context;
 use crate::{
     controller::{Accepted, Need, Progress, Session, connect},
     frames::{Frame, frames_for, place, push_ranges},
-    namespace::{Found, Outcome, Pool, RESERVE},
-    subsystem::Shared,
+    namespace::{Outcome, Pool, RESERVE},
 };
 
 /// Most bytes of data of one H2CData PDU (MAXH2CDATA).
@@ -41,27 +36,6 @@ const MOST_BACKLOG: u64 = 2 * BACKLOG;
 const MOST_REQUESTED: u32 = 4 << 20;
 /// Parked commands that are tried in a pass.
 const TRIES: usize = 32;
-
-/// What a reactor lends to the connection it serves.
-#[derive(Debug)]
-pub(crate) struct Context {
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) pool: Pool,
-    /// Which reactor this is.
-    pub(crate) desk: usize,
-    /// The time of this pass.
-    pub(crate) now: Instant,
-    found: Found,
-    bytes: Vec<u8>,
-    aborted: Vec<(u16, Status)>,
-}
-
-impl Context {
-    pub(crate) fn new(shared: Arc<Shared>, pool: Pool, desk: usize) -> Self {
-        let (found, bytes, aborted) = (Found::default(), Vec::new(), Vec::new());
-        Self { shared, pool, desk, now: Instant::now(), found, bytes, aborted }
-    }
-}
 
 /// The controller's end of a connection.
 #[derive(Debug)]
@@ -530,7 +504,7 @@ impl Exchange {
         if out > 0 && !context.pool.frames.take(frames_for(0, out), RESERVE, &mut frames) {
             return false;
         }
-        let answer = admin.execute(&command, &context.bytes, out, context.now, &mut context.aborted);
+        let answer = admin.execute(&command, &context.bytes, Some(out), context.now, &mut context.aborted);
         for (cid, status) in std::mem::take(&mut context.aborted) {
             self.answer(cid, status, 0);
         }
@@ -583,7 +557,7 @@ impl Exchange {
         // The response may be left out only where nothing is lost by it: no head to tell (TCP 3.3.2.1).
         let success = !self.flow_control;
         let pdu = DataPdu { cccid: cid, ttag: 0, datao: 0, last: true, success };
-        self.sender.data(pdu, &found.ranges, Some(context.pool.frames.store.region()));
+        self.sender.data(pdu, &found.ranges);
         let position = self.sender.queued();
         self.held.extend(found.frames.drain(..).map(|frame| (position, frame)));
         found.ranges.clear();

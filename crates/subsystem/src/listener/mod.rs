@@ -1,9 +1,142 @@
-//! Listeners: how commands come to the subsystem. There is one kind so far, NVMe/TCP.
+//! Listeners: how commands come to the subsystem, over NVMe/TCP and over vfio-user. The reactor knows a [`Listener`] and the
+//! [`Connection`]s that come of it, and not what they speak.
 
+mod context;
 mod exchange;
 mod tcp;
 mod unplugged;
+mod vfio_user;
 
-pub(crate) use exchange::Context;
-pub(crate) use tcp::{Connection, Served, Staging};
+use std::{
+    io,
+    net::{TcpListener, TcpStream},
+};
+
+use rustix::{
+    event::epoll::EventFlags,
+    fd::{AsFd, BorrowedFd},
+};
+
+pub(crate) use context::{Context, Served};
+pub(crate) use tcp::{Connection as TcpConnection, Staging};
 pub use unplugged::Unplugged;
+pub(crate) use vfio_user::{Connection as VfioUserConnection, Endpoint};
+
+/// Where hosts come.
+#[derive(Debug)]
+pub(crate) enum Listener {
+    Tcp(TcpListener),
+    VfioUser(Endpoint),
+}
+
+/// A host that has come.
+#[derive(Debug)]
+pub(crate) enum Arrival {
+    /// One that any reactor can serve.
+    Tcp(TcpStream),
+    /// One that is served where it came.
+    VfioUser(Box<VfioUserConnection>),
+}
+
+impl Listener {
+    /// Takes the next host that waits.
+    ///
+    /// # Errors
+    /// What the system answered, `WouldBlock` when there is none.
+    pub(crate) fn accept(&self, context: &Context) -> io::Result<Arrival> {
+        match self {
+            Self::Tcp(listener) => {
+                let (socket, peer) = listener.accept()?;
+                tracing::debug!("{peer} connects");
+                Ok(Arrival::Tcp(socket))
+            }
+            Self::VfioUser(endpoint) => match endpoint.accept(context)? {
+                Some(connection) => Ok(Arrival::VfioUser(Box::new(connection))),
+                None => Err(io::ErrorKind::WouldBlock.into()),
+            },
+        }
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(listener) => listener.as_fd(),
+            Self::VfioUser(endpoint) => endpoint.as_fd(),
+        }
+    }
+}
+
+/// A connection with a host. A reactor owns and serves it.
+#[derive(Debug)]
+pub(crate) enum Connection {
+    Tcp(Box<TcpConnection>),
+    VfioUser(Box<VfioUserConnection>),
+}
+
+impl Connection {
+    /// Does all that can be done without waiting.
+    #[inline]
+    pub(crate) fn serve(&mut self, staging: &mut Staging, context: &mut Context) -> Served {
+        match self {
+            Self::Tcp(connection) => connection.serve(staging, context),
+            Self::VfioUser(connection) => connection.serve(context),
+        }
+    }
+
+    /// Something has happened on its socket.
+    pub(crate) fn notify(&mut self) {
+        if let Self::VfioUser(connection) = self {
+            connection.notify();
+        }
+    }
+
+    /// Whether the controller that its queue belongs to has been reset or is gone.
+    pub(crate) fn is_over(&self) -> bool {
+        match self {
+            Self::Tcp(connection) => connection.is_over(),
+            Self::VfioUser(_) => false,
+        }
+    }
+
+    /// Whether a pass may bring something forward though nothing happens on the socket.
+    pub(crate) fn wants_pass(&self) -> bool {
+        match self {
+            Self::Tcp(connection) => connection.wants_pass(),
+            Self::VfioUser(connection) => connection.wants_pass(),
+        }
+    }
+
+    /// What to wait for on the socket.
+    pub(crate) fn interest(&self) -> EventFlags {
+        match self {
+            Self::Tcp(connection) => connection.interest(),
+            Self::VfioUser(connection) => connection.interest(),
+        }
+    }
+
+    /// Looks at the deadlines, and adds what was counted to the totals.
+    pub(crate) fn check(&mut self, staging: &mut Staging, context: &mut Context) -> Served {
+        match self {
+            Self::Tcp(connection) => connection.check(staging, context),
+            Self::VfioUser(connection) => connection.check(context),
+        }
+    }
+
+    /// Releases everything.
+    pub(crate) fn close(&mut self, context: &mut Context) {
+        match self {
+            Self::Tcp(connection) => connection.close(context),
+            Self::VfioUser(connection) => connection.close(context),
+        }
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(connection) => connection.socket().as_fd(),
+            Self::VfioUser(connection) => connection.as_fd(),
+        }
+    }
+}

@@ -12,7 +12,10 @@ use doorbell_platform::socket;
 use doorbell_tcp::{Fault, Lost, Receiver, Role};
 use rustix::{event::epoll::EventFlags, net::sockopt};
 
-use super::exchange::{Context, Exchange, MOST_H2C_DATA, Port};
+use super::{
+    Context, Served,
+    exchange::{Exchange, MOST_H2C_DATA, Port},
+};
 use crate::{controller::Session, frames::FrameStore, namespace::RESERVE};
 
 /// Bytes received at once, beside those that go where they belong.
@@ -52,17 +55,6 @@ pub(crate) struct Connection {
     starved: bool,
     /// The protocol is over; what is left of the connection ends then.
     closing: Option<Instant>,
-}
-
-/// What came of serving a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Served {
-    /// There was something to do.
-    Busy,
-    /// There was nothing to do.
-    Idle,
-    /// It is over.
-    Gone,
 }
 
 impl Connection {

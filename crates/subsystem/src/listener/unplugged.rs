@@ -4,7 +4,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use doorbell_tcp::{Fault, Receiver, Role};
 
-use super::exchange::{Context, Exchange, MOST_H2C_DATA, Port};
+use super::{
+    Context,
+    exchange::{Exchange, MOST_H2C_DATA, Port},
+};
 use crate::target::Cooperative;
 
 /// The controller's end of a connection to a [`Cooperative`] target, joined to nothing.

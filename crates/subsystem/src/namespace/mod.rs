@@ -127,6 +127,12 @@ impl Namespace {
         matches!(self.store, Store::File(_))
     }
 
+    /// Whether what is written can be read again.
+    #[inline]
+    pub(crate) fn keeps_blocks(&self) -> bool {
+        !matches!(self.store, Store::Null)
+    }
+
     /// Finds `len` bytes at byte `at`.
     #[inline]
     pub(crate) fn read(&self, pool: &mut Pool, at: u64, len: u32, found: &mut Found) -> Outcome {

@@ -7,7 +7,10 @@ mod events;
 mod listener;
 
 use std::{
-    os::{fd::RawFd, unix::net::UnixStream},
+    os::{
+        fd::{AsFd, BorrowedFd, RawFd},
+        unix::net::UnixStream,
+    },
     sync::Arc,
 };
 
@@ -16,7 +19,7 @@ use zerocopy::IntoBytes;
 
 use crate::{
     DmaMap, Limits, Lost, Message, Violation,
-    socket::{MOST_WAITING, Socket},
+    socket::Socket,
     wire::{self, Command, DmaAccess, Header, flags},
 };
 use commands::Outcome;
@@ -70,9 +73,14 @@ impl Connection {
         self.socket.fd()
     }
 
+    /// Whether the client has said which version it speaks.
+    pub fn is_negotiated(&self) -> bool {
+        self.limits.is_some()
+    }
+
     /// Whether something waits for room in the socket.
     pub fn wants_to_write(&self) -> bool {
-        self.socket.waiting() > 0
+        self.socket.wants_to_write()
     }
 
     /// The memory that the device may reach.
@@ -89,14 +97,15 @@ impl Connection {
     }
 
     /// Sends what waits, takes what has come, and returns what the target has to do. None when nothing more is here, when enough was
-    /// done for one pass, or when the client leaves too much of what it was sent where it is.
+    /// done for one pass, or when the client leaves too much of what it was sent where it is. A client may always have more to say: a
+    /// pass takes so many events and no more.
     ///
     /// # Errors
     /// Why the connection is over.
     pub fn receive(&mut self) -> Result<Option<Event>, Lost> {
         for _ in 0..MESSAGES_A_CALL {
             self.socket.flush()?;
-            if self.socket.waiting() > MOST_WAITING {
+            if self.socket.is_full() {
                 break;
             }
             let Some(message) = self.socket.receive()? else { break };
@@ -226,6 +235,12 @@ impl Connection {
         if !ticket.silent {
             self.socket.push(crate::socket::error_reply(ticket.id, ticket.command, errno), Vec::new());
         }
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

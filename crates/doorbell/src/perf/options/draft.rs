@@ -5,11 +5,12 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use doorbell_load::{PollMode, Timing};
 use tracing::Level;
 
 use super::numbers::{capacity, capacity32, number_of_ios, plain, wide};
 use super::table::{Entry, Id};
-use super::{NumberOfIos, UsageError, checks};
+use super::{Environment, Link, NumberOfIos, UsageError, checks};
 
 /// Most `-r`, and most `-b`.
 const TRANSPORTS: usize = 256;
@@ -38,12 +39,13 @@ pub struct Draft {
     pub use_every_core: bool,
     pub fua: bool,
     pub continue_on_error: Option<u32>,
-    pub pci_addresses: usize,
-    pub memory_mb: Option<u32>,
+    pub environment: Environment,
     pub single_segment: bool,
+    pub enforce_numa: bool,
     pub interrupt: bool,
+    pub poll_mode: Option<PollMode>,
+    pub timing: Timing,
     pub iova_mode: Option<String>,
-    pub no_huge: bool,
     pub header_digest: bool,
     pub data_digest: bool,
     pub sock_impl: String,
@@ -61,7 +63,7 @@ pub struct Draft {
     pub transport_stats: bool,
     pub log_level: Level,
     pub seed: Option<u64>,
-    pub embedded: bool,
+    pub embedded: Option<Link>,
     pub reconnect: Option<u32>,
     pub timeout_ms: Option<u32>,
     pub files: Vec<PathBuf>,
@@ -93,12 +95,13 @@ impl Default for Draft {
             use_every_core: false,
             fua: false,
             continue_on_error: None,
-            pci_addresses: 0,
-            memory_mb: None,
+            environment: Environment::default(),
             single_segment: false,
+            enforce_numa: false,
             interrupt: false,
+            poll_mode: None,
+            timing: Timing::Exact,
             iova_mode: None,
-            no_huge: false,
             header_digest: false,
             data_digest: false,
             sock_impl: "posix".into(),
@@ -113,7 +116,7 @@ impl Default for Draft {
             transport_stats: false,
             log_level: Level::ERROR,
             seed: None,
-            embedded: false,
+            embedded: None,
             reconnect: None,
             timeout_ms: None,
             files: Vec::new(),
@@ -173,21 +176,24 @@ impl Draft {
                 }
             }
             Id::AllowedPciAddr => {
-                checks::pci_address(&text).map_err(|why| UsageError::with_usage(wrong(why)))?;
-                self.pci_addresses += 1;
-                if self.pci_addresses > PCI_ADDRESSES {
+                let address = text.parse().map_err(|why| UsageError::with_usage(format!("{label}: {why}")))?;
+                self.environment.allowed.push(address);
+                if self.environment.allowed.len() > PCI_ADDRESSES {
                     let message = format!("{label}: at most {PCI_ADDRESSES} addresses can be given");
                     return Err(UsageError::with_usage(message));
                 }
             }
-            Id::HugememSize => self.memory_mb = Some(megabytes(label, &text)?),
+            Id::HugememSize => self.environment.memory_mb = megabytes(label, &text)?,
             Id::MemSingleSeg => self.single_segment = true,
             Id::ShmemGroup => drop(plain(label, &text)?),
-            Id::DisableSqCmb | Id::NoShstNotification | Id::EnforceNuma | Id::EnableUring => (),
+            Id::DisableSqCmb => self.environment.no_sq_cmb = true,
+            Id::NoShstNotification => self.environment.no_shutdown_notification = true,
+            Id::EnforceNuma => self.enforce_numa = true,
+            Id::EnableUring => (),
             Id::EnableInterrupt => self.interrupt = true,
             Id::IovaMode => self.iova_mode = Some(text),
-            Id::NoHuge => self.no_huge = true,
-            Id::VfioVfToken => checks::uuid(&text).map_err(wrong)?,
+            Id::NoHuge => self.environment.no_huge = true,
+            Id::VfioVfToken => self.environment.vf_token = Some(checks::uuid(&text).map_err(wrong)?),
             Id::Hdgst => self.header_digest = true,
             Id::Ddgst => self.data_digest = true,
             Id::SockImpl => {
@@ -240,7 +246,23 @@ impl Draft {
                 return Err(refused(entry).into());
             }
             Id::Seed => self.seed = Some(wide(label, &text)?),
-            Id::Embedded => self.embedded = true,
+            Id::Embedded => {
+                self.embedded = Some(match text.as_str() {
+                    "" => Link::default(),
+                    "tcp" => Link::Tcp,
+                    "vfio-user" => Link::VfioUser,
+                    _ => return Err(wrong("links are tcp and vfio-user".into()).into()),
+                });
+            }
+            Id::Timing => self.timing = timing(&text).map_err(wrong)?,
+            Id::PollMode => {
+                self.poll_mode = Some(match text.as_str() {
+                    "poll" => PollMode::Poll,
+                    "interrupt" => PollMode::Interrupt,
+                    "adaptive" => PollMode::Adaptive,
+                    _ => return Err(wrong("modes are poll, interrupt and adaptive".into()).into()),
+                });
+            }
             Id::Reconnect => match plain(label, &text)? {
                 attempts @ 1..=RECONNECTS => self.reconnect = Some(attempts),
                 _ => return Err(wrong(format!("1 to {RECONNECTS} attempts can be asked for")).into()),
@@ -281,6 +303,17 @@ fn theta(text: &str) -> Result<Option<f64>, String> {
         Ok(theta) if theta.is_finite() && theta >= 0.0 => Ok((theta > 0.0).then_some(theta)),
         Ok(_) => Err("theta must be finite and not negative".into()),
         Err(_) => Err("a number like 0.9 is expected".into()),
+    }
+}
+
+fn timing(text: &str) -> Result<Timing, String> {
+    let every = text.strip_prefix("sampled:").map(str::parse);
+    match (text, every) {
+        ("exact", _) => Ok(Timing::Exact),
+        ("batch", _) => Ok(Timing::Batch),
+        ("off", _) => Ok(Timing::Off),
+        (_, Some(Ok(every @ 1..))) => Ok(Timing::Sampled(every)),
+        _ => Err("exact, batch, sampled:N (N of 1 or more) and off are known".into()),
     }
 }
 

@@ -55,6 +55,7 @@ impl<I: Iterator<Item = OsString>> Getopt<I> {
             (None, None) => None,
             (None, Some(_)) => return Err(format!("option --{} takes no value", entry.long)),
             (Some(_), Some(value)) => Some(OsStr::from_bytes(value).to_owned()),
+            (Some(_), None) if entry.is_optional() => None,
             (Some(_), None) => Some(self.next_value(entry)?),
         };
         Ok(Item::Option(entry, value))

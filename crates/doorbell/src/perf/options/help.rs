@@ -56,7 +56,8 @@ fn group(text: &mut String, group: Group) {
 
 fn option(text: &mut String, entry: &Entry) {
     let short = entry.short.map_or("    ".into(), |s| format!("-{s}, "));
-    let value = entry.value.map_or(String::new(), |v| format!(" {v}"));
+    let blank = if entry.is_optional() { "" } else { " " };
+    let value = entry.value.map_or(String::new(), |v| format!("{blank}{v}"));
     let mut line = format!("  {short}--{}{value}", entry.long);
     if line.len() + 2 > INDENT {
         text.push_str(&line);
@@ -108,7 +109,8 @@ mod tests {
             for entry in TABLE.iter().filter(|e| e.group == each) {
                 let option = |line: &&str| {
                     let mut words = line.split_whitespace();
-                    words.any(|w| w == format!("--{}", entry.long)) && line.trim_start().starts_with('-')
+                    words.any(|w| w.split('[').next() == Some(&format!("--{}", entry.long)))
+                        && line.trim_start().starts_with('-')
                 };
                 assert_eq!(block.lines().filter(option).count(), 1, "{}", entry.long);
             }

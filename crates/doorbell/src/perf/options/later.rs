@@ -4,6 +4,7 @@
 
 use std::net::IpAddr;
 
+use super::Link;
 use super::draft::Draft;
 use super::table::{Entry, Id};
 
@@ -36,31 +37,35 @@ pub fn check(draft: &Draft) -> Result<Vec<String>, String> {
     Ok(notes)
 }
 
-/// Only fabrics over TCP, transports of others, and the embedded target can be tested so far.
+/// Files, kernel block devices and RDMA cannot be tested so far.
 fn targets(draft: &Draft) -> Result<(), String> {
     if let Some(file) = draft.files.first() {
         return Err(format!(
             "{}: testing files and kernel block devices is not built yet: it needs libaio or io_uring; \
-             test an NVMe/TCP target with -r, or --embedded",
+             test an NVMe device or target with -r, or --embedded",
             file.display()
         ));
     }
     for text in &draft.transport_ids {
-        let needs = match trtype(text).as_str() {
-            "PCIE" => "the driver of local devices (VFIO)",
-            "RDMA" => "the RDMA link",
-            "VFIOUSER" => "the vfio-user link",
-            _ => continue,
-        };
-        let kind = trtype(text);
-        return Err(format!("-r \"{text}\": transport {kind} is not built yet: it needs {needs}; use trtype:TCP"));
-    }
-    if draft.transport_ids.is_empty() && !draft.embedded {
-        return Err("no -r (--transport): testing all local PCIe devices is not built yet: it needs the driver \
-             of local devices (VFIO); name an NVMe/TCP target with -r, or use --embedded"
-            .into());
+        if trtype(text) == "RDMA" {
+            return Err(format!(
+                "-r \"{text}\": transport RDMA is not built yet: it needs the RDMA link; use trtype:TCP"
+            ));
+        }
     }
     Ok(())
+}
+
+/// Whether local PCIe devices are tested.
+fn tests_pcie(draft: &Draft) -> bool {
+    let all = draft.transport_ids.is_empty() && draft.embedded.is_none();
+    all || draft.transport_ids.iter().any(|text| trtype(text) == "PCIE")
+}
+
+/// Whether anything is tested that reads and writes this process's memory: a local device, or a process that plays one.
+pub fn tests_within_reach(draft: &Draft) -> bool {
+    let vfio_user = draft.transport_ids.iter().any(|text| trtype(text) == "VFIOUSER");
+    tests_pcie(draft) || vfio_user || draft.embedded == Some(Link::VfioUser)
 }
 
 /// The transport type of a transport ID in capital letters; what is wrong with the text is found later.
@@ -87,20 +92,28 @@ fn fate(entry: &Entry, draft: &Draft) -> Fate {
             needs: "I/O with metadata",
             instead: "leave it out and test a namespace without protection information",
         },
+        Id::AllowedPciAddr | Id::VfioVfToken if tests_pcie(draft) => Fate::Honoured,
+        Id::HugememSize | Id::DisableSqCmb | Id::NoShstNotification | Id::NoHuge if tests_within_reach(draft) => {
+            Fate::Honoured
+        }
+        Id::NoHuge => Fate::NoEffect("ordinary memory is used anyway"),
+        Id::MemSingleSeg if tests_within_reach(draft) => {
+            Fate::NoEffect("each piece of memory that others reach is one file in any case")
+        }
+        Id::IovaMode if tests_pcie(draft) => {
+            Fate::NoEffect("devices use virtual addresses behind an IOMMU and physical ones without")
+        }
+        Id::ShmemGroup if tests_pcie(draft) => Fate::NoEffect(
+            "sharing a controller between processes is not supported; a device belongs to one, and the next is told which",
+        ),
+        Id::ShmemGroup => Fate::NoEffect("only local PCIe devices can be shared with other processes"),
         Id::AllowedPciAddr
+        | Id::VfioVfToken
         | Id::HugememSize
-        | Id::MemSingleSeg
         | Id::DisableSqCmb
         | Id::NoShstNotification
-        | Id::IovaMode
-        | Id::VfioVfToken => Fate::NoEffect("no local PCIe device is tested"),
-        Id::NoHuge => Fate::NoEffect("ordinary memory is used anyway"),
-        Id::ShmemGroup => Fate::NoEffect("only local PCIe devices can be shared with other processes"),
-        Id::EnforceNuma => Fate::NotBuilt {
-            what: "binding memory to a NUMA node",
-            needs: "memory placed by node",
-            instead: "leave it out, or run doorbell under numactl",
-        },
+        | Id::MemSingleSeg
+        | Id::IovaMode => Fate::NoEffect("no local PCIe device is tested"),
         Id::EnableUring => Fate::NoEffect("no file is tested"),
         Id::SockImpl if draft.sock_impl == "ssl" => tls("ssl"),
         Id::SockImpl if draft.sock_impl == "uring" => {

@@ -14,6 +14,8 @@ mod table;
 use std::ffi::OsString;
 use std::fmt;
 
+use doorbell_load::{PollMode, Timing};
+use doorbell_platform::pci::Address;
 use tracing::Level;
 
 use getopt::{Getopt, Item};
@@ -38,10 +40,14 @@ pub struct Options {
     pub number_ios: Option<NumberOfIos>,
     /// `-c`: cores with a worker, ascending, each once, at least one. The machine may not have them.
     pub cores: Vec<usize>,
-    /// `-r`: the texts as given, at most 256; empty only with [`Options::embedded`].
+    /// `-r`: the texts as given, at most 256; none stand for all local PCIe devices, or the embedded target.
     pub transport_ids: Vec<String>,
-    /// `--embedded`: test a RAM target in this process.
-    pub embedded: bool,
+    /// `--embedded`: test a RAM target in this process, over this link.
+    pub embedded: Option<Link>,
+    /// What is for devices within reach; as without options where none is tested.
+    pub environment: Environment,
+    /// `--enforce-numa`: buffers on the device's NUMA node, or the worker's where the device has none.
+    pub enforce_numa: bool,
     /// `-P`: queue pairs for each pair of core and namespace; 1 or more.
     pub qpairs: u32,
     /// `-U`: idle queue pairs for each pair of core and namespace.
@@ -68,8 +74,10 @@ pub struct Options {
     pub disable_sq_flow_control: bool,
     /// `-k`: keep alive timeout to ask for, in milliseconds; 0: none.
     pub keep_alive_ms: u32,
-    /// `-E`: sleep until something completes.
-    pub interrupt: bool,
+    /// `-E`, `--poll-mode`: what a worker does while nothing completes.
+    pub poll_mode: PollMode,
+    /// `--timing`: how latencies are taken.
+    pub timing: Timing,
     /// `-L`, `-LL`.
     pub latency: LatencyOutput,
     /// `-m`: busy share of the cores in the line of each second.
@@ -86,6 +94,33 @@ pub struct Options {
     pub timeout_ms: Option<u32>,
     /// Lines for standard error: what was given and has no effect.
     pub notes: Vec<String>,
+}
+
+/// The options for devices that read and write this process's memory: local ones, and processes that play one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Environment {
+    /// `-b`: the local PCIe devices that may be used, at most 128; none stand for all.
+    pub allowed: Vec<Address>,
+    /// `-s`: megabytes of memory that must be free; 0: what the run needs.
+    pub memory_mb: u32,
+    /// `--no-huge`: no huge pages.
+    pub no_huge: bool,
+    /// `-D`: no submission queues in the memory of a controller.
+    pub no_sq_cmb: bool,
+    /// `-N`: leave a controller without a shutdown notification.
+    pub no_shutdown_notification: bool,
+    /// `--vfio-vf-token`.
+    pub vf_token: Option<[u8; 16]>,
+}
+
+/// How the embedded target is reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Link {
+    /// NVMe/TCP over the loopback interface.
+    #[default]
+    Tcp,
+    /// vfio-user: queues in shared memory.
+    VfioUser,
 }
 
 /// Which blocks, and in which direction.

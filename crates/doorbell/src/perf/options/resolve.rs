@@ -1,14 +1,16 @@
 //! The options looked at together: the refusals of reference 1.4 in their order, then our own, then the
 //! final [`Options`]. Called once by [`super::parse`].
 
+use doorbell_load::{PollMode, Timing};
+
 use super::draft::Draft;
-use super::{LatencyOutput, NumberOfIos, Options, Pattern, UsageError, later};
+use super::{Environment, LatencyOutput, NumberOfIos, Options, Pattern, UsageError, later};
 use crate::core_mask;
 
 /// Checks and completes a command line. The first fault in the order of the code is the one reported.
 pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
     let usage = |message: &str| UsageError::with_usage(message.into());
-    let embedded = draft.embedded;
+    let embedded = draft.embedded.is_some();
     let or_embedded = |given: Option<u32>, default: u32, message: &str| {
         let value = given.or(embedded.then_some(default));
         value.filter(|&v| v != 0).ok_or_else(|| usage(message))
@@ -55,9 +57,23 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
         let message = "--embedded tests its own target; leave -r (--transport) out, or --embedded";
         return Err(message.to_string().into());
     }
+    let poll_mode = match (draft.interrupt, draft.poll_mode) {
+        (true, Some(mode @ (PollMode::Poll | PollMode::Adaptive))) => {
+            let word = if mode == PollMode::Poll { "poll" } else { "adaptive" };
+            return Err(format!("-E (--enable-interrupt) is --poll-mode interrupt and excludes {word}").into());
+        }
+        (true, _) => PollMode::Interrupt,
+        (false, mode) => mode.unwrap_or_default(),
+    };
+    if draft.timing == Timing::Off && draft.latency > 0 {
+        let message = "--timing off takes no latencies, which -L (--enable-sw-latency-tracking) is to show";
+        return Err(message.to_string().into());
+    }
     environment(&draft)?;
     let cores = core_mask::cores(&draft.core_mask)?;
     notes.extend(later::check(&draft)?);
+    let within_reach = later::tests_within_reach(&draft);
+    let environment = if within_reach { draft.environment } else { Environment::default() };
 
     if draft.zipf.is_some() && !pattern.random {
         notes.push(format!("-F (--zipf) has no effect: -w {word} is sequential"));
@@ -73,7 +89,9 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
         number_ios: draft.number_ios,
         cores,
         transport_ids: draft.transport_ids,
-        embedded,
+        embedded: draft.embedded,
+        environment,
+        enforce_numa: draft.enforce_numa,
         qpairs: draft.qpairs,
         unused_qpairs: draft.unused_qpairs,
         io_queue_size: draft.io_queue_size,
@@ -87,7 +105,8 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
         data_digest: draft.data_digest,
         disable_sq_flow_control: draft.disable_sq_flow_control,
         keep_alive_ms: draft.keep_alive_ms,
-        interrupt: draft.interrupt,
+        poll_mode,
+        timing: draft.timing,
         latency: match draft.latency {
             0 => LatencyOutput::None,
             1 => LatencyOutput::Summary,
@@ -136,13 +155,13 @@ fn environment(draft: &Draft) -> Result<(), String> {
     if !matches!(mode, "va" | "pa") {
         return Err(format!("--iova-mode: \"{mode}\" is not va or pa"));
     }
-    if !draft.no_huge {
+    if !draft.environment.no_huge {
         return Ok(());
     }
     if mode == "pa" {
         return Err("--no-huge excludes --iova-mode pa: ordinary memory moves".into());
     }
-    if draft.memory_mb.unwrap_or(0) == 0 {
+    if draft.environment.memory_mb == 0 {
         return Err("--no-huge needs -s (--hugemem-size)".into());
     }
     if draft.single_segment {

@@ -63,7 +63,7 @@ pub struct Entry {
     pub short: Option<char>,
     /// The long name, without dashes.
     pub long: &'static str,
-    /// What help calls the value; `None` for a flag.
+    /// What help calls the value; `None` for a flag, `[=...]` for one that may be left out, where there is no letter.
     pub value: Option<&'static str>,
     /// Where help shows it.
     pub group: Group,
@@ -74,6 +74,11 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// Whether its value may be left out: only `--name=value` gives one then.
+    pub fn is_optional(&self) -> bool {
+        self.value.is_some_and(|value| value.starts_with('['))
+    }
+
     /// How messages call the option: `-q (--io-depth)`, `--fua`.
     pub fn label(&self) -> String {
         match self.short {
@@ -124,7 +129,7 @@ Essential {
     RwMixRead 'M' "rwmixread" "PERCENT" Built
         "Share of reads for rw and randrw: 0 to 100."
     Transport 'r' "transport" "ID" Built
-        "What to test, as 'key:value key:value ...' with trtype, adrfam, traddr, trsvcid, subnqn, ns, hostnqn, hostaddr, priority. Repeatable, at most 256. Without subnqn, every subsystem that discovery lists."
+        "What to test, as 'key:value key:value ...' with trtype, adrfam, traddr, trsvcid, subnqn, ns, hostnqn, hostaddr, priority. Repeatable, at most 256. Without subnqn, every subsystem that discovery lists; without -r, every local PCIe device."
     CoreMask 'c' "core-mask" "MASK" Built
         "Cores to run on, one worker each: hexadecimal mask (0x5) or list ([0,2-4]). Default 0x1."
     Help 'h' "help" - Built
@@ -161,29 +166,29 @@ Load {
         "Protection information: PRACT=0|1, PRCHK=GUARD|REFTAG|APPTAG."
 }
 Pcie {
-    AllowedPciAddr 'b' "allowed-pci-addr" "ADDRESS" Later
-        "Use only this PCI device. Repeatable, at most 128."
-    HugememSize 's' "hugemem-size" "MB" Later
-        "Memory to reserve, in megabytes."
-    MemSingleSeg 'g' "mem-single-seg" - Later
-        "All hugepage memory in one file."
-    ShmemGroup 'i' "shmem-grp-id" "N" Later
-        "Share local controllers with other processes of this group."
+    AllowedPciAddr 'b' "allowed-pci-addr" "ADDRESS" Built
+        "Use only this PCI device, as domain:bus:device.function. Repeatable, at most 128; without -r, all of them are tested."
+    HugememSize 's' "hugemem-size" "MB" Built
+        "Memory that must be free for the run, huge pages included, in megabytes; what is needed is taken in any case. For local devices and vfio-user."
+    MemSingleSeg 'g' "mem-single-seg" - Built
+        "Has no effect: each piece of memory that others reach is one file."
+    ShmemGroup 'i' "shmem-grp-id" "N" Built
+        "Has no effect: controllers are not shared between processes."
     EnableVmd 'V' "enable-vmd" - Refused
         "Intel VMD devices."
-    DisableSqCmb 'D' "disable-sq-cmb" - Later
-        "No submission queues in the controller's memory buffer."
+    DisableSqCmb 'D' "disable-sq-cmb" - Built
+        "No submission queues in a controller's memory buffer, where they are put if it has one."
     EnableInterrupt 'E' "enable-interrupt" - Built
         "Wait for completions instead of polling for them; over TCP, sleep on the sockets."
-    NoShstNotification 'N' "no-shst-notification" - Later
+    NoShstNotification 'N' "no-shst-notification" - Built
         "Leave a PCIe controller by clearing CC.EN, without a shutdown notification."
-    IovaMode - "iova-mode" "va|pa" Later
-        "Addresses that devices use: virtual or physical."
-    NoHuge - "no-huge" - Later
-        "Ordinary memory instead of hugepages; needs -s, excludes -g."
-    EnforceNuma - "enforce-numa" - Later
-        "Fail rather than take memory from another NUMA node."
-    VfioVfToken - "vfio-vf-token" "UUID" Later
+    IovaMode - "iova-mode" "va|pa" Built
+        "Has no effect: devices use virtual addresses behind an IOMMU and physical ones without."
+    NoHuge - "no-huge" - Built
+        "Ordinary memory instead of huge pages; needs -s, excludes -g."
+    EnforceNuma - "enforce-numa" - Built
+        "Buffers on the device's NUMA node, or the core's for devices that have none; fail rather than take another's memory."
+    VfioVfToken - "vfio-vf-token" "UUID" Built
         "Token for virtual functions under vfio-pci."
     EnvContext - "env-context" "TEXT" Refused
         "Arguments for DPDK."
@@ -251,8 +256,12 @@ Logging {
 Own {
     Seed - "seed" "N" Built
         "Start of the random sequences; the same seed repeats the same I/Os. Default: drawn and printed."
-    Embedded - "embedded" - Built
-        "Start a RAM target inside this process and test it. -q, -o, -w and -t then default to 128, 4096, randread and 5."
+    Embedded - "embedded" "[=tcp|vfio-user]" Built
+        "Start a RAM target inside this process and test it, over tcp (default) or vfio-user. -q, -o, -w and -t then default to 128, 4096, randread and 5."
+    Timing - "timing" "HOW" Built
+        "How latencies are taken. exact (default): the clock is read when an I/O is issued and when it is over. batch: once for all that a poll finds and once for all issued after it. sampled:N: exactly, for one I/O in N. off: not at all, and not with -L."
+    PollMode - "poll-mode" "WORD" Built
+        "What a core does while nothing completes: poll (default), interrupt (sleep, as -E) or adaptive (poll for 50 us, then sleep)."
     Reconnect - "reconnect" "N" Built
         "Bring a lost controller back, with at most N attempts after each loss (1 to 1000), and go on. Default: a loss ends the run."
     Timeout - "timeout" "MS" Built

@@ -14,14 +14,19 @@ use crate::transport::ring::{BusMap, Keeper, Place, device::Device};
 
 /// What the queues of one incarnation share with its admin thread.
 pub(super) struct Shared {
-    device: Arc<dyn Device>,
-    /// Mapped memory and how many use it.
-    mapped: Mutex<Vec<(Arc<Region>, usize)>>,
+    mapped: Mutex<Mapped>,
     /// Why the incarnation is lost.
     lost: OnceLock<String>,
     /// Queues whose owners are through with them.
     ended: Mutex<Vec<Ended>>,
     wake: Arc<OwnedFd>,
+}
+
+struct Mapped {
+    /// Until it has let go of everything.
+    device: Option<Arc<dyn Device>>,
+    /// Memory that it reaches, where, and for how many.
+    regions: Vec<(Arc<Region>, BusMap, usize)>,
 }
 
 /// A queue that is to be deleted at the controller.
@@ -39,7 +44,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Shared {
     pub fn new(device: Arc<dyn Device>, wake: Arc<OwnedFd>) -> Self {
-        Self { device, mapped: Mutex::default(), lost: OnceLock::new(), ended: Mutex::default(), wake }
+        let mapped = Mapped { device: Some(device), regions: Vec::new() };
+        Self { mapped: Mutex::new(mapped), lost: OnceLock::new(), ended: Mutex::default(), wake }
     }
 
     /// New memory for `bytes` bytes from a whole page of `page` bytes on, which lie together for the device.
@@ -64,29 +70,33 @@ impl Shared {
             return Err(why.clone());
         }
         let mut mapped = lock(&self.mapped);
-        let map = self.device.map(region)?;
-        match mapped.iter_mut().find(|(known, _)| Arc::ptr_eq(known, region)) {
-            Some((_, users)) => *users += 1,
-            None => mapped.push((region.clone(), 1)),
+        if let Some((_, map, users)) = mapped.regions.iter_mut().find(|(known, ..)| Arc::ptr_eq(known, region)) {
+            *users += 1;
+            return Ok(map.clone());
         }
+        let map = mapped.device.as_ref().ok_or("the device has let go of everything")?.map(region)?;
+        mapped.regions.push((region.clone(), map.clone(), 1));
         Ok(map)
     }
 
     /// One user less.
     pub fn unmap(&self, region: &Arc<Region>) {
         let mut mapped = lock(&self.mapped);
-        let Some(at) = mapped.iter().position(|(known, _)| Arc::ptr_eq(known, region)) else { return };
-        mapped[at].1 -= 1;
-        if mapped[at].1 == 0 {
-            mapped.swap_remove(at);
-            self.device.unmap(region);
+        let Mapped { device, regions } = &mut *mapped;
+        let Some(at) = regions.iter().position(|(known, ..)| Arc::ptr_eq(known, region)) else { return };
+        regions[at].2 -= 1;
+        if regions[at].2 == 0 {
+            regions.swap_remove(at);
+            device.iter().for_each(|device| device.unmap(region));
         }
     }
 
-    /// The device has let go of all memory.
+    /// The device has let go of all memory, and is let go of: its driver may wait for that.
     pub fn unmap_all(&self) {
-        for (region, _) in lock(&self.mapped).drain(..) {
-            self.device.unmap(&region);
+        let mut mapped = lock(&self.mapped);
+        let device = mapped.device.take();
+        for (region, ..) in mapped.regions.drain(..) {
+            device.iter().for_each(|device| device.unmap(&region));
         }
     }
 

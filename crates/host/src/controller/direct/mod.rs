@@ -10,7 +10,7 @@ mod tests;
 
 use std::{
     collections::BTreeMap,
-    os::fd::{BorrowedFd, OwnedFd},
+    os::fd::{OwnedFd, RawFd},
     sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
     time::{Duration, Instant},
 };
@@ -220,6 +220,9 @@ impl Direct {
         if self.options.interrupts && self.quirks.spare_vector {
             ready.io_queues = ready.io_queues.saturating_sub(1);
         }
+        let (doorbells, base) = self.device.doorbells();
+        let pairs = (doorbells.len() as u64).saturating_sub(base) >> (3 + self.cap.dstrd());
+        ready.io_queues = ready.io_queues.min(u16::try_from(pairs.saturating_sub(1)).unwrap_or(u16::MAX));
         let timeout = bring_up.timeout();
         if data.oacs.get() & oacs::DOORBELL_BUFFER != 0 && self.device.doorbells_are_dear() {
             let outcome = self.shadow_doorbells(port, ready, timeout);
@@ -272,7 +275,7 @@ impl Direct {
     }
 
     /// What becomes readable when the device goes.
-    pub fn farewell(&self) -> Option<BorrowedFd<'_>> {
+    pub fn farewell(&self) -> Option<RawFd> {
         self.device.farewell()
     }
 

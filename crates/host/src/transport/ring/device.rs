@@ -2,7 +2,7 @@
 //! vfio-user. Bring-up and the rings know devices by this trait only.
 
 use std::{
-    os::fd::{BorrowedFd, OwnedFd},
+    os::fd::{OwnedFd, RawFd},
     sync::Arc,
     time::Instant,
 };
@@ -36,7 +36,7 @@ pub(crate) trait Device: Send + Sync {
     /// The doorbells: a mapping, and where [`DOORBELLS`](doorbell_spec::register::DOORBELLS) (1000h) is in it.
     fn doorbells(&self) -> (Arc<Region>, u64);
 
-    /// Makes memory reachable for the device and returns where it finds it; the same for what is mapped already.
+    /// Makes memory reachable for the device and returns where it finds it. Not asked again for what is mapped.
     ///
     /// # Errors
     /// What the system or the peer said.
@@ -60,8 +60,8 @@ pub(crate) trait Device: Send + Sync {
     /// Why it cannot be used any more, once that is known: it was removed, its process has ended.
     fn gone(&self) -> Option<String>;
 
-    /// What becomes readable when it goes; what is read there is of no interest.
-    fn farewell(&self) -> Option<BorrowedFd<'_>>;
+    /// What becomes readable when it goes, after which [`Device::gone`] is to be asked.
+    fn farewell(&self) -> Option<RawFd>;
 
     /// Whether a doorbell costs so much more than memory that shadow doorbells are worth their while.
     fn doorbells_are_dear(&self) -> bool;

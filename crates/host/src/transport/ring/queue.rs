@@ -6,14 +6,14 @@ use std::{
     sync::Arc,
 };
 
-use doorbell_platform::{Arena, Backing, Range, Region};
+use doorbell_platform::{Arena, Backing, Range, Region, Table};
 use doorbell_queue::{
     Counters, Done, Down, Drain, IoQueue, Needs, Op, PrepareError, Progress, Slot, Wait,
     cid::Cids,
-    rings::{At, Word, arrived, ring},
+    rings::{At, Half, Word, arrived, ring},
 };
 use doorbell_spec::{
-    command::{Command, Direction},
+    command::{Command, Direction, FLAGS_PSDT},
     status::{self, Status},
 };
 use rustix::{
@@ -26,8 +26,6 @@ use super::{
     data::{Describer, Lists, Pointer, Rules},
 };
 
-const COMMAND: u64 = size_of::<Command>() as u64;
-const COMPLETION: u64 = 16;
 /// Idle polls between two looks whether the device is still there; a power of two. About ten microseconds.
 const LOOK_INTERVAL: u64 = 1024;
 /// How often a worker that wants to sleep looks at a queue without an interrupt.
@@ -49,12 +47,14 @@ pub struct RingQueue {
     /// Neither stopped nor down.
     open: bool,
     stopped: bool,
-    sq: Place,
-    cq: Place,
+    sq: Table<8>,
+    cq: Table<2>,
     doorbells: Doorbells,
     shadow: Option<Shadow>,
     cids: Cids,
-    slots: Vec<SlotData>,
+    slots: Vec<Template>,
+    /// Memory for lists that a slot was given, and its bytes.
+    places: Vec<Option<(Place, usize)>>,
     counters: Counters,
     down: Option<Down>,
     /// Slots that stop aborted and reap has not returned yet, and how many there were.
@@ -70,12 +70,19 @@ pub struct RingQueue {
     keeper: Box<dyn Keeper>,
 }
 
-/// Where the data of a slot's commands is.
-#[derive(Clone, Debug, Default)]
-struct SlotData {
-    pointer: Pointer,
+/// What a slot's commands have in common: where their data is, as it stands in a command.
+#[derive(Clone, Copy, Debug, Default)]
+struct Template {
+    dptr: [u64; 2],
+    /// The flags, where they are in the first quadword.
+    flags: u64,
     has_data: bool,
-    list: Option<(Place, usize)>,
+}
+
+impl From<Pointer> for Template {
+    fn from(Pointer { dptr, flags }: Pointer) -> Self {
+        Self { dptr: zerocopy::transmute!(dptr), flags: u64::from(flags) << 8, has_data: true }
+    }
 }
 
 /// What wakes a worker.
@@ -96,16 +103,10 @@ impl RingQueue {
         if !(2..=65536).contains(&entries) || !page_size.is_power_of_two() || page_size < 4096 {
             return Err(format!("queue {qid}: no rings of {entries} entries with memory pages of {page_size} bytes"));
         }
-        for (what, place, size) in [("submission", &sq, COMMAND), ("completion", &cq, COMPLETION)] {
-            let len = u64::from(entries) * size;
-            let end = place.offset.checked_add(len).filter(|&end| end <= place.region.len() as u64);
-            if end.is_none() || place.offset % COMMAND != 0 {
-                let (at, all) = (place.offset, place.region.len());
-                return Err(format!("queue {qid}: a {what} queue of {len} bytes at {at} of a memory of {all}"));
-            }
-        }
+        let sq = table(qid, "submission", &sq, entries)?;
+        let cq = table(qid, "completion", &cq, entries)?;
         // A tag of zero is what is not due first. A device looks at none of this before the queue is created.
-        cq.region.fill(cq.offset, (u64::from(entries) * COMPLETION) as usize, 0);
+        (0..entries).for_each(|entry| cq.write(entry, [0; 2]));
         if let Some(shadow) = &shadow {
             for offset in [shadow.sq_tail, shadow.cq_head, shadow.sq_event, shadow.cq_event] {
                 At { region: &shadow.region, offset }.store(0u32, std::sync::atomic::Ordering::Release);
@@ -137,7 +138,8 @@ impl RingQueue {
             doorbells,
             shadow,
             cids: Cids::new(slots),
-            slots: vec![SlotData::default(); slots.into()],
+            slots: vec![Template::default(); slots.into()],
+            places: vec![None; slots.into()],
             counters: Counters::default(),
             down: None,
             aborted: Vec::new(),
@@ -153,90 +155,72 @@ impl RingQueue {
         })
     }
 
+    /// Writes a command, without its identifier and data pointer in `words`, where the next one goes.
     #[inline]
-    fn take(&mut self, slot: Slot, mut command: Command) -> bool {
-        let room = self.open && self.cids.is_idle(slot);
-        if !room {
-            self.counters.queued += 1;
+    fn put(&mut self, slot: Slot, mut words: [u64; 8], moves_data: bool) -> bool {
+        let Some(data) = self.slots.get(usize::from(slot)).filter(|_| self.open && self.cids.is_idle(slot)) else {
+            return false;
+        };
+        if moves_data && !data.has_data {
+            self.fail(format!("slot {slot} of queue {} has no memory for the data of its command", self.qid));
             return false;
         }
-        let data = &self.slots[usize::from(slot)];
-        if data.has_data {
-            command.flags |= data.pointer.flags;
-            command.dptr = data.pointer.dptr;
-        } else if self.qid > 0 && command.direction() != Direction::None {
-            // (Of an admin command the opcode does not say it all, and those that create queues bring an address of their own.)
-            let what = format!("slot {slot} has no memory for the data of a command {:02x}h", command.opc);
-            self.fail(what);
-            return false;
-        }
-        command.cid = self.cids.issue(slot).into();
-        let at = self.sq.offset + u64::from(self.tail) * COMMAND;
-        self.sq.region.write_line(at, &zerocopy::transmute!(command));
-        self.tail = self.next(self.tail);
-        self.counters.submitted += 1;
+        words[0] |= (data.flags | u64::from(self.cids.issue(slot)) << 16).to_le();
+        [words[3], words[4]] = data.dptr;
+        self.sq.write(self.tail, words);
+        self.tail = next(self.tail, self.entries);
         true
-    }
-
-    #[inline]
-    fn next(&self, index: u32) -> u32 {
-        if index + 1 == self.entries { 0 } else { index + 1 }
     }
 
     /// Takes what has arrived, as far as it fits `done`.
     #[inline]
     fn collect(&mut self, done: &mut [Done]) -> usize {
         let before = self.head;
+        let (mut head, mut phase) = (before, self.phase);
         let mut count = 0;
-        while let Some(place) = done.get_mut(count) {
-            let Some(entry) = self.due() else { break };
-            match self.over(entry) {
-                Ok(over) => *place = over,
-                Err(why) => {
-                    self.fail(why);
-                    break;
-                }
-            }
-            self.head = self.next(self.head);
-            self.phase ^= self.head == 0;
+        for place in done {
+            let Some([result, upper]) = self.due(head, phase) else { break };
+            let (sqhd, sqid) = (upper as u16, (upper >> 16) as u16);
+            let (cid, status) = ((upper >> 32) as u16, (upper >> 48) as u16);
+            let honest = sqid == self.qid && u32::from(sqhd) < self.entries;
+            let Some(slot) = self.cids.find(cid).filter(|_| honest) else {
+                self.fail(self.complaint(cid, sqid, sqhd));
+                break;
+            };
+            self.cids.retire(slot);
+            // Hardly any is something else, and to take it apart costs more than all the rest.
+            let status = if status >> 1 == 0 { Status::SUCCESS } else { Status::from_field(status) };
+            *place = Done { slot, status, result };
+            head = next(head, self.entries);
+            phase ^= head == 0;
             count += 1;
         }
         if count > 0 {
+            (self.head, self.phase) = (head, phase);
             let shadow = self.shadow.as_ref();
             let shadow = shadow.map(|shadow| (&*shadow.region, shadow.cq_head, shadow.cq_event));
-            let wrote = show(&self.doorbells.region, self.doorbells.cq_head, shadow, before, self.head);
+            let wrote = show(&self.doorbells.region, self.doorbells.cq_head, shadow, before, head);
             self.counters.cq_doorbells += u64::from(wrote);
             self.counters.cq_shadow_doorbells += u64::from(shadow.is_some());
         }
         count
     }
 
-    /// The completion at the head of the ring, if it has arrived.
+    /// The completion at a place of the ring, if it has arrived.
     #[inline]
-    fn due(&self) -> Option<[u64; 2]> {
-        let offset = self.cq.offset + u64::from(self.head) * COMPLETION;
-        let at = |offset| At { region: &self.cq.region, offset };
-        arrived([&at(offset), &at(offset + 8)], self.phase)
+    fn due(&self, entry: u32, phase: bool) -> Option<[u64; 2]> {
+        let half = |half| Half { ring: &self.cq, entry, half };
+        arrived([&half(0), &half(1)], phase)
     }
 
-    /// Ends the command that a completion is about.
-    #[inline]
-    fn over(&mut self, [result, upper]: [u64; 2]) -> Result<Done, String> {
-        let (sqhd, sqid) = (upper as u16, (upper >> 16) as u16);
-        let (cid, status) = ((upper >> 32) as u16, (upper >> 48) as u16);
-        match self.cids.find(cid) {
-            Some(slot) if sqid == self.qid && u32::from(sqhd) < self.entries => {
-                self.cids.retire(slot);
-                Ok(Done { slot, status: Status::from_field(status), result })
-            }
-            found => Err(self.complaint(cid, sqid, sqhd, found.is_some())),
-        }
+    fn is_ready(&self) -> bool {
+        self.due(self.head, self.phase).is_some()
     }
 
     #[cold]
-    fn complaint(&self, cid: u16, sqid: u16, sqhd: u16, known: bool) -> String {
+    fn complaint(&self, cid: u16, sqid: u16, sqhd: u16) -> String {
         let Self { qid, entries, .. } = self;
-        let what = if !known {
+        let what = if self.cids.find(cid).is_none() {
             "which is not outstanding: it was completed before, or never sent".into()
         } else if sqid != *qid {
             format!("for submission queue {sqid}")
@@ -255,7 +239,7 @@ impl RingQueue {
     /// Whether the device is still there.
     #[cold]
     fn look(&mut self) {
-        let lost = self.doorbells.region.is_lost() || self.sq.region.is_lost() || self.cq.region.is_lost();
+        let lost = self.doorbells.region.is_lost() || self.sq.region().is_lost() || self.cq.region().is_lost();
         let lost = lost.then(|| "the device's registers or memory have gone".to_string());
         if let Some(why) = self.keeper.gone().or(lost) {
             self.fail(why);
@@ -270,6 +254,20 @@ impl RingQueue {
         }
         count
     }
+}
+
+#[inline]
+fn next(index: u32, entries: u32) -> u32 {
+    if index + 1 == entries { 0 } else { index + 1 }
+}
+
+/// The entries of a ring, on whole cache lines.
+fn table<const WORDS: usize>(qid: u16, what: &str, place: &Place, entries: u32) -> Result<Table<WORDS>, String> {
+    let (offset, size) = (place.offset, place.region.len());
+    let table = Table::new(place.region.clone(), offset, entries).filter(|_| offset % 64 == 0);
+    table.ok_or_else(|| {
+        format!("queue {qid}: no {what} queue of {entries} entries at {offset} of {size} bytes of memory")
+    })
 }
 
 /// Moves a doorbell; returns whether its register was written.
@@ -303,9 +301,7 @@ impl IoQueue for RingQueue {
         }
         let region = arena.share();
         let map = self.keeper.map(&region).map_err(PrepareError)?;
-        for slot in &mut self.slots {
-            (slot.pointer, slot.has_data) = (Pointer::default(), false);
-        }
+        self.slots.fill(Template::default());
         self.arena = Some((region, map));
         // What was counted so far is not the load's.
         self.counters = Counters::default();
@@ -325,27 +321,38 @@ impl IoQueue for RingQueue {
         if bytes > self.most_bytes.into() {
             return Err(fail(format!("{bytes} bytes of data, {} at most", self.most_bytes)));
         }
-        let state = &mut self.slots[usize::from(slot)];
-        (state.pointer, state.has_data) = (Pointer::default(), false);
+        let index = usize::from(slot);
+        self.slots[index] = Template::default();
         if let (Some((_, map)), true) = (&self.arena, bytes > 0) {
-            let (lists, keeper, kept) = (&mut self.lists, &*self.keeper, &mut state.list);
+            let (lists, keeper, kept) = (&mut self.lists, &*self.keeper, &mut self.places[index]);
             let list = |bytes| match kept {
                 Some((place, room)) if *room >= bytes => Ok(place.clone()),
                 _ => lists.place(bytes, keeper).inspect(|place| *kept = Some((place.clone(), bytes))),
             };
-            state.pointer = self.describer.describe(data, map, list).map_err(fail)?;
-            state.has_data = true;
+            self.slots[index] = self.describer.describe(data, map, list).map_err(fail)?.into();
         }
         Ok(())
     }
 
     #[inline]
     fn submit(&mut self, ops: &[Op]) -> usize {
-        ops.iter().take_while(|op| self.take(op.slot, op.command())).count()
+        let count = ops.iter().take_while(|op| self.put(op.slot, op.words(), op.opcode & 3 != 0)).count();
+        self.counters.submitted += count as u64;
+        self.counters.queued += u64::from(count < ops.len());
+        count
     }
 
     fn submit_raw(&mut self, slot: Slot, command: &Command) -> bool {
-        self.take(slot, *command)
+        let command = Command { flags: command.flags & !FLAGS_PSDT, ..*command };
+        // Of an admin command the opcode does not say it all, and those that create queues bring an address of their own.
+        if let (0, Some(data)) = (self.qid, self.slots.get_mut(usize::from(slot)).filter(|data| !data.has_data)) {
+            data.dptr = zerocopy::transmute!(command.dptr);
+        }
+        let moves_data = self.qid > 0 && command.direction() != Direction::None;
+        let taken = self.put(slot, zerocopy::transmute!(command), moves_data);
+        self.counters.submitted += u64::from(taken);
+        self.counters.queued += u64::from(!taken);
+        taken
     }
 
     #[inline]
@@ -393,7 +400,7 @@ impl IoQueue for RingQueue {
         self.down.get_or_insert_with(|| Down("the queue was stopped".into()));
         self.aborted = self.cids.busy().collect();
         self.at_risk = self.aborted.len() as u32;
-        let rings = [self.sq.region.clone(), self.cq.region.clone()];
+        let rings = [self.sq.region().clone(), self.cq.region().clone()];
         let arena = self.arena.iter().map(|(region, _)| region.clone());
         self.keeper.end(rings.into_iter().chain(arena).chain(self.lists.memory()).collect());
     }
@@ -412,7 +419,7 @@ impl IoQueue for RingQueue {
         if self.open {
             self.look();
         }
-        if !self.aborted.is_empty() || self.open && self.due().is_some() {
+        if !self.aborted.is_empty() || self.open && self.is_ready() {
             return Ok(Wait::Ready);
         }
         if let Some(down) = &self.down {
@@ -428,7 +435,7 @@ impl IoQueue for RingQueue {
                 nap(timer).map_err(|why| Down(format!("a timer for a queue without interrupt: {why}")))?
             }
         };
-        let ready = self.due().is_some();
+        let ready = self.is_ready();
         Ok(if ready { Wait::Ready } else { Wait::Fd { fd, writable: false } })
     }
 

@@ -30,6 +30,12 @@ const FAULTS: &[Fault] = &[
     fault(&[("-a", Some("1")), ("-d", Some("9"))], "-d (--number-ios) and -a", false),
     fault(&[("-d", Some("9"))], "-d (--number-ios): 9 is less than -q", false),
     fault(&[("--embedded", Some(""))], "--embedded tests its own target", false),
+    fault(
+        &[("--poll-mode", Some("adaptive")), ("-E", Some(""))],
+        "-E (--enable-interrupt) is --poll-mode interrupt",
+        false,
+    ),
+    fault(&[("--timing", Some("off")), ("-L", Some(""))], "--timing off takes no latencies", false),
     fault(&[("--iova-mode", Some("xa"))], "--iova-mode: \"xa\" is not", false),
     fault(&[("--no-huge", Some(""))], "--no-huge needs -s", false),
     fault(&[("-c", Some("0x"))], "-c (--core-mask): \"0x\" is not", false),
@@ -74,7 +80,7 @@ fn of_two_faults_the_earlier_is_reported() {
             pairs += 1;
         }
     }
-    assert_eq!(pairs, 19 * 18 / 2 - 4, "all but three pairs of -w faults and one of -w and --embedded");
+    assert_eq!(pairs, 21 * 20 / 2 - 4, "all but three pairs of -w faults and one of -w and --embedded");
 }
 
 #[test]

@@ -85,17 +85,17 @@ fn rows() -> Vec<Row> {
         row(Id::Metadata, "met", "PRACT=1,PRCHK=GUARD|REFTAG",
             Refused("end-to-end protection is not built yet: it needs"), ("PRACT", "is not KEY=VALUE")),
 
-        row(Id::AllowedPciAddr, "al", "0000:5e:00.0", Note(LOCAL), ("5e", "looks like 0000:5e:00.0")),
+        row(Id::AllowedPciAddr, "al", "0000:5e:00.0", Note(LOCAL), ("5e", "is no PCI address")),
         row(Id::HugememSize, "hu", "512", Note(LOCAL), ("1g", "would be that many megabytes")),
         row(Id::MemSingleSeg, "mem-", "", Note(LOCAL), FLAG),
         row(Id::ShmemGroup, "s", "0", Note("only local PCIe devices can be shared"), ("-1", NUMBER)),
         row(Id::EnableVmd, "enable-v", "", Refused("turn VMD off in the firmware"), FLAG),
         row(Id::DisableSqCmb, "disable-sq-c", "", Note(LOCAL), FLAG),
-        row(Id::EnableInterrupt, "enable-i", "", Set(|o| o.interrupt, |o| !o.interrupt), FLAG),
+        row(Id::EnableInterrupt, "enable-i", "", Set(|o| o.poll_mode == PollMode::Interrupt, |o| o.poll_mode == PollMode::Poll), FLAG),
         row(Id::NoShstNotification, "no-s", "", Note(LOCAL), FLAG),
         row(Id::IovaMode, "iov", "pa", Note(LOCAL), ("xa", "is not va or pa")),
         row(Id::NoHuge, "no-h", "", Refused("--no-huge needs -s"), FLAG),
-        row(Id::EnforceNuma, "enf", "", Refused("binding memory to a NUMA node is not built"), FLAG),
+        row(Id::EnforceNuma, "enf", "", Set(|o| o.enforce_numa, |o| !o.enforce_numa), FLAG),
         row(Id::VfioVfToken, "v", "00112233-4455-6677-8899-aabbccddeeff", Note(LOCAL), ("1", "a UUID looks")),
         row(Id::EnvContext, "env", "--legacy-mem", Refused("-c chooses cores"), ("", "passes arguments to DPDK")),
         row(Id::EnableUring, "enable-u", "", Note("no file is tested"), FLAG),
@@ -136,7 +136,11 @@ fn rows() -> Vec<Row> {
 
         row(Id::Seed, "see", "18446744073709551615",
             Set(|o| o.seed == Some(u64::MAX), |o| o.seed.is_none()), ("1k", NUMBER)),
-        row(Id::Embedded, "em", "", Refused("leave -r (--transport) out"), FLAG),
+        row(Id::Embedded, "em", "", Refused("leave -r (--transport) out"), ("usb", "links are tcp and vfio-user")),
+        row(Id::Timing, "timi", "sampled:100",
+            Set(|o| o.timing == Timing::Sampled(100), |o| o.timing == Timing::Exact), ("sampled:0", "exact, batch, sampled:N")),
+        row(Id::PollMode, "po", "adaptive",
+            Set(|o| o.poll_mode == PollMode::Adaptive, |o| o.poll_mode == PollMode::Poll), ("sleep", "modes are poll")),
         row(Id::Reconnect, "rec", "1000",
             Set(|o| o.reconnect == Some(1000), |o| o.reconnect.is_none()), ("0", "1 to 1000 attempts")),
         row(Id::Timeout, "timeo", "250",
@@ -147,7 +151,7 @@ fn rows() -> Vec<Row> {
 /// Every way to give an option on the command line.
 fn forms(entry: &Entry, abbreviation: &str, value: &str) -> Vec<Vec<String>> {
     let mut forms = Vec::new();
-    if entry.value.is_none() {
+    if entry.value.is_none() || entry.is_optional() {
         forms.extend(entry.short.map(|letter| vec![format!("-{letter}")]));
         forms.push(vec![format!("--{}", entry.long)]);
         forms.push(vec![format!("--{abbreviation}")]);

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    os::fd::{BorrowedFd, OwnedFd},
+    os::fd::{OwnedFd, RawFd},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
@@ -389,7 +389,9 @@ impl Double {
                 if request.qid == 0 || request.qid > QUEUES || state.cqs.contains_key(&request.qid) {
                     return no(specific::INVALID_QUEUE_IDENTIFIER);
                 }
-                if !request.pc || request.prp1 % 4096 != 0 || vector.is_some_and(|v| !state.interrupts.contains_key(&v))
+                if !request.pc
+                    || !request.prp1.is_multiple_of(4096)
+                    || vector.is_some_and(|v| !state.interrupts.contains_key(&v))
                 {
                     state.misdeed(format!("Create I/O Completion Queue {request:x?}"));
                 }
@@ -401,7 +403,8 @@ impl Double {
                 if request.qid == 0 || state.sqs.contains_key(&request.qid) {
                     return no(specific::INVALID_QUEUE_IDENTIFIER);
                 }
-                if !request.pc || request.prp1 % 4096 != 0 || !state.cqs.contains_key(&request.cqid_or_vector) {
+                if !request.pc || !request.prp1.is_multiple_of(4096) || !state.cqs.contains_key(&request.cqid_or_vector)
+                {
                     state.misdeed(format!("Create I/O Submission Queue {request:x?}"));
                 }
                 let (entries, cqid) = (request.qsize + 1, request.cqid_or_vector);
@@ -433,7 +436,12 @@ impl Double {
 
     fn enable(&self, state: &mut State, cc: Cc) {
         let right = cc.iosqes() == 6 && cc.iocqes() == 4 && cc.mps() == 0 && cc.css() == 0 && cc.ams() == 0;
-        if !right || state.aqa.asqs() < 1 || state.aqa.acqs() < 1 || state.asq % 4096 != 0 || state.acq % 4096 != 0 {
+        if !right
+            || state.aqa.asqs() < 1
+            || state.aqa.acqs() < 1
+            || !state.asq.is_multiple_of(4096)
+            || !state.acq.is_multiple_of(4096)
+        {
             state.misdeed(format!("enabled with {cc:?}, {:?}, ASQ {:x}h, ACQ {:x}h", state.aqa, state.asq, state.acq));
         }
         let (asqs, acqs) = (state.aqa.asqs() + 1, state.aqa.acqs() + 1);
@@ -563,7 +571,7 @@ impl Device for Double {
         self.gone.load(Ordering::Acquire).then(|| "the double was removed".into())
     }
 
-    fn farewell(&self) -> Option<BorrowedFd<'_>> {
+    fn farewell(&self) -> Option<RawFd> {
         None
     }
 

@@ -1,0 +1,83 @@
+//! Whether the machine has the memory that a run needs, asked before any is taken: a run must not end in the hands of the system's
+//! memory killer, nor because the kernel does not pin what a device is to reach.
+
+use doorbell_platform::{Sysfs, huge_pages::Pool, memlock};
+
+use crate::plan::{Access, RunOptions};
+
+/// Whether there is enough for the buffers of these contexts.
+///
+/// # Errors
+/// What is missing, and what to change.
+pub(crate) fn check(options: &RunOptions, contexts: &[Access]) -> Result<(), String> {
+    let pools = Pool::all(&Sysfs::default());
+    let huge = pools.iter().filter(|pool| pool.node.is_none()).map(|pool| pool.page.saturating_mul(pool.free)).sum();
+    compare(options, contexts, available(), huge)?;
+    let pinned = contexts.iter().filter(|access| **access == Access::Pinned).count();
+    if pinned > 0 { memlock::reckon(buffers(options, pinned)) } else { Ok(()) }
+}
+
+/// `available` is what the system can give, where it says so, and `huge` what is set aside in free huge pages, both in bytes.
+fn compare(options: &RunOptions, contexts: &[Access], available: Option<u64>, huge: u64) -> Result<(), String> {
+    let Some(available) = available else { return Ok(()) };
+    // Huge pages are for what others reach, and neither kind is for all.
+    let within_reach = contexts.iter().any(|access| *access != Access::Own);
+    let available = if within_reach { available.saturating_add(huge) } else { available };
+    let (count, needed) = (contexts.len(), buffers(options, contexts.len()));
+    if needed > available {
+        return Err(format!(
+            "{count} x {} buffers (-q) of {} bytes (-o) are {} MiB, more than the {} MiB the machine has free; lower -q or -o",
+            options.io_depth,
+            buffer(options),
+            needed >> 20,
+            available >> 20
+        ));
+    }
+    if within_reach && options.memory > available {
+        return Err(format!(
+            "{} MiB of memory are asked for (-s), and the machine has {} MiB free, huge pages included; the buffers of this run need \
+             {} MiB",
+            options.memory >> 20,
+            available >> 20,
+            needed.div_ceil(1 << 20)
+        ));
+    }
+    Ok(())
+}
+
+fn buffer(options: &RunOptions) -> u64 {
+    u64::from(options.io_size).next_multiple_of(options.alignment.max(1).into())
+}
+
+fn buffers(options: &RunOptions, contexts: usize) -> u64 {
+    buffer(options).saturating_mul(options.io_depth.into()).saturating_mul(contexts as u64)
+}
+
+/// Bytes the system can give without swapping, where it says so.
+fn available() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::tests::options;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn what_is_missing_is_said() {
+        // 2 contexts of 256 MiB.
+        let options = RunOptions { io_size: 1 << 20, io_depth: 256, memory: 600 * MIB, ..options() };
+        let [own, shared] = [[Access::Own; 2], [Access::Own, Access::Shared]];
+        assert_eq!(compare(&options, &own, Some(512 * MIB), 0), Ok(()), "-s is for what others reach");
+        assert_eq!(compare(&options, &shared, Some(300 * MIB), 300 * MIB), Ok(()));
+        assert_eq!(compare(&options, &shared, None, 0), Ok(()));
+        let few = compare(&options, &own, Some(500 * MIB), 300 * MIB).unwrap_err();
+        assert!(few.starts_with("2 x 256 buffers (-q) of 1048576 bytes (-o) are 512 MiB, more than the 500"), "{few}");
+        let asked = compare(&options, &shared, Some(500 * MIB), 50 * MIB).unwrap_err();
+        assert!(asked.starts_with("600 MiB of memory are asked for (-s), and the machine has 550 MiB"), "{asked}");
+    }
+}
