@@ -62,6 +62,7 @@ pub(super) struct Function {
     pub(super) submitting: Vec<u16>,
     pub(super) completing: Vec<u16>,
     parked: VecDeque<(u16, Box<Job>)>,
+    #[expect(clippy::vec_box, reason = "jobs move from here to the parked ones and back; only their boxes should")]
     idle: Vec<Box<Job>>,
     /// Shadow doorbells and event indexes of the I/O queues.
     pub(super) shadow: Option<Shadow>,
