@@ -29,7 +29,7 @@ pub fn run(data: &[u8]) {
     sender.unload(None, &mut stream);
     let initialize = stream.len();
     match data {
-        [] => sender.command(&command, &[], None),
+        [] => sender.command(&command, &[]),
         data => sender.command_with_bytes(&command, data),
     }
     sender.unload(None, &mut stream);

@@ -113,7 +113,7 @@ fn prologue(kind: u8, digests: Digests) -> Vec<u8> {
     sender.initialize(&IcReq::new(0, digests.bits(), 0));
     sender.use_agreement(digests, 0);
     sender.command_with_bytes(&connect, data.as_bytes());
-    sender.command(&then, &[], None);
+    sender.command(&then, &[]);
     let mut bytes = Vec::new();
     sender.unload(None, &mut bytes);
     bytes

@@ -11,12 +11,13 @@ mod stream;
 mod structures;
 
 mod text;
+pub mod vfio_user;
 
 /// A body: what is done with some bytes.
 pub type Body = fn(&[u8]);
 
 /// All bodies by name, which is also the name of their folder in `corpus/`.
-pub const BODIES: [(&str, Body); 10] = [
+pub const BODIES: [(&str, Body); 12] = [
     ("stream_to_host", stream::to_host),
     ("stream_to_controller", stream::to_controller),
     ("controller", controller::run),
@@ -27,4 +28,6 @@ pub const BODIES: [(&str, Body); 10] = [
     ("discovery_log", structures::discovery_log),
     ("transport_id", text::transport_id),
     ("options", text::options),
+    ("vfio_user_server", vfio_user::to_server),
+    ("vfio_user_client", vfio_user::to_client),
 ];

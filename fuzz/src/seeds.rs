@@ -23,6 +23,7 @@ use zerocopy::{FromZeros, IntoBytes};
 use crate::{
     controller, host_queue,
     pdu::{DATA_DIGESTS, HEADER_DIGESTS, Input, MEND},
+    vfio_user,
 };
 
 /// A seed: the body it is for, a name, and its bytes.
@@ -51,6 +52,7 @@ pub fn all() -> Vec<Seed> {
     seeds.extend(connects().into_iter().map(|(name, bytes)| ("connect", name.into(), bytes)));
     seeds.extend(structures());
     seeds.extend(texts());
+    seeds.extend(vfio_user::seeds());
     seeds
 }
 
@@ -84,13 +86,12 @@ fn with(mut command: Command, cid: u16, sent: u32, asked: u32) -> Command {
 fn from_host(digests: Digests) -> Vec<u8> {
     stream(Role::Host, digests, |sender| {
         sender.initialize(&IcReq::new(0, digests.bits(), 0));
-        sender.command(&with(command::read(1, 0, 1, 0), 1, 0, 512), &[], None);
+        sender.command(&with(command::read(1, 0, 1, 0), 1, 0, 512), &[]);
         sender.command_with_bytes(&with(command::write(1, 0, 1, 0), 2, 301, 0), &[7; 301]);
         sender.use_agreement(digests, 31);
         sender.command_with_bytes(&with(command::write(1, 0, 1, 0), 3, 64, 0), &[8; 64]);
-        let memory = MEMORY.get().map(Arena::region);
-        sender.data(data(4, 1, 0, false, false), &[range(100)], memory);
-        sender.data(data(4, 1, 100, true, false), &[range(33)], memory);
+        sender.data(data(4, 1, 0, false, false), &[range(100)]);
+        sender.data(data(4, 1, 100, true, false), &[range(33)]);
         sender.terminate(&Violation { header: vec![4, 1, 72], ..Violation::new(Fes::HEADER_DIGEST_ERROR, 7, "") });
     })
 }
@@ -98,12 +99,11 @@ fn from_host(digests: Digests) -> Vec<u8> {
 fn from_controller(digests: Digests) -> Vec<u8> {
     stream(Role::Controller, digests, |sender| {
         sender.initialize(&IcResp::new(0, digests.bits(), 8192));
-        let memory = MEMORY.get().map(Arena::region);
-        sender.data(data(1, 0, 0, true, true), &[range(512)], memory);
+        sender.data(data(1, 0, 0, true, true), &[range(512)]);
         sender.r2t(2, 0, 0, 4096);
         sender.response(&Completion::new(2, 1, Status::SUCCESS, 0));
         sender.use_agreement(digests, 31);
-        sender.data(data(3, 0, 0, true, false), &[range(55)], memory);
+        sender.data(data(3, 0, 0, true, false), &[range(55)]);
         sender.response(&Completion::new(3, 1, generic::INVALID_FIELD, 9));
         sender.terminate(&Violation::field(12, ""));
     })
@@ -134,37 +134,36 @@ fn sessions(digests: Digests) -> Vec<(&'static str, u8, Vec<u8>)> {
             (command::keep_alive(), 0),
             (Command::new(AdminOpcode::FORMAT_NVM.0, 1), 0),
         ]) {
-            sender.command(&with(command, cid, 0, asked), &[], None);
+            sender.command(&with(command, cid, 0, asked), &[]);
         }
     });
     let io = stream(Role::Host, digests, |sender| {
         sender.command_with_bytes(&with(command::write(1, 3, 2, 0), 0, 1024, 0), &[0x5a; 1024]);
-        sender.command(&with(command::read(1, 2, 4, 0), 1, 0, 2048), &[], None);
-        sender.command(&with(command::read(2, 2, 4, 0), 2, 0, 16384), &[], None);
+        sender.command(&with(command::read(1, 2, 4, 0), 1, 0, 2048), &[]);
+        sender.command(&with(command::read(2, 2, 4, 0), 2, 0, 16384), &[]);
         sender.command_with_bytes(&with(command::compare(1, 3, 2, 0), 3, 1024, 0), &[0x5a; 1024]);
-        sender.command(&with(command::write_zeroes(1, 1, 12, 0), 4, 0, 0), &[], None);
+        sender.command(&with(command::write_zeroes(1, 1, 12, 0), 4, 0, 0), &[]);
         let ranges = [DsmRange::new(0, 8), DsmRange::new(16, 16)];
         sender.command_with_bytes(&with(command::dataset_management(1, 2, dsm::AD), 5, 32, 0), ranges.as_bytes());
-        sender.command(&with(command::flush(1), 6, 0, 0), &[], None);
-        sender.command(&with(fabrics::disconnect(), 7, 0, 0), &[], None);
+        sender.command(&with(command::flush(1), 6, 0, 0), &[]);
+        sender.command(&with(fabrics::disconnect(), 7, 0, 0), &[]);
     });
     let requested = stream(Role::Host, digests, |sender| {
         // The transfer tag is the slot, and slots come back in the order they are left.
-        sender.command(&with(command::write(1, 7, 2, 0), 9, 0, 1024), &[], None);
-        let memory = MEMORY.get().map(Arena::region);
-        sender.data(data(9, 0, 0, false, false), &[range(600)], memory);
-        sender.data(data(9, 0, 600, true, false), &[range(424)], memory);
-        sender.command(&with(command::read(1, 7, 2, 0), 10, 0, 1024), &[], None);
+        sender.command(&with(command::write(1, 7, 2, 0), 9, 0, 1024), &[]);
+        sender.data(data(9, 0, 0, false, false), &[range(600)]);
+        sender.data(data(9, 0, 600, true, false), &[range(424)]);
+        sender.command(&with(command::read(1, 7, 2, 0), 10, 0, 1024), &[]);
     });
     // What a host must not do.
     let asked = |build: &dyn Fn(&mut Sender)| {
         stream(Role::Host, digests, |sender| {
-            sender.command(&with(command::write(1, 7, 2, 0), 9, 0, 1024), &[], None);
+            sender.command(&with(command::write(1, 7, 2, 0), 9, 0, 1024), &[]);
             build(sender);
         })
     };
     let send = |sender: &mut Sender, at: u32, len: u32, last| {
-        sender.data(data(9, 0, at, last, false), &[range(len)], MEMORY.get().map(Arena::region));
+        sender.data(data(9, 0, at, last, false), &[range(len)]);
     };
     let late = asked(&|sender| {
         send(sender, 424, 600, false);
@@ -173,7 +172,7 @@ fn sessions(digests: Digests) -> Vec<(&'static str, u8, Vec<u8>)> {
     let beyond = asked(&|sender| send(sender, 0, 9000, false));
     let crowd = stream(Role::Host, digests, |sender| {
         for cid in 0..36 {
-            sender.command(&with(command::write(1, cid, 1, 0), cid as u16, 0, 512), &[], None);
+            sender.command(&with(command::write(1, cid, 1, 0), cid as u16, 0, 512), &[]);
         }
     });
     vec![
@@ -190,12 +189,11 @@ fn sessions(digests: Digests) -> Vec<(&'static str, u8, Vec<u8>)> {
 
 /// Streams to a host's queue.
 fn answers(digests: Digests) -> Vec<(&'static str, Vec<u8>)> {
-    let memory = || MEMORY.get().map(Arena::region);
     let reads = stream(Role::Controller, digests, |sender| {
-        sender.data(data(0, 0, 0, true, true), &[range(512)], memory());
-        sender.data(data(1, 0, 0, false, false), &[range(96)], memory());
-        sender.data(data(6, 0, 0, true, false), &[range(1)], memory());
-        sender.data(data(1, 0, 96, true, false), &[range(4000)], memory());
+        sender.data(data(0, 0, 0, true, true), &[range(512)]);
+        sender.data(data(1, 0, 0, false, false), &[range(96)]);
+        sender.data(data(6, 0, 0, true, false), &[range(1)]);
+        sender.data(data(1, 0, 96, true, false), &[range(4000)]);
         sender.response(&Completion::new(6, 1, Status::SUCCESS, 0));
         sender.response(&Completion::new(1, 1, Status::SUCCESS, 0));
     });
@@ -209,18 +207,18 @@ fn answers(digests: Digests) -> Vec<(&'static str, Vec<u8>)> {
         sender.response(&Completion::new(3, 1, generic::INTERNAL_ERROR, 0));
     });
     let short = stream(Role::Controller, digests, |sender| {
-        sender.data(data(0, 0, 0, true, true), &[range(511)], memory());
+        sender.data(data(0, 0, 0, true, true), &[range(511)]);
         sender.response(&Completion::new(2, 1, generic::NAMESPACE_NOT_READY, 0));
         // A second use of slot 2, which only a queue that issues again has.
         sender.response(&Completion::new(10, 1, Status::SUCCESS, 0));
     });
     // What a controller must not do.
     let late = stream(Role::Controller, digests, |sender| {
-        sender.data(data(1, 0, 96, false, false), &[range(4000)], memory());
-        sender.data(data(1, 0, 0, true, true), &[range(96)], memory());
+        sender.data(data(1, 0, 96, false, false), &[range(4000)]);
+        sender.data(data(1, 0, 0, true, true), &[range(96)]);
     });
     let beyond = stream(Role::Controller, digests, |sender| {
-        sender.data(data(0, 0, 0, true, true), &[range(513)], memory());
+        sender.data(data(0, 0, 0, true, true), &[range(513)]);
     });
     let all =
         [("reads", reads), ("writes", writes), ("short", short), ("hostile-late", late), ("hostile-beyond", beyond)];

@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use doorbell_fuzz::{BODIES, Body, seeds};
+use doorbell_fuzz::{BODIES, Body, seeds, vfio_user};
 use rand_xoshiro::{
     SplitMix64,
     rand_core::{Rng, SeedableRng},
@@ -103,6 +103,8 @@ sweeps! {
     any_discovery_log_is_read_safely => "discovery_log",
     any_transport_id_is_read_or_refused => "transport_id",
     any_command_line_is_read_or_refused => "options",
+    a_vfio_user_device_answers_any_bytes_as_it_must => "vfio_user_server",
+    a_vfio_user_client_survives_any_bytes => "vfio_user_client",
 }
 
 #[test]
@@ -121,6 +123,14 @@ fn honest_seeds_get_through() {
         let commands = match (body, name.split('-').next()) {
             ("host_queue", Some("reads" | "writes")) => {
                 assert!(seeds::is_taken_by_host(&bytes), "{name}");
+                continue;
+            }
+            ("vfio_user_server", Some("conversation")) => {
+                assert_eq!(vfio_user::serve(&bytes), 11, "{name}");
+                continue;
+            }
+            ("vfio_user_client", Some("conversation" | "stream")) => {
+                assert_eq!(vfio_user::ask(&bytes), 10, "{name}");
                 continue;
             }
             ("controller", Some("admin")) => 10,

@@ -19,6 +19,11 @@ impl DataDigest {
         Self { crc: Crc32c::new(), len: 0 }
     }
 
+    /// Whether data has gone into it.
+    pub(crate) fn is_begun(&self) -> bool {
+        self.len > 0
+    }
+
     pub(crate) fn bytes(&mut self, bytes: &[u8]) {
         self.crc.update(bytes);
         self.len = self.len.wrapping_add(bytes.len() as u32);

@@ -21,9 +21,11 @@ use crate::{Digests, Role, Violation, digest, digest::DataDigest};
 /// Most bytes one call offers to the socket: more only pushes what was just made out of the cache.
 const CALL_BYTES: u32 = 512 << 10;
 
-/// Bytes whose digest is made in one go, and that are asked for of the next data before: about what the processor can have on its way
-/// at once.
+/// Bytes whose digest is made in one go, and that are asked for of the data behind before: about what the processor can have on its
+/// way at once.
 const DIGEST_PIECE: u32 = 2048;
+/// Pieces that are asked for before they are needed.
+const DIGEST_LEAD: usize = 4;
 
 /// A data PDU to be sent.
 #[derive(Clone, Copy, Debug)]
@@ -50,9 +52,9 @@ pub struct Sender {
     segments: VecDeque<Segment>,
     queued: u64,
     sent: u64,
-    /// Where in `headers` the data digest of the last PDU belongs, and its data, while that digest is not made.
-    undigested: Option<u32>,
-    data: Vec<Range>,
+    /// How many of the first segments have gone into data digests, and the digest of the data that is the last of them.
+    digested: usize,
+    digest: DataDigest,
 }
 
 impl Sender {
@@ -66,13 +68,17 @@ impl Sender {
             segments: VecDeque::with_capacity(256),
             queued: 0,
             sent: 0,
-            undigested: None,
-            data: Vec::with_capacity(16),
+            digested: 0,
+            digest: DataDigest::new(),
         }
     }
 
     /// What ICReq and ICResp agreed on, `pda` being the peer's CPDA or HPDA; holds from the next PDU on.
     pub fn use_agreement(&mut self, digests: Digests, pda: u8) {
+        if !self.digests.data {
+            // What is queued has none.
+            self.digested = self.segments.len();
+        }
         self.digests = digests;
         self.alignment = pda_alignment(pda);
     }
@@ -103,9 +109,9 @@ impl Sender {
     }
 
     /// Queues a command with the in-capsule data in `data`, if any.
-    pub fn command(&mut self, command: &Command, data: &[Range], region: Option<&Region>) {
+    pub fn command(&mut self, command: &Command, data: &[Range]) {
         let pdu = CapsuleCmd { common: self.common(PduType::CAPSULE_CMD, 0, data), command: *command };
-        self.pdu(pdu.as_bytes(), data, region);
+        self.pdu(pdu.as_bytes(), data);
     }
 
     /// Queues a command whose in-capsule data is small and not in a region.
@@ -138,7 +144,7 @@ impl Sender {
     }
 
     /// Queues H2CData (hosts) or C2HData (controllers) with the data in `data`, at least one byte.
-    pub fn data(&mut self, pdu: DataPdu, data: &[Range], region: Option<&Region>) {
+    pub fn data(&mut self, pdu: DataPdu, data: &[Range]) {
         let kind = if self.role == Role::Host { PduType::H2C_DATA } else { PduType::C2H_DATA };
         let last = if pdu.last { flags::LAST } else { 0 };
         let success = if pdu.success { flags::SUCCESS } else { 0 };
@@ -146,7 +152,7 @@ impl Sender {
         header.common = self.common(kind, last | success, data);
         (header.cccid, header.ttag, header.datao) = (pdu.cccid.into(), pdu.ttag.into(), pdu.datao.into());
         header.datal = total(data).into();
-        self.pdu(header.as_bytes(), data, region);
+        self.pdu(header.as_bytes(), data);
     }
 
     /// Queues a termination request for the peer's breach of the protocol; nothing may follow it.
@@ -163,14 +169,9 @@ impl Sender {
     /// # Errors
     /// What the system answered, a full socket excepted.
     pub fn send(&mut self, socket: BorrowedFd<'_>, region: Option<&Region>) -> io::Result<bool> {
-        self.finish_digest(region, None);
         while !self.segments.is_empty() {
-            let mut offered = 0;
-            let batch = self.segments.iter().copied().take_while(|segment| {
-                let fits = offered < CALL_BYTES;
-                offered = offered.saturating_add(segment.len());
-                fits
-            });
+            let ready = self.ready(region);
+            let batch = self.segments.iter().copied().take(ready);
             match socket::send(socket, batch, &self.headers, region) {
                 Ok(taken) => self.taken(taken),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
@@ -183,7 +184,9 @@ impl Sender {
 
     /// Moves everything that is queued to the end of `out` in place of a socket.
     pub fn unload(&mut self, region: Option<&Region>, out: &mut Vec<u8>) {
-        self.finish_digest(region, None);
+        if self.digests.data {
+            self.make_digests(self.segments.len(), region);
+        }
         let start = out.len();
         for segment in &self.segments {
             match *segment {
@@ -211,6 +214,7 @@ impl Sender {
             }
             left -= segment.len();
             self.segments.pop_front();
+            self.digested = self.digested.saturating_sub(1);
         }
         self.forget_headers();
     }
@@ -260,7 +264,7 @@ impl Sender {
         CommonHeader::new(kind, bits, pdo, plen)
     }
 
-    fn pdu(&mut self, header: &[u8], data: &[Range], region: Option<&Region>) {
+    fn pdu(&mut self, header: &[u8], data: &[Range]) {
         self.header(header);
         if data.is_empty() {
             return;
@@ -271,28 +275,51 @@ impl Sender {
             self.segments.push_back(Segment::Payload(range));
         }
         if self.digests.data {
-            self.finish_digest(region, data.first().copied());
-            self.undigested = Some(self.headers.len() as u32);
-            self.data.extend_from_slice(data);
+            // Made when it is sent: a header that follows data begins with the digest.
             self.bytes(&[0; DIGEST_LEN]);
         }
     }
 
-    /// Makes the digest that is due. It is made one PDU late, so that the memory of the data behind it, `next`, is on its way to the
-    /// cache meanwhile: fetching cold data takes longer than its digest.
-    fn finish_digest(&mut self, region: Option<&Region>, next: Option<Range>) {
-        let Some(at) = self.undigested.take() else { return };
-        let region = region.expect("data needs memory");
-        let mut digest = DataDigest::new();
-        for range in self.data.drain(..) {
-            for at in (0..range.len).step_by(DIGEST_PIECE as usize) {
-                if let Some(next) = next {
-                    region.prefetch(next.part(at, DIGEST_PIECE));
-                }
-                digest.range(region, range.part(at, DIGEST_PIECE));
-            }
+    /// How many of the first segments one call is to offer; the data digests among them are made.
+    fn ready(&mut self, region: Option<&Region>) -> usize {
+        let mut offered = 0;
+        let fits = |segment: &&Segment| {
+            let fits = offered < CALL_BYTES;
+            offered = offered.saturating_add(segment.len());
+            fits
+        };
+        let count = self.segments.iter().take_while(fits).count();
+        if self.digests.data {
+            self.make_digests(count, region);
         }
-        self.headers[at as usize..][..DIGEST_LEN].copy_from_slice(&digest.finish());
+        count
+    }
+
+    /// Makes the data digests of the first `count` segments that are not made. Memory is asked for some pieces ahead, as fetching cold
+    /// data takes longer than its digest.
+    fn make_digests(&mut self, count: usize, region: Option<&Region>) {
+        let mut ahead = self.segments.range(self.digested..).flat_map(pieces);
+        let mut ask = || {
+            if let Some(piece) = ahead.next() {
+                region.expect("data needs memory").prefetch(piece);
+            }
+        };
+        (0..DIGEST_LEAD).for_each(|_| ask());
+        let mut follows_data = self.digest.is_begun();
+        for segment in self.segments.range(self.digested..count) {
+            for piece in pieces(segment) {
+                ask();
+                self.digest.range(region.expect("data needs memory"), piece);
+            }
+            if let Segment::Header { at, .. } = *segment
+                && follows_data
+            {
+                let digest = std::mem::replace(&mut self.digest, DataDigest::new()).finish();
+                self.headers[at as usize..][..DIGEST_LEN].copy_from_slice(&digest);
+            }
+            follows_data = matches!(segment, Segment::Payload(_));
+        }
+        self.digested = count;
     }
 
     fn header(&mut self, header: &[u8]) {
@@ -320,6 +347,15 @@ impl Sender {
             _ => self.segments.push_back(Segment::Header { at: start, len: added }),
         }
     }
+}
+
+/// The data of a segment as digests take it in.
+fn pieces(segment: &Segment) -> impl Iterator<Item = Range> + use<> {
+    let range = match *segment {
+        Segment::Payload(range) => range,
+        Segment::Header { .. } => Range::default(),
+    };
+    (0..range.len).step_by(DIGEST_PIECE as usize).map(move |at| range.part(at, DIGEST_PIECE))
 }
 
 fn total(data: &[Range]) -> u32 {

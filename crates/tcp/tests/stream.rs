@@ -121,7 +121,7 @@ proptest! {
         let data = &data[usize::from(len < 2)..];
         let bytes = stream(Role::Controller, &from, |sender| {
             sender.use_agreement(digests, pda);
-            sender.data(DataPdu { cccid: 5, ttag: 0, datao: 64, last: true, success: false }, data, Some(&from));
+            sender.data(DataPdu { cccid: 5, ttag: 0, datao: 64, last: true, success: false }, data);
             sender.response(&Completion::new(5, 1, Status::SUCCESS, 0));
             sender.r2t(6, 1, 0, 512);
         });
@@ -169,13 +169,12 @@ fn a_host_sends_commands_and_data_that_a_controller_reads() {
             sender.use_agreement(digests, 4);
             let mut command = command::write(1, 0, 8, 0);
             command.cid = 9.into();
-            sender.command(&command, &[], Some(&from));
-            sender.command(&command, &[Range { offset: 0, len: 512 }], Some(&from));
+            sender.command(&command, &[]);
+            sender.command(&command, &[Range { offset: 0, len: 512 }]);
             sender.command_with_bytes(&command, &[3; 20]);
             sender.data(
                 DataPdu { cccid: 9, ttag: 2, datao: 0, last: true, success: false },
                 &[Range { offset: 0, len: 90 }],
-                Some(&from),
             );
         });
         let mut receiver = Receiver::new(Role::Controller, 4096);
@@ -203,7 +202,7 @@ fn a_wrong_digest_is_found() {
     let bytes = stream(Role::Controller, &region, |sender| {
         sender.use_agreement(digests, 0);
         let pdu = DataPdu { cccid: 5, ttag: 0, datao: 0, last: true, success: false };
-        sender.data(pdu, &[Range { offset: 0, len: 100 }], Some(&region));
+        sender.data(pdu, &[Range { offset: 0, len: 100 }]);
     });
     let run = |flip: usize| {
         let mut bytes = bytes.clone();
@@ -275,4 +274,26 @@ fn links_answer_a_breach_with_a_termination_request() {
         controller.receive(None, &mut staging, &mut Notes::default()),
         Err(Lost::Closed { within_pdu: false })
     ));
+}
+
+#[test]
+fn data_that_takes_several_calls_has_the_right_digest() {
+    const LEN: u32 = 700 << 10;
+    let (from, to) = (Region::new(LEN as usize).unwrap(), Region::new(LEN as usize * 2).unwrap());
+    (0..LEN).step_by(512).for_each(|at| from.fill(at.into(), 512, (at / 512 % 251) as u8));
+    let digests = Digests { header: false, data: true };
+    let bytes = stream(Role::Controller, &from, |sender| {
+        sender.use_agreement(digests, 0);
+        for cccid in 0..3 {
+            let data = [Range { offset: 0, len: 5000 }, Range { offset: 5000, len: LEN - 5000 }];
+            sender.data(DataPdu { cccid, ttag: 0, datao: 0, last: true, success: false }, &data);
+            sender.response(&Completion::new(cccid, 1, Status::SUCCESS, 0));
+        }
+    });
+    let mut receiver = Receiver::new(Role::Host, LEN);
+    receiver.use_digests(digests);
+    let mut notes = Notes::default();
+    feed(&mut receiver, &bytes, &[50_000], &to, &mut notes).unwrap();
+    let whole = |cid| [format!("C2H {cid} 0 {LEN}"), format!("{LEN} bytes, intact"), format!("response {cid}")];
+    assert_eq!(notes.seen, (0..3).flat_map(whole).collect::<Vec<_>>());
 }

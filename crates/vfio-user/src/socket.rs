@@ -26,8 +26,10 @@ use crate::{
 
 /// Most bytes of a message that comes to us.
 pub(crate) const MOST_BYTES: usize = size_of::<Header>() + size_of::<RegionAccess>() + MOST_DATA as usize;
-/// Nothing more is received while more bytes than this wait to be sent.
-pub(crate) const MOST_WAITING: usize = 4 << 20;
+/// Most bytes that wait to be sent, up to a message more.
+const MOST_WAITING: usize = 4 << 20;
+/// Most messages that do: each may hold descriptors.
+const MOST_PACKETS: usize = 128;
 
 /// Why a connection is over.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -85,9 +87,20 @@ impl Socket {
         self.stream.as_raw_fd()
     }
 
-    /// Bytes that wait to be sent.
-    pub fn waiting(&self) -> usize {
-        self.waiting
+    /// Whether something waits to be sent.
+    pub fn wants_to_write(&self) -> bool {
+        self.waiting > 0
+    }
+
+    /// Whether so much waits to be sent that nothing more should be received.
+    pub fn is_full(&self) -> bool {
+        self.waiting > MOST_WAITING || self.queue.len() > MOST_PACKETS
+    }
+
+    /// Messages that wait to be sent.
+    #[cfg(test)]
+    pub fn waits_for(&self) -> usize {
+        self.queue.len()
     }
 
     /// Queues a message.
@@ -242,14 +255,14 @@ mod tests {
         let mut far = Socket::new(far).unwrap();
         let data: Vec<u8> = (0..MOST_DATA).map(|at| at as u8).collect();
         far.push(bare(Command::DMA_WRITE, &data), vec![null()]);
-        assert!(!far.flush().unwrap() && far.waiting() > 0);
+        assert!(!far.flush().unwrap() && far.wants_to_write());
         let message = loop {
             if let Some(message) = near.receive().unwrap() {
                 break message;
             }
             far.flush().unwrap();
         };
-        assert!(message.body == data && message.fds.len() == 1 && far.waiting() == 0);
+        assert!(message.body == data && message.fds.len() == 1 && !far.wants_to_write());
     }
 
     #[test]

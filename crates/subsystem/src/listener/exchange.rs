@@ -557,7 +557,7 @@ impl Exchange {
         // The response may be left out only where nothing is lost by it: no head to tell (TCP 3.3.2.1).
         let success = !self.flow_control;
         let pdu = DataPdu { cccid: cid, ttag: 0, datao: 0, last: true, success };
-        self.sender.data(pdu, &found.ranges, Some(context.pool.frames.store.region()));
+        self.sender.data(pdu, &found.ranges);
         let position = self.sender.queued();
         self.held.extend(found.frames.drain(..).map(|frame| (position, frame)));
         found.ranges.clear();

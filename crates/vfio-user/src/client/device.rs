@@ -20,6 +20,9 @@ const MOST_INFO: u32 = 4096;
 /// Most parts of a region that we map.
 const MOST_AREAS: usize = 64;
 
+/// Most bytes of a region that we map: should they be taken away, memory of ours takes their place.
+const MOST_MAPPED: u64 = 256 << 20;
+
 /// What a device says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceInfo {
@@ -101,6 +104,10 @@ impl Client {
             Ok(areas) => areas,
             Err(violation) => return Err(self.lost(violation.into())),
         };
+        let sum = areas.iter().fold(0u64, |sum, (_, size)| sum.saturating_add(*size));
+        if sum > MOST_MAPPED {
+            return Err(Error::Unable(format!("{sum:#x} bytes of region {index} to be mapped, {MOST_MAPPED:#x} are")));
+        }
         for (offset, size) in areas {
             let memory = map_area(file.as_fd(), info.offset.get(), offset, size, found.writable).map_err(|why| {
                 Error::Unable(format!("cannot map {size:#x} bytes at {offset:#x} of region {index}: {why}"))

@@ -20,7 +20,7 @@ use zerocopy::IntoBytes;
 
 use crate::{
     DmaMap, Limits, Lost, MOST_DATA, Message, PAGE, SOCKET_NAME, Violation,
-    socket::{self, MOST_WAITING, Socket},
+    socket::{self, Socket},
     wire::{self, Command, DmaAccess, DmaMapRequest, DmaUnmapRequest, Header, RegionAccess, VERSION_MINOR, dma, flags},
 };
 pub use device::{Area, DeviceInfo, DeviceRegion};
@@ -296,7 +296,7 @@ impl Client {
         let until = Instant::now() + LOOK;
         loop {
             self.flush()?;
-            let message = if self.socket.waiting() > MOST_WAITING { None } else { self.receive()? };
+            let message = if self.socket.is_full() { None } else { self.receive()? };
             match message {
                 Some(message) => self.take(message)?,
                 None => return Ok(()),
@@ -327,7 +327,7 @@ impl Client {
         let start = Instant::now();
         loop {
             self.flush()?;
-            let message = if self.socket.waiting() > MOST_WAITING { None } else { self.receive()? };
+            let message = if self.socket.is_full() { None } else { self.receive()? };
             let idle = message.is_none();
             match message {
                 Some(reply) if reply.is_reply() && reply.header.msg_id.get() == id => {
@@ -348,7 +348,7 @@ impl Client {
                 _ if waited >= self.patience => Error::Late { command, patience: self.patience },
                 _ if waited >= LOOK && (self.cancelled)() => Error::Cancelled(command),
                 _ if idle => {
-                    poll::wait(&[(self.fd(), self.socket.waiting() > 0)], LOOK.min(self.patience - waited));
+                    poll::wait(&[(self.fd(), self.socket.wants_to_write())], LOOK.min(self.patience - waited));
                     continue;
                 }
                 _ => continue,

@@ -19,7 +19,7 @@ use zerocopy::IntoBytes;
 
 use crate::{
     DmaMap, Limits, Lost, Message, Violation,
-    socket::{MOST_WAITING, Socket},
+    socket::Socket,
     wire::{self, Command, DmaAccess, Header, flags},
 };
 use commands::Outcome;
@@ -80,7 +80,7 @@ impl Connection {
 
     /// Whether something waits for room in the socket.
     pub fn wants_to_write(&self) -> bool {
-        self.socket.waiting() > 0
+        self.socket.wants_to_write()
     }
 
     /// The memory that the device may reach.
@@ -97,14 +97,15 @@ impl Connection {
     }
 
     /// Sends what waits, takes what has come, and returns what the target has to do. None when nothing more is here, when enough was
-    /// done for one pass, or when the client leaves too much of what it was sent where it is.
+    /// done for one pass, or when the client leaves too much of what it was sent where it is. A client may always have more to say: a
+    /// pass takes so many events and no more.
     ///
     /// # Errors
     /// Why the connection is over.
     pub fn receive(&mut self) -> Result<Option<Event>, Lost> {
         for _ in 0..MESSAGES_A_CALL {
             self.socket.flush()?;
-            if self.socket.waiting() > MOST_WAITING {
+            if self.socket.is_full() {
                 break;
             }
             let Some(message) = self.socket.receive()? else { break };

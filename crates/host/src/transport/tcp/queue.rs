@@ -74,7 +74,7 @@ impl TcpQueue {
     fn take(&mut self, slot: Slot, command: Command) -> bool {
         let room = !self.commands.stopped && self.down.is_none() && self.commands.cids.is_idle(slot);
         if room {
-            self.commands.issue(slot, command, &mut self.link.sender, Self::region(&self.arena));
+            self.commands.issue(slot, command, &mut self.link.sender);
             self.counters.submitted += 1;
         } else {
             self.counters.queued += 1;
@@ -94,7 +94,7 @@ impl TcpQueue {
             Ok(_) => self.counters.socket_completions += 1,
             Err(lost) => self.lost(&lost),
         }
-        if self.commands.answer_requests(&mut self.link.sender, Self::region(&self.arena)) && self.down.is_none() {
+        if self.commands.answer_requests(&mut self.link.sender) && self.down.is_none() {
             self.flush();
             self.check_backlog();
         }
@@ -332,7 +332,7 @@ impl Commands {
     }
 
     #[inline]
-    fn issue(&mut self, slot: Slot, mut command: Command, sender: &mut Sender, region: Option<&Region>) {
+    fn issue(&mut self, slot: Slot, mut command: Command, sender: &mut Sender) {
         let state = &mut self.slots[usize::from(slot)];
         // Fabrics commands say their direction in FCTYPE, and their data always fits a capsule (TCP 3.3.2.2).
         let (direction, most) = match command.opc {
@@ -346,14 +346,14 @@ impl Commands {
         let descriptor = if in_capsule { SglDescriptor::in_capsule(0, len) } else { SglDescriptor::transport(len) };
         command.dptr = descriptor.into();
         let data = if in_capsule { &state.ranges[..] } else { &[] };
-        sender.command(&command, data, region);
+        sender.command(&command, data);
         (state.direction, state.in_capsule) = (Some(direction), in_capsule);
         (state.received, state.requested, state.spoiled, state.answer) = (0, 0, false, None);
         state.sent_at = sender.queued();
     }
 
     /// Queues the data that R2Ts asked for; returns whether there was any.
-    fn answer_requests(&mut self, sender: &mut Sender, region: Option<&Region>) -> bool {
+    fn answer_requests(&mut self, sender: &mut Sender) -> bool {
         let any = !self.requests.is_empty();
         let mut ranges = Vec::new();
         for request in self.requests.drain(..) {
@@ -365,7 +365,7 @@ impl Commands {
                 state.locate(offset, len, &mut ranges);
                 let last = offset + len == end;
                 let pdu = DataPdu { cccid: request.cid, ttag: request.ttag, datao: offset, last, success: false };
-                sender.data(pdu, &ranges, region);
+                sender.data(pdu, &ranges);
                 offset += len;
             }
             state.sent_at = sender.queued();

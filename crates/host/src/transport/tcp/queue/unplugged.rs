@@ -35,7 +35,7 @@ impl Unplugged {
         let idle = self.commands.cids.is_idle(slot);
         if idle {
             self.commands.slots[usize::from(slot)].use_memory(data, data.iter().map(|range| range.len).sum());
-            self.commands.issue(slot, command, &mut self.sender, Some(self.arena.region()));
+            self.commands.issue(slot, command, &mut self.sender);
         }
         idle
     }
@@ -47,7 +47,7 @@ impl Unplugged {
     pub fn receive(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Fault> {
         let region = Some(self.arena.region());
         let received = self.receiver.deliver(bytes, region, &mut self.commands);
-        self.commands.answer_requests(&mut self.sender, region);
+        self.commands.answer_requests(&mut self.sender);
         self.unload(out);
         received
     }
