@@ -154,6 +154,9 @@ impl Function {
         let mut job = self.idle.pop().unwrap_or_default();
         for _ in 0..count {
             let command = sq.take();
+            if sq.is_lost() {
+                return Err(Lost);
+            }
             let Some(queue) = &mut sq.queue else { break };
             let outcome = job.begin(command, queue, memory, context)?;
             if let Outcome::Done(status) = outcome {
@@ -168,7 +171,7 @@ impl Function {
             }
         }
         self.idle.push(job);
-        if sq.is_lost() || cq.is_lost() { Err(Lost) } else { Ok(count > 0) }
+        if cq.is_lost() { Err(Lost) } else { Ok(count > 0) }
     }
 
     fn serve_admin(&mut self, memory: Memory<'_>, context: &mut Context) -> Result<bool, Lost> {
