@@ -108,6 +108,8 @@ pub(crate) struct Context<'a, Q, C> {
     next_lane: usize,
     arena: Arc<Arena>,
     clock: C,
+    /// Where a queue puts what is over: kept, as clearing it costs more than an idle poll.
+    done: Box<[Done]>,
     /// The last reading of the clock.
     now: u64,
     sampler: Sampler,
@@ -188,6 +190,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             next_lane: 0,
             arena,
             clock,
+            done: vec![Done::default(); REAP_BATCH].into(),
             now: 0,
             clock_cost: 0.0,
             longest_use: 0,
@@ -276,7 +279,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
 
     #[inline]
     fn reap(&mut self, index: usize) -> usize {
-        let mut done = [Done { slot: 0, status: Status::SUCCESS, result: 0 }; REAP_BATCH];
+        let mut done = std::mem::take(&mut self.done);
         let mut found = 0;
         loop {
             let most = self.task.max_completions.map_or(REAP_BATCH, |most| REAP_BATCH.min(most as usize - found));
@@ -300,6 +303,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
                 }
             }
         }
+        self.done = done;
         found
     }
 
