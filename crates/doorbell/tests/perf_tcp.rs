@@ -101,17 +101,6 @@ fn two_listeners_of_a_target_are_two_paths_to_its_namespace() {
 }
 
 #[test]
-fn the_embedded_target_needs_nothing_else() {
-    let _turn = turn();
-    for cores in ["0x1", "0x3"] {
-        let output =
-            run(&["perf", "--embedded", "-q", "8", "-o", "4096", "-w", "randread", "-t", "1", "-c", cores, "-L"]);
-        assert_good(&output);
-        assert!(output.stdout.contains("Summary latency data for"), "{output:#?}");
-    }
-}
-
-#[test]
 fn readers_that_go_away_do_not_end_a_run() {
     let _turn = turn();
     let target = Target::start(&["--ram", "16M"]);

@@ -4,7 +4,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
     time::Duration,
@@ -33,8 +33,9 @@ pub struct Embedded {
 enum Place {
     /// On a core of its own, for as long as this lives.
     Apart { _target: Target },
-    /// Inside the first worker's loop, and on a thread that serves while no worker does.
-    Shared { target: Arc<Mutex<Cooperative>>, worker_serves: Arc<AtomicBool>, ended: Arc<AtomicBool> },
+    /// Inside the first worker's loop, and on a thread that serves while that does not go round: the worker waits for the target
+    /// itself when it makes its queues.
+    Shared { target: Arc<Mutex<Cooperative>>, rounds: Arc<AtomicU64>, ended: Arc<AtomicBool> },
 }
 
 impl Embedded {
@@ -82,12 +83,13 @@ impl Embedded {
             cores[0]
         ));
         let target = Arc::new(Mutex::new(target));
-        let (worker_serves, ended) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        let place =
-            Place::Shared { target: target.clone(), worker_serves: worker_serves.clone(), ended: ended.clone() };
+        let (rounds, ended) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let place = Place::Shared { target: target.clone(), rounds: rounds.clone(), ended: ended.clone() };
         thread::spawn(move || {
+            let mut seen = 0;
             while !ended.load(Ordering::Relaxed) {
-                if worker_serves.load(Ordering::Relaxed) || !pass(&target) {
+                let now = rounds.load(Ordering::Relaxed);
+                if std::mem::replace(&mut seen, now) != now || !pass(&target) {
                     thread::sleep(Duration::from_micros(200));
                 }
             }
@@ -100,24 +102,17 @@ impl Embedded {
         self.id.clone()
     }
 
-    /// What the first worker has to do for it, from now until [`Embedded::run_is_over`].
+    /// What the first worker has to do for it.
     pub fn companion(&self, core: usize) -> Option<Companion> {
-        let Place::Shared { target, worker_serves, .. } = &self.place else { return None };
-        worker_serves.store(true, Ordering::Relaxed);
-        let target = target.clone();
+        let Place::Shared { target, rounds, .. } = &self.place else { return None };
+        let (target, rounds) = (target.clone(), rounds.clone());
         Some(Companion {
             core,
             run: Box::new(move || {
+                rounds.fetch_add(1, Ordering::Relaxed);
                 let _ = pass(&target);
             }),
         })
-    }
-
-    /// The workers have ended: it serves by itself again.
-    pub fn run_is_over(&self) {
-        if let Place::Shared { worker_serves, .. } = &self.place {
-            worker_serves.store(false, Ordering::Relaxed);
-        }
     }
 }
 

@@ -97,9 +97,6 @@ fn perform(options: &Options) -> Result<bool, String> {
         // What does not answer I/Os will not answer a shutdown either: it gets a moment, not its full time.
         cancel.cancel();
     }
-    if let Some(embedded) = &embedded {
-        embedded.run_is_over();
-    }
     thread::scope(|scope| {
         for controller in controllers {
             scope.spawn(move || controller.detach());

@@ -53,13 +53,11 @@ struct Pipe {
 }
 
 pub fn start(args: &[&str]) -> Running {
-    let mut child = Command::new(DOORBELL)
-        .args(args)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    start_as(Command::new(DOORBELL).args(args))
+}
+
+pub fn start_as(command: &mut Command) -> Running {
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let (stdout, stderr) = (Pipe::new(child.stdout.take().unwrap()), Pipe::new(child.stderr.take().unwrap()));
     Running { child, started: Instant::now(), stdout, stderr }
 }

@@ -117,9 +117,9 @@ pub struct Environment {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Link {
     /// NVMe/TCP over the loopback interface.
-    #[default]
     Tcp,
     /// vfio-user: queues in shared memory.
+    #[default]
     VfioUser,
 }
 

@@ -257,7 +257,7 @@ Own {
     Seed - "seed" "N" Built
         "Start of the random sequences; the same seed repeats the same I/Os. Default: drawn and printed."
     Embedded - "embedded" "[=tcp|vfio-user]" Built
-        "Start a RAM target inside this process and test it, over tcp (default) or vfio-user. -q, -o, -w and -t then default to 128, 4096, randread and 5."
+        "Start a RAM target inside this process and test it, over vfio-user (default) or tcp. -q, -o, -w and -t then default to 128, 4096, randread and 5."
     Timing - "timing" "HOW" Built
         "How latencies are taken. exact (default): the clock is read when an I/O is issued and when it is over. batch: once for all that a poll finds and once for all issued after it. sampled:N: exactly, for one I/O in N. off: not at all, and not with -L."
     PollMode - "poll-mode" "WORD" Built

@@ -259,7 +259,12 @@ impl Direct {
         if let Some(why) = self.device.gone() {
             return Err(Cause::Down(why));
         }
-        let csts = Csts::from_bits(self.device.read(register::CSTS, false)? as u32);
+        let csts = match self.device.read(register::CSTS, false) {
+            Ok(csts) => Csts::from_bits(csts as u32),
+            // Whoever gave up wants an orderly end.
+            Err(Cause::Cancelled) => return Ok(()),
+            Err(why) => return Err(why),
+        };
         match csts.cfs() {
             true => Err(Cause::Down(format!(
                 "it reports a fatal status (CSTS {:x}h): reset it, and look at its error log",
