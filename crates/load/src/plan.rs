@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use doorbell_host::split::Split;
 use doorbell_result::Timing;
-use doorbell_spec::log::AnaState;
+use doorbell_spec::{identify::Csi, log::AnaState};
 
 use crate::workload::Pattern;
 
@@ -129,6 +129,8 @@ pub struct Shape {
     pub node: Option<u32>,
     /// Its identifier.
     pub nsid: u32,
+    /// Its command set.
+    pub csi: Csi,
     /// Logical blocks.
     pub blocks: u64,
     /// Data bytes of a block.
@@ -161,6 +163,9 @@ impl Shape {
         let skip = |why: String| Err(format!("{name}: {why}; the namespace is skipped"));
         if let Some(why) = self.ana_state.and_then(refusal) {
             return skip(why);
+        }
+        if self.csi != Csi::NVM {
+            return skip(format!("it has the {}, which is not supported yet", self.csi.name()));
         }
         if self.block_size == 0 || self.blocks == 0 {
             return skip("it has no blocks".into());
@@ -295,6 +300,7 @@ pub(crate) mod tests {
             access: Access::Own,
             node: None,
             nsid: 1,
+            csi: Csi::NVM,
             blocks: 1 << 20,
             block_size: 512,
             metadata_size: 0,
@@ -362,6 +368,7 @@ pub(crate) mod tests {
             (Shape { block_size: 3000, ..shape() }, "not a multiple of its block size 3000"),
             (Shape { block_size: 0, ..shape() }, "no blocks"),
             (Shape { metadata_size: 8, ..shape() }, "8 bytes of metadata"),
+            (Shape { csi: Csi::ZONED, ..shape() }, "it has the Zoned Namespace Command Set"),
             (Shape { ana_state: Some(AnaState::INACCESSIBLE), ..shape() }, "ANA Inaccessible: use another path"),
             (Shape { ana_state: Some(AnaState::PERSISTENT_LOSS), ..shape() }, "ANA Persistent Loss: use another path"),
             (Shape { ana_state: Some(AnaState::CHANGE), ..shape() }, "ANA Change: wait"),

@@ -103,11 +103,12 @@ impl Device for PciDevice {
         Ok(half(offset) | if eight { half(offset + 4) << 32 } else { 0 })
     }
 
+    /// The upper half first: where the lower one switches something on (CMBMSC), the address must be whole by then.
     fn write(&self, offset: u32, eight: bool, value: u64) -> Result<(), Cause> {
-        self.registers.store_u32(offset.into(), value as u32, Ordering::Release);
         if eight {
             self.registers.store_u32(u64::from(offset) + 4, (value >> 32) as u32, Ordering::Release);
         }
+        self.registers.store_u32(offset.into(), value as u32, Ordering::Release);
         Ok(())
     }
 
