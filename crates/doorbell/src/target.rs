@@ -81,7 +81,11 @@ struct Namespaces(Vec<NamespaceConfig>);
 
 const KINDS: [(&str, &str, &str); 3] = [
     ("ram", "SIZE[,block=512|4096]", "A namespace in memory; again for another [one of these three is needed]"),
-    ("null", "SIZE[,block=512|4096]", "A namespace that keeps nothing: reads give zeroes; again for another"),
+    (
+        "null",
+        "SIZE[,block=512|4096]",
+        "A namespace that keeps nothing: reads give zeroes over tcp, and whatever was there over vfio-user; again for another",
+    ),
     ("file", "PATH[,block=512|4096]", "A namespace in an existing file or block device; again for another"),
 ];
 

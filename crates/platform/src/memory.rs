@@ -108,7 +108,8 @@ impl Region {
             mmap_anonymous(std::ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)
         }?;
         let start = NonNull::new(start.cast::<u8>()).ok_or(io::ErrorKind::OutOfMemory)?;
-        if align == HUGE {
+        // An interpreter has no huge pages, and no such call.
+        if align == HUGE && !cfg!(miri) {
             // SAFETY: the range is the mapping just made. A kernel without huge pages says no, which costs only speed.
             let _ = unsafe { madvise(start.as_ptr().cast(), len, Advice::LinuxHugepage) };
         }

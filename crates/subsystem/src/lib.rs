@@ -1,4 +1,4 @@
-//! An NVM subsystem in memory or on a file, served over NVMe/TCP: the target.
+//! An NVM subsystem in memory or on a file, served over NVMe/TCP and, as a PCI function, over vfio-user: the target.
 //!
 //! [`Target::start`] runs it on threads of its own, [`Target::cooperative`] inside somebody else's loop. Below the listener nothing
 //! knows about sockets: `controller` says what a command means, `namespace` moves blocks, `frames` owns the memory of both, and

@@ -2,7 +2,7 @@
 //!
 //! A pass serves every *hot* connection: it receives once, carries out what came, and sends everything that is ready in one call. A
 //! connection that has had nothing to do for [`COLD`] passes turns cold and is left to epoll, which is looked at every
-//! [`POLL_EVERY`] passes and when nothing is hot. When there has been nothing to do for [`SPIN`], the reactor sleeps in epoll until
+//! [`POLL_EVERY`] passes (and the clock with it) and when nothing is hot. When there has been nothing to do for [`SPIN`], the reactor sleeps in epoll until
 //! something comes, or a deadline has to be looked at; one that polls never sleeps.
 //!
 //! Not everything that comes is seen by epoll: a host over vfio-user writes to memory, and frames that a connection waits for come
@@ -35,8 +35,9 @@ use crate::{
 
 /// Passes without anything to do after which a connection turns cold.
 const COLD: u8 = 64;
-/// Passes between two looks at epoll while something is hot.
+/// Passes between two looks at epoll while something is hot; and while that is nothing but memory, where a pass is a few loads.
 const POLL_EVERY: u32 = 16;
+const POLL_EVERY_OF_MEMORY: u32 = 64;
 /// How long a reactor without anything to do spins before it sleeps: longer than a host on the same machine takes to answer.
 const SPIN: Duration = Duration::from_micros(100);
 /// How often deadlines are looked at.
@@ -66,7 +67,8 @@ pub(crate) struct Reactor {
     connections: Vec<Option<Seat>>,
     free: Vec<u32>,
     hot: Vec<u32>,
-    passes: u32,
+    /// Passes until the next look at epoll.
+    poll_in: u32,
     next_check: Instant,
     changes: u64,
     /// A listener is not watched until the next check.
@@ -102,7 +104,7 @@ impl Reactor {
             connections: Vec::new(),
             free: Vec::new(),
             hot: Vec::new(),
-            passes: 0,
+            poll_in: 0,
             next_check: Instant::now(),
             changes: 0,
             looks_away: false,
@@ -133,7 +135,6 @@ impl Reactor {
 
     /// Serves everything that is ready once; returns whether there was something to do.
     pub(crate) fn pass(&mut self) -> bool {
-        self.context.now = Instant::now();
         let mut busy = false;
         let changes = self.context.shared.changes.load(Ordering::Acquire);
         if changes != self.changes {
@@ -145,10 +146,13 @@ impl Reactor {
                 }
             });
         }
-        self.passes = self.passes.wrapping_add(1);
-        if self.hot.is_empty() || self.passes.is_multiple_of(POLL_EVERY) {
+        if self.hot.is_empty() || self.poll_in == 0 {
             busy |= self.poll(Some(Duration::ZERO));
+            let has_socket =
+                |&index: &u32| matches!(&self.connections[index as usize], Some(seat) if seat.connection.is_socket());
+            self.poll_in = if self.hot.iter().any(has_socket) { POLL_EVERY } else { POLL_EVERY_OF_MEMORY };
         }
+        self.poll_in -= 1;
         let mut at = 0;
         while at < self.hot.len() {
             let index = self.hot[at];
@@ -215,12 +219,11 @@ impl Reactor {
     fn poll(&mut self, wait: Option<Duration>) -> bool {
         let timeout = wait.map(|wait| Timespec { tv_sec: wait.as_secs() as _, tv_nsec: wait.subsec_nanos().into() });
         let mut space = [const { MaybeUninit::<Event>::uninit() }; EVENTS];
-        // Interrupted is nothing ready.
-        let Ok((events, _)) = epoll::wait(&self.epoll, &mut space[..], timeout.as_ref()) else {
-            return false;
-        };
+        let waited = epoll::wait(&self.epoll, &mut space[..], timeout.as_ref());
         // The wait may have been long, and new connections count their deadlines from now on.
         self.context.now = Instant::now();
+        // Interrupted is nothing ready.
+        let Ok((events, _)) = waited else { return false };
         for event in &*events {
             match event.data.u64() {
                 BELL => {

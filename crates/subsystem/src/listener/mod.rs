@@ -84,6 +84,11 @@ impl Connection {
         }
     }
 
+    /// Whether commands come over its socket.
+    pub(crate) fn is_socket(&self) -> bool {
+        matches!(self, Self::Tcp(_))
+    }
+
     /// Something has happened on its socket.
     pub(crate) fn notify(&mut self) {
         if let Self::VfioUser(connection) = self {

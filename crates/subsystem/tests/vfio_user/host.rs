@@ -36,8 +36,8 @@ pub struct Queue {
     pub cq: u64,
     pub tail: u32,
     pub head: u32,
-    phase: bool,
-    next_cid: u16,
+    pub phase: bool,
+    pub next_cid: u16,
 }
 
 /// A host.
@@ -57,7 +57,15 @@ impl Host {
     }
 
     pub fn try_connect(directory: &Path) -> Result<Self, Error> {
-        let mut client = Client::connect(directory, PATIENCE, Box::new(|| false))?;
+        Client::connect(directory, PATIENCE, Box::new(|| false)).and_then(Self::begin)
+    }
+
+    /// Begins on a connection.
+    pub fn over(client: Client) -> Self {
+        Self::begin(client).unwrap()
+    }
+
+    fn begin(mut client: Client) -> Result<Self, Error> {
         let bar = client.region(region::BAR0)?;
         let memory = Arc::new(Region::shared(MEMORY, false).unwrap());
         client.dma_map(&memory, IOVA)?;
@@ -145,6 +153,23 @@ impl Host {
     pub fn ask(&mut self, command: Command) -> Completion {
         let mut admin = std::mem::replace(&mut self.admin, Queue::nowhere());
         let completion = self.run(&mut admin, command);
+        self.admin = admin;
+        completion
+    }
+
+    /// Submits an Admin command; returns its identifier.
+    pub fn submit_admin(&mut self, command: Command) -> u16 {
+        let mut admin = std::mem::replace(&mut self.admin, Queue::nowhere());
+        let cid = self.put(&mut admin, command);
+        self.ring(&admin);
+        self.admin = admin;
+        cid
+    }
+
+    /// Waits for the next completion of an Admin command.
+    pub fn next_admin(&mut self) -> Completion {
+        let mut admin = std::mem::replace(&mut self.admin, Queue::nowhere());
+        let completion = self.next(&mut admin);
         self.admin = admin;
         completion
     }

@@ -3,6 +3,8 @@
 
 mod commands;
 mod host;
+mod hostile;
+mod life;
 
 use std::{
     path::PathBuf,

@@ -74,6 +74,11 @@ struct Shape {
     piece: u64,
 }
 
+/// An interpreter takes a second for what is otherwise a thousandth.
+const fn fewer(count: u32) -> u32 {
+    if cfg!(miri) { count.div_ceil(100) } else { count }
+}
+
 const SHAPE: Shape = Shape { entries: 8, shadow: false, sgl: false, piece: 0 };
 
 struct Rig {
@@ -186,6 +191,9 @@ fn a_full_ring_keeps_one_entry_free_and_says_so() {
 #[test]
 fn rings_wrap_and_phases_change_for_any_size_and_batch() {
     for (entries, shadow) in [(2, false), (3, true), (8, false), (8, true), (256, true), (4096, false)] {
+        if cfg!(miri) && entries > 8 {
+            continue;
+        }
         let mut rig = Rig::new(Shape { entries, shadow, ..SHAPE });
         let slots = rig.queue.needs().slots;
         let mut sent_before = 0;
@@ -266,17 +274,20 @@ fn a_completion_that_is_due_to_no_command_ends_the_queue() {
 fn identifiers_go_round_without_losing_track() {
     // 2048 slots leave 5 bits of generation; 7 leave 13.
     for (entries, uses) in [(2049, 70), (8, 8300)] {
+        if cfg!(miri) && entries > 8 {
+            continue;
+        }
         let mut rig = Rig::new(Shape { entries, ..SHAPE });
         let last = rig.queue.needs().slots - 1;
         let mut seen = HashMap::new();
-        for _ in 0..uses {
+        for _ in 0..fewer(uses) {
             let command = rig.send([last])[0];
             assert_ne!(command.cid.get(), 0xffff);
             *seen.entry(command.cid.get()).or_insert(0) += 1;
             rig.succeed(&command);
             assert_eq!(rig.slots(), [last]);
         }
-        assert!(seen.values().any(|&count| count > 1), "they came round");
+        assert!(cfg!(miri) || seen.values().any(|&count| count > 1), "they came round");
     }
 }
 
@@ -346,6 +357,7 @@ fn a_device_that_went_away_is_noticed_by_a_queue_that_polls_or_sleeps() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it needs the kernel's descriptors")]
 fn a_sleeper_is_woken_by_the_interrupt_and_misses_none() {
     let device = RingDevice::new(QID, 8, false);
     let side = Arc::new(Side::default());
@@ -368,6 +380,7 @@ fn a_sleeper_is_woken_by_the_interrupt_and_misses_none() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it needs the kernel's descriptors")]
 fn without_an_interrupt_a_sleeper_looks_now_and_then() {
     let mut rig = Rig::new(SHAPE);
     for _ in 0..2 {
@@ -421,34 +434,29 @@ fn what_cannot_be_prepared_is_said() {
     }
 }
 
-/// What a device finds on the bus: a region and an offset in it for each page.
-struct Bus {
-    regions: Vec<Arc<Region>>,
-    pages: HashMap<u64, (usize, u64)>,
-}
+/// What a device finds on the bus.
+struct Bus(Vec<(Arc<Region>, BusMap)>);
 
 impl Bus {
     fn new(side: &Side) -> Self {
-        let mapped = side.mapped.lock().unwrap();
-        let mut pages = HashMap::new();
-        for (index, (region, map)) in mapped.iter().enumerate() {
-            for offset in (0..region.len() as u64).step_by(PAGE as usize) {
-                pages.insert(map.locate(offset).unwrap().0, (index, offset));
-            }
-        }
-        Self { regions: mapped.iter().map(|(region, _)| region.clone()).collect(), pages }
+        Self(side.mapped.lock().unwrap().clone())
     }
 
     /// The index of a region and the offset in it.
     fn find(&self, bus: u64) -> (usize, u64) {
-        let (index, offset) = self.pages[&(bus - bus % PAGE)];
-        (index, offset + bus % PAGE)
+        for (index, (region, map)) in self.0.iter().enumerate() {
+            let piece = map.piece.min(region.len() as u64);
+            if let Some(number) = map.addresses.iter().position(|&address| bus.wrapping_sub(address) < piece) {
+                return (index, number as u64 * piece + bus - map.addresses[number]);
+            }
+        }
+        panic!("nothing is at {bus:x}h")
     }
 
     fn quad(&self, bus: u64) -> u64 {
         let (index, offset) = self.find(bus);
         let mut bytes = [0; 8];
-        self.regions[index].read(offset, &mut bytes);
+        self.0[index].0.read(offset, &mut bytes);
         u64::from_le_bytes(bytes)
     }
 
@@ -523,7 +531,7 @@ fn sizes() -> impl Strategy<Value = u32> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 200 }))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(fewer(200)) })]
 
     #[test]
     fn a_device_finds_all_data_of_any_size_at_any_dword(
@@ -570,6 +578,9 @@ fn long_lists_of_pages_lead_from_page_to_page() {
     let mut rig = Rig { queue: RingQueue::new(parts).unwrap(), device, side, arena };
     rig.queue.attach(&rig.arena.clone()).unwrap();
     for pages in [2, 3, 512, 513, 514, 1023, 1024, 1025, 1026, 2000] {
+        if cfg!(miri) && pages > 3 {
+            continue;
+        }
         let data = Range { offset: PAGE - 512, len: pages * 4096 };
         rig.queue.prepare(0, &[data]).unwrap();
         let command = rig.send([0])[0];
@@ -584,7 +595,7 @@ fn long_lists_of_pages_lead_from_page_to_page() {
 fn a_slot_that_is_prepared_again_uses_its_list_again() {
     let mut rig = Rig::new(SHAPE);
     let mut lists = std::collections::HashSet::new();
-    for step in 0..10_000 {
+    for step in 0..fewer(10_000).into() {
         rig.queue.prepare(0, &[Range { offset: step % 8 * 512, len: 65_536 }]).unwrap();
         let command = rig.send([0])[0];
         lists.insert(command.dptr.prp2());

@@ -62,6 +62,7 @@ pub(super) struct Function {
     pub(super) submitting: Vec<u16>,
     pub(super) completing: Vec<u16>,
     parked: VecDeque<(u16, Box<Job>)>,
+    #[expect(clippy::vec_box, reason = "jobs move from here to the parked ones and back; only their boxes should")]
     idle: Vec<Box<Job>>,
     /// Shadow doorbells and event indexes of the I/O queues.
     pub(super) shadow: Option<Shadow>,
@@ -153,6 +154,9 @@ impl Function {
         let mut job = self.idle.pop().unwrap_or_default();
         for _ in 0..count {
             let command = sq.take();
+            if sq.is_lost() {
+                return Err(Lost);
+            }
             let Some(queue) = &mut sq.queue else { break };
             let outcome = job.begin(command, queue, memory, context)?;
             if let Outcome::Done(status) = outcome {
@@ -167,7 +171,7 @@ impl Function {
             }
         }
         self.idle.push(job);
-        if sq.is_lost() || cq.is_lost() { Err(Lost) } else { Ok(count > 0) }
+        if cq.is_lost() { Err(Lost) } else { Ok(count > 0) }
     }
 
     fn serve_admin(&mut self, memory: Memory<'_>, context: &mut Context) -> Result<bool, Lost> {
