@@ -276,6 +276,23 @@ fn the_io_unit_cuts_the_buffer() {
 }
 
 #[test]
+fn buffers_are_on_the_node_asked_for_or_nowhere() {
+    let make = |node| {
+        let clock = VirtualClock::default();
+        let (queue, _) = TestQueue::new(2, &clock, slow());
+        let task = Task { node: Some(node), ..task(2, 4096, 1 << 20, 0) };
+        let reporter = Reporter::new(&silent, 1);
+        Context::new(task, workload(true, 100, 1), vec![queue], clock, &reporter).map(drop)
+    };
+    let error = make(1023).unwrap_err();
+    assert!(error.contains("no memory on NUMA node 1023 (--enforce-numa) for 2 I/Os"), "{error}");
+    // A kernel without nodes has none to bind to either.
+    if std::path::Path::new("/sys/devices/system/node/node0").exists() {
+        assert_eq!(make(0), Ok(()));
+    }
+}
+
+#[test]
 fn consecutive_ios_rotate_over_the_queues_and_wait_in_order() {
     let script = || Script { delay: 500, poll: 40, ..Script::default() };
     let task = Task { limit: Some(3000), ..task(90, 4096, 1 << 20, 0) };
