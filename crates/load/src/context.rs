@@ -97,8 +97,6 @@ pub(crate) struct Context<'a, Q, C> {
     recorder: Recorder,
     tags: Vec<Tag>,
     lanes: Vec<Lane<Q>>,
-    /// The lane of the next I/O.
-    next_lane: usize,
     arena: Arc<Arena>,
     clock: C,
     /// The last time stamp.
@@ -167,7 +165,6 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             workload,
             tags,
             lanes,
-            next_lane: 0,
             arena,
             clock,
             now: 0,
@@ -214,7 +211,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
     }
 
     #[inline]
-    fn issue(&mut self, index: u32) {
+    fn issue(&mut self, index: u32, lane: usize) {
         let draw = self.workload.draw();
         let stamp = self.clock.now();
         self.now = stamp;
@@ -231,8 +228,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             buffer: tag.buffer,
             ..Tag::default()
         };
-        self.lanes[self.next_lane].push(index);
-        self.next_lane = if self.next_lane + 1 == self.lanes.len() { 0 } else { self.next_lane + 1 };
+        self.lanes[lane].push(index);
         if self.task.limit.is_some_and(|limit| self.recorder.submitted() >= limit) {
             self.ended = Some(EndReason::Count);
         }
@@ -299,11 +295,14 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
         if self.lanes[lane].stopped {
             return;
         }
+        // Each queue keeps its share of the I/Os, so that a batch of answers is a batch of commands again; I/Os that are fewer than the
+        // queues visit them in turn.
+        let next = if self.tags.len() >= self.lanes.len() { lane } else { (lane + 1) % self.lanes.len() };
         for &index in &over[..count] {
             if !self.running() {
                 break;
             }
-            self.issue(index);
+            self.issue(index, next);
         }
     }
 
@@ -395,7 +394,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             if !self.running() {
                 break;
             }
-            self.issue(index);
+            self.issue(index, index as usize % self.lanes.len());
         }
         self.flush();
     }
