@@ -294,8 +294,10 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
                     }
                 }
                 Err(down) => {
+                    // Put back first: what is left of the others is reaped in there.
+                    self.done = done;
                     self.lose(index, &down);
-                    break;
+                    return found;
                 }
             }
         }
