@@ -129,7 +129,7 @@ pub struct Shape {
     pub node: Option<u32>,
     /// Its identifier.
     pub nsid: u32,
-    /// Its command set.
+    /// Its I/O command set.
     pub csi: Csi,
     /// Logical blocks.
     pub blocks: u64,
@@ -164,9 +164,6 @@ impl Shape {
         if let Some(why) = self.ana_state.and_then(refusal) {
             return skip(why);
         }
-        if self.csi != Csi::NVM {
-            return skip(format!("it has the {}, which is not supported yet", self.csi.name()));
-        }
         if self.block_size == 0 || self.blocks == 0 {
             return skip("it has no blocks".into());
         }
@@ -175,6 +172,13 @@ impl Shape {
             return skip(format!(
                 "I/Os of {io_size} bytes (-o) do not fit its {size} bytes in blocks of {}",
                 self.block_size
+            ));
+        }
+        if self.csi != Csi::NVM {
+            return skip(format!(
+                "it is of the {}, and only those of the {} are tested",
+                self.csi.name(),
+                Csi::NVM.name()
             ));
         }
         if self.metadata_size > 0 {
@@ -300,9 +304,9 @@ pub(crate) mod tests {
             access: Access::Own,
             node: None,
             nsid: 1,
-            csi: Csi::NVM,
             blocks: 1 << 20,
             block_size: 512,
+            csi: Csi::NVM,
             metadata_size: 0,
             max_transfer: 131_072,
             stripe_blocks: 0,
@@ -368,7 +372,7 @@ pub(crate) mod tests {
             (Shape { block_size: 3000, ..shape() }, "not a multiple of its block size 3000"),
             (Shape { block_size: 0, ..shape() }, "no blocks"),
             (Shape { metadata_size: 8, ..shape() }, "8 bytes of metadata"),
-            (Shape { csi: Csi::ZONED, ..shape() }, "it has the Zoned Namespace Command Set"),
+            (Shape { csi: Csi::ZONED, ..shape() }, "it is of the Zoned Namespace Command Set"),
             (Shape { ana_state: Some(AnaState::INACCESSIBLE), ..shape() }, "ANA Inaccessible: use another path"),
             (Shape { ana_state: Some(AnaState::PERSISTENT_LOSS), ..shape() }, "ANA Persistent Loss: use another path"),
             (Shape { ana_state: Some(AnaState::CHANGE), ..shape() }, "ANA Change: wait"),

@@ -103,7 +103,7 @@ impl Device for PciDevice {
         Ok(half(offset) | if eight { half(offset + 4) << 32 } else { 0 })
     }
 
-    /// The upper half first: where the lower one switches something on (CMBMSC), the address must be whole by then.
+    /// The upper half first: what is written to the lower one of CMBMSC takes effect at once.
     fn write(&self, offset: u32, eight: bool, value: u64) -> Result<(), Cause> {
         if eight {
             self.registers.store_u32(u64::from(offset) + 4, (value >> 32) as u32, Ordering::Release);
