@@ -134,7 +134,7 @@ perf latency -d 300 -t 60 -r "$ONE" -q 8 -o 4096 -w randread -LL -c 0x1
 said latency.summary '99\.99900%'
 perf everything -d 100 -t 60 -q 8 -o 4096 -w randread -c 0x1
 check everything.rows [ "$(grep -c 'from core' $LOG)" = 6 ]
-said everything.zoned 'NSID 3: it has the Zoned Namespace Command Set, which is not supported'
+said everything.zoned 'NSID 3: it is of the Zoned Namespace Command Set'
 said everything.metadata 'bytes of metadata, which is not supported yet'
 perf allowed -d 100 -t 60 -q 8 -o 4096 -w randread -c 0x1 -b $CMB -b $HOT
 check allowed.rows [ "$(grep -c 'from core' $LOG)" = 2 ]
