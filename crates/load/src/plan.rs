@@ -304,7 +304,6 @@ pub(crate) mod tests {
             access: Access::Own,
             node: None,
             nsid: 1,
-            csi: Csi::NVM,
             blocks: 1 << 20,
             block_size: 512,
             metadata_size: 0,
