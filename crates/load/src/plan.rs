@@ -306,6 +306,7 @@ pub(crate) mod tests {
             nsid: 1,
             blocks: 1 << 20,
             block_size: 512,
+            csi: Csi::NVM,
             metadata_size: 0,
             max_transfer: 131_072,
             stripe_blocks: 0,
