@@ -105,8 +105,6 @@ pub(crate) struct Context<'a, Q, C> {
     recorder: Recorder,
     tags: Vec<Tag>,
     lanes: Vec<Lane<Q>>,
-    /// The lane of the next I/O.
-    next_lane: usize,
     arena: Arc<Arena>,
     clock: C,
     /// Where a queue puts what is over: kept, as clearing it costs more than an idle poll.
@@ -188,7 +186,6 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             workload,
             tags,
             lanes,
-            next_lane: 0,
             arena,
             clock,
             done: vec![Done::default(); REAP_BATCH].into(),
@@ -238,7 +235,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
     }
 
     #[inline]
-    fn issue<M: Mode>(&mut self, index: u32) {
+    fn issue<M: Mode>(&mut self, index: u32, lane: usize) {
         let draw = self.workload.draw();
         let sampled = M::SAMPLED && self.sampler.picks();
         if M::EACH || sampled {
@@ -259,8 +256,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             sampled,
             ..Tag::default()
         };
-        self.lanes[self.next_lane].push(index);
-        self.next_lane = if self.next_lane + 1 == self.lanes.len() { 0 } else { self.next_lane + 1 };
+        self.lanes[lane].push(index);
         if self.task.limit.is_some_and(|limit| self.recorder.submitted() >= limit) {
             self.ended = Some(EndReason::Count);
         }
@@ -343,11 +339,14 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
         if M::SHARED && count > 0 {
             self.share(count);
         }
+        // Each queue keeps its share of the I/Os, so that a batch of answers is a batch of commands again; I/Os that are fewer than the
+        // queues visit them in turn.
+        let next = if self.tags.len() >= self.lanes.len() { lane } else { (lane + 1) % self.lanes.len() };
         for &index in &over[..count] {
             if !self.running() {
                 break;
             }
-            self.issue::<M>(index);
+            self.issue::<M>(index, next);
         }
         if M::SHARED && count > 1 {
             self.longest_use = self.longest_use.max(self.clock.now() - self.now);
@@ -467,7 +466,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             self.now = self.clock.now();
             for index in first..self.task.depth.min(first + REAP_BATCH as u32) {
                 if self.running() {
-                    self.issue::<M>(index);
+                    self.issue::<M>(index, index as usize % self.lanes.len());
                 }
             }
             if M::SHARED {
