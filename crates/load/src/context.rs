@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use doorbell_host::AnyQueue;
 use doorbell_platform::{Arena, Backing};
-use doorbell_queue::{Counters, Done, Down, Drain, IoQueue, REAP_BATCH, Wait};
+use doorbell_queue::{Counters, Done, Down, Drain, IoQueue, REAP_BATCH, Slot, Wait};
 use doorbell_result::{ContextResult, EndReason, Precision, Timeouts, Timing};
 use doorbell_spec::{
     command::NvmOpcode,
@@ -171,12 +171,13 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             arena.region().fill(buffer.offset, io_size as usize, fill_byte(index));
             Ok(Tag { buffer: buffer.offset, ..Tag::default() })
         });
-        let tags: Vec<Tag> = tags.collect::<Result<_, std::io::Error>>().map_err(|error| fail("no memory", &error))?;
+        let mut tags: Vec<Tag> =
+            tags.collect::<Result<_, std::io::Error>>().map_err(|error| fail("no memory", &error))?;
+        let shares = share_out(&mut tags, queues.len());
         let arena = Arc::new(arena);
-        let count = queues.len();
-        let lanes = queues.drain(..).map(|mut queue| {
+        let lanes = queues.drain(..).zip(&shares).map(|(mut queue, own)| {
             queue.attach(&arena)?;
-            Lane::new(queue, &task.geometry, &tags, count)
+            Lane::new(queue, &task.geometry, &tags, own)
         });
         let lanes = lanes.collect::<Result<_, _>>().map_err(|error| fail("cannot prepare an I/O queue", &error))?;
         Ok(Self {
@@ -254,6 +255,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             opcode: if draw.read { NvmOpcode::READ.0 } else { NvmOpcode::WRITE.0 },
             buffer: tag.buffer,
             sampled,
+            number: tag.number,
             ..Tag::default()
         };
         self.lanes[lane].push(index);
@@ -339,8 +341,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
         if M::SHARED && count > 0 {
             self.share(count);
         }
-        // Each queue keeps its share of the I/Os, so that a batch of answers is a batch of commands again; I/Os that are fewer than the
-        // queues visit them in turn.
+        // As `share_out` says. Where each queue keeps its I/Os, a batch of answers becomes a batch of commands.
         let next = if self.tags.len() >= self.lanes.len() { lane } else { (lane + 1) % self.lanes.len() };
         for &index in &over[..count] {
             if !self.running() {
@@ -609,6 +610,18 @@ impl<Q: IoQueue, C: Clock> Pass for Context<'_, Q, C> {
 /// "path related" (Base 4.2.3.4), which only another path could cure.
 fn is_out_of_reach(status: Status) -> bool {
     status.is(status::generic::INVALID_NAMESPACE) || status.sct == status::SCT_PATH
+}
+
+/// The I/Os that each of so many queues carries: each I/O stays with one queue, but for those that are fewer than the queues.
+fn share_out(tags: &mut [Tag], queues: usize) -> Vec<Vec<u32>> {
+    let (depth, rotate) = (tags.len() as u32, tags.len() < queues);
+    let own =
+        |queue: usize| if rotate { (0..depth).collect() } else { (queue as u32..depth).step_by(queues).collect() };
+    let shares: Vec<Vec<u32>> = (0..queues).map(own).collect();
+    for (tag, number) in shares.iter().flat_map(|own| own.iter().zip(0u32..)) {
+        tags[*tag as usize].number = number as Slot;
+    }
+    shares
 }
 
 #[cold]

@@ -21,8 +21,10 @@ pub(crate) struct Tag {
     pub offset: u32,
     /// Commands that carry a piece and are not over.
     pub outstanding: u32,
-    /// Pieces made so far.
-    pub pieces: u32,
+    /// Pieces made so far, and its number among the I/Os of its queue: where all of these have slots of their own, of which there are
+    /// fewer than 65536.
+    pub pieces: Slot,
+    pub number: Slot,
     /// Start of its buffer in the arena.
     pub buffer: u64,
     /// Opcode of its commands.
@@ -57,11 +59,6 @@ impl Tag {
         self.outstanding > 0 || self.left > 0
     }
 }
-
-/// Most slots that are bound to pieces of I/Os and idle, in all queues of a context together: each piece has a slot in every queue
-/// and is in one of them. As I/Os visit the queues in turn, more of them would push each other out of the cache; then each queue
-/// uses the few slots it needs at a time, and prepares them anew.
-const MOST_IDLE: usize = 4096;
 
 /// What all I/Os of a context have in common.
 #[derive(Clone, Debug)]
@@ -130,36 +127,36 @@ pub(crate) struct Lane<Q> {
     /// The tag whose piece a slot carries.
     owner: Vec<u32>,
     prepared: Vec<Memory>,
-    /// Idle slots; `None` when each piece of each tag has a slot of its own, `tag * most_pieces + piece`, whose memory is
+    /// Idle slots; `None` when each piece of each tag has a slot of its own, `number * most_pieces + piece`, whose memory is
     /// prepared once.
     free: Option<Vec<Slot>>,
     ranges: Vec<Range>,
 }
 
 impl<Q: IoQueue> Lane<Q> {
-    /// Prepares the slots of one of `queues` queues, whose arena is attached.
+    /// Prepares the slots of a queue, whose arena is attached, for the I/Os in `own`.
     ///
     /// # Errors
     /// When the queue cannot carry such commands.
-    pub fn new(mut queue: Q, geometry: &Geometry, tags: &[Tag], queues: usize) -> Result<Self, PrepareError> {
+    pub fn new(mut queue: Q, geometry: &Geometry, tags: &[Tag], own: &[u32]) -> Result<Self, PrepareError> {
         let slots = usize::from(queue.needs().slots);
         if slots == 0 {
             return Err(PrepareError("the queue has room for no command".into()));
         }
         let most = geometry.most_pieces as usize;
-        let needed = tags.len().saturating_mul(most);
-        let fixed = needed <= slots && needed.saturating_mul(queues - 1) <= MOST_IDLE;
+        let fixed = own.len().saturating_mul(most) <= slots;
         let mut ranges = Vec::new();
         let mut prepared = Vec::with_capacity(slots);
         let whole = geometry.blocks * geometry.block_size;
         // The largest piece takes the most ranges; if the queue accepts it, it accepts all.
         let largest = geometry.split.pieces(0, geometry.blocks).map(|piece| piece.blocks * geometry.block_size).max();
         for slot in 0..slots {
-            let (tag, piece) = if fixed { (slot / most, slot % most) } else { (0, 0) };
-            let Some(buffer) = tags.get(tag).map(|tag| tag.buffer) else { break };
+            let (number, piece) = if fixed { (slot / most, slot % most) } else { (0, 0) };
+            let Some(&tag) = own.get(number) else { break };
+            let buffer = tags[tag as usize].buffer;
             let len = largest.unwrap_or(whole);
             let offset = (piece as u32).saturating_mul(len).min(whole - len);
-            let memory = Memory { tag: tag as u32, offset, len };
+            let memory = Memory { tag, offset, len };
             geometry.ranges(buffer, memory, &mut ranges);
             queue.prepare(slot as Slot, &ranges)?;
             prepared.push(memory);
@@ -167,7 +164,7 @@ impl<Q: IoQueue> Lane<Q> {
         Ok(Self {
             queue,
             stopped: false,
-            waiting: VecDeque::with_capacity(tags.len()),
+            waiting: VecDeque::with_capacity(own.len()),
             ops: Vec::with_capacity(REAP_BATCH),
             taken: 0,
             uncommitted: false,
@@ -260,7 +257,7 @@ impl<Q: IoQueue> Lane<Q> {
         {
             let tag = &mut tags[index as usize];
             let slot = match &mut self.free {
-                None => (index * geometry.most_pieces + tag.pieces) as Slot,
+                None => (u32::from(tag.number) * geometry.most_pieces) as Slot + tag.pieces,
                 Some(free) => match free.pop() {
                     Some(slot) => slot,
                     None => break,
@@ -280,7 +277,7 @@ impl<Q: IoQueue> Lane<Q> {
             tag.slba += u64::from(blocks);
             tag.left -= blocks;
             tag.offset += memory.len;
-            tag.pieces += 1;
+            tag.pieces = tag.pieces.wrapping_add(1);
             tag.outstanding += 1;
             if tag.left == 0 {
                 self.waiting.pop_front();

@@ -25,8 +25,9 @@ pub(crate) struct Queues {
 impl Queues {
     /// Connects them, unless the run is stopped or the deadline is over before.
     pub fn connect(port: &dyn Port, options: &RunOptions, deadline: Instant, stop: &StopFlag) -> Result<Self, String> {
-        // No I/O needs more entries than all of them together, and one entry stays free; what a queue never uses costs both ends.
-        let commands = port.shape().split(options.io_size).most_pieces() as u64 * u64::from(options.io_depth);
+        // No queue needs more entries than its share of the I/Os, and one entry stays free; what it never uses costs both ends.
+        let share = options.io_depth.div_ceil(u32::from(options.qpairs).max(1));
+        let commands = port.shape().split(options.io_size).most_pieces() as u64 * u64::from(share);
         let entries = options.io_queue_size.unwrap_or_else(|| u32::try_from(commands + 1).unwrap_or(u32::MAX));
         let one = |_| match Instant::now() < deadline {
             true => port.connect(entries),

@@ -7,7 +7,7 @@ use doorbell_host::AnyQueue;
 use doorbell_queue::{Drain, IoQueue};
 use doorbell_result::{EndReason, Outage};
 
-use super::{Context, Pass};
+use super::{Context, Pass, share_out};
 use crate::{
     lane::Lane,
     outage::{News, Queues},
@@ -125,11 +125,11 @@ impl<Q: IoQueue, C: Clock> Context<'_, Q, C> {
 
     fn rejoin(&mut self, queues: Queues) -> Result<(), String> {
         let of_kind = self.comeback.as_ref().map(|comeback| comeback.of_kind);
-        let count = queues.active.len();
-        for queue in queues.active {
+        let shares = share_out(&mut self.tags, queues.active.len());
+        for (queue, own) in queues.active.into_iter().zip(&shares) {
             let mut queue = of_kind.and_then(|of_kind| of_kind(queue)).ok_or("it is of another transport")?;
             queue.attach(&self.arena).map_err(|error| error.to_string())?;
-            let lane = Lane::new(queue, &self.task.geometry, &self.tags, count);
+            let lane = Lane::new(queue, &self.task.geometry, &self.tags, own);
             self.lanes.push(lane.map_err(|error| error.to_string())?);
         }
         self.idle = queues.idle;
