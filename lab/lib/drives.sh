@@ -2,6 +2,7 @@
 # NVMe drives of the machine `drives` (lab/machines/drives), as a scenario sees them.
 
 MANY=0000:00:10.0 CMB=0000:00:11.0 TWIN_A=0000:00:12.0 TWIN_B=0000:00:12.1 HOT=0000:01:00.0
+DRIVES="$MANY $CMB $TWIN_A $TWIN_B $HOT"
 PCI=/sys/bus/pci/devices
 
 driver() { basename "$(readlink $PCI/"$1"/driver)" 2>/dev/null; } # ADDRESS
@@ -19,6 +20,8 @@ block_device() { # ADDRESS NSID
   done
   return 1
 }
+
+pcie() { echo "trtype:PCIE traddr:$1${2:+ ns:$2}"; } # ADDRESS [NSID]
 
 # One command to QEMU's monitor, as JSON; its answer into $LOG.
 monitor() { # COMMAND

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use doorbell_host::split::Split;
 use doorbell_result::Timing;
-use doorbell_spec::log::AnaState;
+use doorbell_spec::{identify::Csi, log::AnaState};
 
 use crate::workload::Pattern;
 
@@ -129,6 +129,8 @@ pub struct Shape {
     pub node: Option<u32>,
     /// Its identifier.
     pub nsid: u32,
+    /// Its I/O command set.
+    pub csi: Csi,
     /// Logical blocks.
     pub blocks: u64,
     /// Data bytes of a block.
@@ -170,6 +172,13 @@ impl Shape {
             return skip(format!(
                 "I/Os of {io_size} bytes (-o) do not fit its {size} bytes in blocks of {}",
                 self.block_size
+            ));
+        }
+        if self.csi != Csi::NVM {
+            return skip(format!(
+                "it is of the {}, and only those of the {} are tested",
+                self.csi.name(),
+                Csi::NVM.name()
             ));
         }
         if self.metadata_size > 0 {
@@ -297,6 +306,7 @@ pub(crate) mod tests {
             nsid: 1,
             blocks: 1 << 20,
             block_size: 512,
+            csi: Csi::NVM,
             metadata_size: 0,
             max_transfer: 131_072,
             stripe_blocks: 0,
@@ -362,6 +372,7 @@ pub(crate) mod tests {
             (Shape { block_size: 3000, ..shape() }, "not a multiple of its block size 3000"),
             (Shape { block_size: 0, ..shape() }, "no blocks"),
             (Shape { metadata_size: 8, ..shape() }, "8 bytes of metadata"),
+            (Shape { csi: Csi::ZONED, ..shape() }, "it is of the Zoned Namespace Command Set"),
             (Shape { ana_state: Some(AnaState::INACCESSIBLE), ..shape() }, "ANA Inaccessible: use another path"),
             (Shape { ana_state: Some(AnaState::PERSISTENT_LOSS), ..shape() }, "ANA Persistent Loss: use another path"),
             (Shape { ana_state: Some(AnaState::CHANGE), ..shape() }, "ANA Change: wait"),

@@ -68,6 +68,7 @@ impl Port for Target {
             },
             node: self.node(),
             nsid: namespace.nsid,
+            csi: namespace.csi,
             blocks: namespace.blocks,
             block_size: namespace.block_size,
             metadata_size: namespace.metadata_size,

@@ -317,6 +317,25 @@ fn a_device_that_is_not_there_is_named() {
 }
 
 #[test]
+fn a_device_that_takes_nobody_is_waited_for_so_long() {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, connect, listen, socket};
+    let folder = Folder::new("full");
+    fs::create_dir(&folder.0).unwrap();
+    let path = folder.0.join(SOCKET_NAME);
+    let address = SocketAddrUnix::new(&path).unwrap();
+    let listener = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+    bind(&listener, &address).unwrap();
+    listen(&listener, 0).unwrap();
+    let waiting = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+    connect(&waiting, &address).unwrap();
+    let error = Client::connect(&path, Duration::from_millis(60), Box::new(|| false)).unwrap_err();
+    assert!(error.to_string().contains("took nobody for 60ms"), "{error}");
+    let error = Client::connect(&path, PATIENCE, Box::new(|| true)).unwrap_err();
+    assert!(matches!(error, Error::Cancelled(_)), "{error}");
+    assert!(matches!(Listener::bind(&folder.0), Err(BindError::InUse(_))));
+}
+
+#[test]
 fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
     let folder = Folder::new("stale");
     fs::create_dir(&folder.0).unwrap();

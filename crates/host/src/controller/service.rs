@@ -201,8 +201,8 @@ impl<'a> Service<'a> {
                 let result = self.connect(entries);
                 // A device that does not answer a command that creates a queue may still do it.
                 let lost = match (&result, &self.direct) {
-                    (Err(cause @ (Cause::Timeout { .. } | Cause::Down(_))), Some(_)) => Some(cause.to_string()),
-                    _ => None,
+                    (Ok(_) | Err(Cause::Status { .. } | Cause::Transport(_)), _) | (_, None) => None,
+                    (Err(cause), Some(_)) => Some(cause.to_string()),
                 };
                 let _ = answer.send(result);
                 if let Some(why) = lost {
@@ -358,8 +358,9 @@ impl<'a> Service<'a> {
         }
         let outcome = match &mut self.direct {
             Some(direct) => {
-                // Those that were dropped a moment ago.
-                direct.bury(&mut self.port, limit).and_then(|_| direct.shut_down(limit))
+                // Those that were dropped a moment ago; whatever becomes of them, the shutdown is through the registers.
+                let buried = direct.bury(&mut self.port, limit);
+                direct.shut_down(limit).and(buried.map(drop))
             }
             None => registers::shut_down(&mut Properties { port: &mut self.port, timeout: limit }),
         };

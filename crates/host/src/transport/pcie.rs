@@ -103,11 +103,12 @@ impl Device for PciDevice {
         Ok(half(offset) | if eight { half(offset + 4) << 32 } else { 0 })
     }
 
+    /// The upper half first: what is written to the lower one of CMBMSC takes effect at once.
     fn write(&self, offset: u32, eight: bool, value: u64) -> Result<(), Cause> {
-        self.registers.store_u32(offset.into(), value as u32, Ordering::Release);
         if eight {
             self.registers.store_u32(u64::from(offset) + 4, (value >> 32) as u32, Ordering::Release);
         }
+        self.registers.store_u32(offset.into(), value as u32, Ordering::Release);
         Ok(())
     }
 
@@ -139,6 +140,11 @@ impl Device for PciDevice {
             true => self.device.enable(),
             false => Err(format!("{} has no reset of its own", self.function.address)),
         }
+    }
+
+    fn silence(&self) {
+        // What does not answer any more transfers nothing.
+        let _ = self.device.disable();
     }
 
     fn gone(&self) -> Option<String> {

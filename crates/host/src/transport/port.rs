@@ -80,9 +80,9 @@ impl Port {
         self.queue
     }
 
-    /// From now on waits end with this flag.
-    pub fn use_cancel(&mut self, cancel: &Cancel) {
-        self.cancel = cancel.clone();
+    /// From now on waits end with this flag; returns the one before.
+    pub fn use_cancel(&mut self, cancel: &Cancel) -> Cancel {
+        std::mem::replace(&mut self.cancel, cancel.clone())
     }
 
     /// From now on all commands together get `span`, for what is named by `what`.

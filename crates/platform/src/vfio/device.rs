@@ -137,6 +137,14 @@ impl Device {
         self.command(|command| command | MEMORY_SPACE | BUS_MASTER)
     }
 
+    /// Ends its reach to memory: from here on it transfers nothing, whatever it was told, until [`Device::enable`].
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn disable(&self) -> Result<(), String> {
+        self.command(|command| command & !BUS_MASTER)
+    }
+
     fn command(&self, change: impl FnOnce(u16) -> u16) -> Result<(), String> {
         let mut command = [0; 2];
         self.read_config(COMMAND, &mut command)?;
@@ -318,7 +326,7 @@ impl Device {
 impl Drop for Device {
     fn drop(&mut self) {
         // A BAR that is still mapped keeps the device open: it must reach no memory from here on.
-        let _ = self.command(|command| command & !BUS_MASTER);
+        let _ = self.disable();
         for region in lock(&self.mapped).drain().flat_map(|(_, uses)| uses) {
             self.membership.container().unmap(&region);
         }

@@ -43,7 +43,7 @@ pub struct DeviceRegion {
     pub readable: bool,
     /// Whether it can be written.
     pub writable: bool,
-    /// The parts that are mapped here.
+    /// The parts that are mapped here, for reading and writing; none of a region that cannot be written.
     pub areas: Vec<Area>,
 }
 
@@ -99,7 +99,9 @@ impl Client {
                 info.argsz
             )));
         }
-        let Some(file) = reply.fds.first().filter(|_| flags & region::MMAP != 0) else { return Ok(found) };
+        // A store to what is mapped for reading only would end this process.
+        let is_mapped = flags & region::MMAP != 0 && found.writable;
+        let Some(file) = reply.fds.first().filter(|_| is_mapped) else { return Ok(found) };
         let areas = match parts(&reply, &info) {
             Ok(areas) => areas,
             Err(violation) => return Err(self.lost(violation.into())),
@@ -109,7 +111,7 @@ impl Client {
             return Err(Error::Unable(format!("{sum:#x} bytes of region {index} to be mapped, {MOST_MAPPED:#x} are")));
         }
         for (offset, size) in areas {
-            let memory = map_area(file.as_fd(), info.offset.get(), offset, size, found.writable).map_err(|why| {
+            let memory = map_area(file.as_fd(), info.offset.get(), offset, size).map_err(|why| {
                 Error::Unable(format!("cannot map {size:#x} bytes at {offset:#x} of region {index}: {why}"))
             })?;
             found.areas.push(Area { offset, memory: Arc::new(memory) });
@@ -219,7 +221,7 @@ fn sparse(cap: &[u8]) -> Result<Vec<(u64, u64)>, Violation> {
     Ok(areas.iter().map(|area| (area.offset.get(), area.size.get())).collect())
 }
 
-fn map_area(file: BorrowedFd<'_>, base: u64, offset: u64, size: u64, writable: bool) -> Result<Region, String> {
+fn map_area(file: BorrowedFd<'_>, base: u64, offset: u64, size: u64) -> Result<Region, String> {
     let start =
         base.checked_add(offset).filter(|start| start.is_multiple_of(PAGE)).ok_or("it does not begin a page")?;
     let has = fstat(file).map_err(|error| error.to_string())?.st_size as u64;
@@ -227,5 +229,5 @@ fn map_area(file: BorrowedFd<'_>, base: u64, offset: u64, size: u64, writable: b
         return Err(format!("its file has {has:#x} bytes"));
     }
     let size = usize::try_from(size).map_err(|_| "it is too large")?;
-    Region::map(file, start, size, writable, 0xff).map_err(|error| error.to_string())
+    Region::map(file, start, size, true, 0xff).map_err(|error| error.to_string())
 }

@@ -273,6 +273,9 @@ fn parts_of_a_region_are_mapped_as_they_are_described() {
     assert_eq!((whole.areas[0].offset, whole.areas[0].memory.len()), (0, 0x2000));
     let unmapped = describe(info(0x2000, MAPPED, 32), &sparse(0, 1, &[(0, 0x1000)]), vec![]).unwrap();
     assert!(unmapped.areas.is_empty(), "nothing to map without a descriptor");
+    let unwritable =
+        describe(info(0x2000, MAPPED & !region::WRITE, 32), &sparse(0, 1, &[(0, 0x1000)]), vec![file(0x2000)]);
+    assert!(unwritable.unwrap().areas.is_empty(), "a store to it would be the end");
 }
 
 #[test]

@@ -277,7 +277,8 @@ impl Connection {
     }
 }
 
-/// Maps a client's memory. Memory only: a page of another file may take its file system as long as it likes to come.
+/// Maps a client's memory, which it may take away again: a region survives that. Memory only: a page of another file may take its
+/// file system as long as it likes to come.
 fn map_memory(fd: BorrowedFd<'_>, offset: u64, size: u64, writable: bool) -> Result<Region, (Errno, String)> {
     const TMPFS_MAGIC: u64 = 0x0102_1994;
     const HUGETLBFS_MAGIC: u64 = 0x9584_58f6;

@@ -3,7 +3,6 @@
 use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
-use zerocopy::FromBytes;
 
 use crate::wire::{Command, RegionAccess};
 
@@ -135,12 +134,5 @@ impl Work {
             Self::Unmapped(range) => Event::Unmapped { ticket, range },
             Self::Reset => Event::Reset { ticket },
         }
-    }
-}
-
-impl RegionAccess {
-    /// The access that an answer repeats.
-    pub(super) fn from_echo(echo: &[u8]) -> Option<Self> {
-        Self::read_from_bytes(echo).ok()
     }
 }

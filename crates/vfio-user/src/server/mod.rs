@@ -15,12 +15,12 @@ use std::{
 };
 
 use rustix::io::Errno;
-use zerocopy::IntoBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
 use crate::{
     DmaMap, Limits, Lost, Message, Violation,
     socket::Socket,
-    wire::{self, Command, DmaAccess, Header, flags},
+    wire::{self, Command, DmaAccess, Header, RegionAccess, flags},
 };
 use commands::Outcome;
 pub use description::{Description, RegionDescription};
@@ -146,8 +146,12 @@ impl Connection {
     /// When `data` is not as long as was asked for.
     pub fn answer(&mut self, ticket: Ticket, data: &[u8]) {
         self.open -= 1;
-        let asked = wire::RegionAccess::from_echo(&ticket.echo).map(|access| access.count.get() as usize);
-        assert_eq!(asked, Some(data.len()), "bytes that answer a read");
+        let asked = RegionAccess::read_from_bytes(&ticket.echo).map(|access| access.count.get() as usize);
+        assert!(
+            ticket.command == Command::REGION_READ && asked == Ok(data.len()),
+            "{} bytes answer {ticket:?}",
+            data.len()
+        );
         self.reply(&ticket, &[&ticket.echo, data], Vec::new());
     }
 

@@ -160,6 +160,12 @@ fn memory_that_cannot_be_what_is_said_is_not_mapped() {
         peer.say(Command::DMA_MAP, 0, request.as_bytes(), fd.into_iter().collect());
         assert_eq!(refused(&mut peer, &mut connection), errno, "{request:?}");
     }
+    // Where there are huge pages, they need not be free for this: nothing is mapped.
+    if let Ok(huge) = memfd_create("client", MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB) {
+        ftruncate(&huge, 2 << 20).unwrap();
+        peer.say(Command::DMA_MAP, 0, map_request(0, fresh, 4096, BOTH).as_bytes(), vec![huge]);
+        assert_eq!(refused(&mut peer, &mut connection), Errno::INVAL, "half a page");
+    }
     peer.say(Command::DMA_MAP, 0, &request.as_bytes()[..31], vec![]);
     assert_eq!(refused(&mut peer, &mut connection), Errno::INVAL);
     assert_eq!(connection.map().len(), 1);

@@ -18,6 +18,7 @@ use doorbell_spec::{
 
 use super::{Direct, memory::Ended};
 use crate::{
+    cancel::Cancel,
     controller::bring_up::Ready,
     error::Cause,
     transport::{
@@ -155,6 +156,14 @@ impl Direct {
     /// # Errors
     /// When the controller does not answer: it is lost.
     pub fn bury(&mut self, port: &mut Port, timeout: Duration) -> Result<Vec<String>, Cause> {
+        // Whoever gives up meanwhile wants it done all the same: a deletion that is left half done helps nobody.
+        let cancel = port.use_cancel(&Cancel::new());
+        let outcome = self.bury_each(port, timeout);
+        port.use_cancel(&cancel);
+        outcome
+    }
+
+    fn bury_each(&mut self, port: &mut Port, timeout: Duration) -> Result<Vec<String>, Cause> {
         let mut notes = Vec::new();
         for Ended { qid, memory, safe } in self.shared.ended() {
             // The admin queue ends with the incarnation; one that was not created, or was refused, needs no deletion.
