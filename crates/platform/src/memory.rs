@@ -400,6 +400,12 @@ fn map(file: BorrowedFd<'_>, offset: u64, len: usize, writable: bool) -> io::Res
     NonNull::new(start.cast::<u8>()).ok_or_else(|| io::ErrorKind::OutOfMemory.into())
 }
 
+/// Asks the processor to have a value in its cache soon.
+#[inline]
+pub fn prefetch<T>(value: &T) {
+    prefetch_line(std::ptr::from_ref(value).cast());
+}
+
 #[inline]
 fn prefetch_line(at: *const u8) {
     #[cfg(target_arch = "x86_64")]

@@ -144,6 +144,13 @@ impl LocalFrames {
         true
     }
 
+    /// Has a part of a frame, and its count, brought to the cache.
+    #[inline]
+    pub(crate) fn foresee(&self, frame: Frame, within: u32, len: u32) {
+        doorbell_platform::memory::prefetch(&self.store.counts[frame as usize]);
+        self.store.region.prefetch(place(frame).part(within, len));
+    }
+
     /// Holds the frame that `cell` names.
     #[inline]
     pub(crate) fn hold(&mut self, cell: &AtomicU32) -> Frame {

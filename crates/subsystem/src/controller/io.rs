@@ -48,6 +48,23 @@ pub(crate) enum Need {
     },
 }
 
+/// What a command of the NVM command set asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Plan {
+    /// What it needs.
+    pub(crate) need: Need,
+    /// Bytes that it transfers.
+    pub(crate) len: u32,
+    /// It reads or writes where nothing is kept.
+    pub(crate) vain: bool,
+}
+
+impl Plan {
+    fn new(need: Need, len: u32) -> Self {
+        Self { need, len, vain: false }
+    }
+}
+
 /// How far a command has come that is carried out in steps.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Progress {
@@ -103,19 +120,19 @@ impl IoQueue {
         if command.is_fabrics() {
             return self.check_fabrics(command);
         }
-        let (need, least) = self.plan(command)?;
+        let Plan { need, len: least, .. } = self.plan(command)?;
         // Linux sends room for 256 ranges, however few there are.
         let ranges = command.opc == NvmOpcode::DATASET_MANAGEMENT.0;
         let fits = if ranges { (least..=FRAME).contains(&len) } else { len == least || least == 0 };
         if fits { Ok(need) } else { Err(generic::DATA_SGL_LENGTH_INVALID.with_dnr()) }
     }
 
-    /// What a command of the NVM command set needs, and how many bytes it transfers.
+    /// What a command of the NVM command set asks for.
     ///
     /// # Errors
     /// The status to answer with.
     #[inline]
-    pub(crate) fn plan(&self, command: &Command) -> Result<(Need, u32), Status> {
+    pub(crate) fn plan(&self, command: &Command) -> Result<Plan, Status> {
         if self.is_over() {
             return Err(generic::COMMAND_SEQUENCE_ERROR.with_dnr());
         }
@@ -123,17 +140,22 @@ impl IoQueue {
             return Err(generic::INVALID_FIELD.with_dnr());
         }
         match NvmOpcode(command.opc) {
-            NvmOpcode::READ => self.transfer(command).map(|(_, len)| (Need::Nothing, len)),
-            NvmOpcode::WRITE | NvmOpcode::COMPARE => {
-                let (at, len) = self.transfer(command)?;
-                Ok((Need::Data { skew: (at % u64::from(FRAME)) as u32 }, len))
+            NvmOpcode::READ => {
+                let (namespace, _, len) = self.transfer(command)?;
+                Ok(Plan { need: Need::Nothing, len: len as u32, vain: !namespace.keeps_blocks() })
             }
-            NvmOpcode::FLUSH if command.nsid.get() == NSID_ALL => Ok((Need::Nothing, 0)),
-            NvmOpcode::FLUSH => self.namespace(command).map(|_| (Need::Nothing, 0)),
-            NvmOpcode::WRITE_ZEROES => self.extent(command).map(|_| (Need::Nothing, 0)),
+            opcode @ (NvmOpcode::WRITE | NvmOpcode::COMPARE) => {
+                let (namespace, at, len) = self.transfer(command)?;
+                let need = Need::Data { skew: (at % u64::from(FRAME)) as u32 };
+                Ok(Plan { need, len: len as u32, vain: opcode == NvmOpcode::WRITE && !namespace.keeps_blocks() })
+            }
+            NvmOpcode::FLUSH if command.nsid.get() == NSID_ALL => Ok(Plan::new(Need::Nothing, 0)),
+            NvmOpcode::FLUSH => self.namespace(command).map(|_| Plan::new(Need::Nothing, 0)),
+            NvmOpcode::WRITE_ZEROES => self.extent(command).map(|_| Plan::new(Need::Nothing, 0)),
             NvmOpcode::DATASET_MANAGEMENT => {
                 self.namespace(command)?;
-                Ok((Need::Data { skew: 0 }, u32::from(command.range_count()) * size_of::<DsmRange>() as u32))
+                let len = u32::from(command.range_count()) * size_of::<DsmRange>() as u32;
+                Ok(Plan::new(Need::Data { skew: 0 }, len))
             }
             _ => Err(generic::INVALID_OPCODE.with_dnr()),
         }
@@ -152,27 +174,42 @@ impl IoQueue {
         Ok(Need::Nothing)
     }
 
-    /// Whether a command that `plan` has let through reads or writes where nothing is kept, so that it is done without its data
-    /// being moved. It is counted then.
+    /// Counts a command that has been planned and is done without its data being moved, as its namespace keeps nothing.
     #[inline]
-    pub(crate) fn pass_by(&mut self, command: &Command) -> bool {
-        let write = match NvmOpcode(command.opc) {
-            NvmOpcode::READ => false,
-            NvmOpcode::WRITE => true,
-            _ => return false,
-        };
-        let Ok((namespace, _, len)) = self.extent(command) else { return false };
-        if namespace.keeps_blocks() {
-            return false;
-        }
+    pub(crate) fn pass_by(&mut self, plan: &Plan) {
         let tally = &mut self.tally;
-        let (count, bytes) = match write {
-            true => (&mut tally.writes, &mut tally.written_bytes),
-            false => (&mut tally.reads, &mut tally.read_bytes),
+        let (count, bytes) = match plan.need {
+            Need::Data { .. } => (&mut tally.writes, &mut tally.written_bytes),
+            Need::Nothing => (&mut tally.reads, &mut tally.read_bytes),
         };
         *count += 1;
-        *bytes += len;
-        true
+        *bytes += u64::from(plan.len);
+    }
+
+    /// A command will come that may touch blocks: looks for nothing yet, but has where to look brought to the cache.
+    #[inline]
+    pub(crate) fn approach(&self, command: &Command) {
+        if let Some((namespace, at, _)) = self.touched(command) {
+            namespace.approach(at);
+        }
+    }
+
+    /// The same command is the next: has the blocks brought to the cache.
+    #[inline]
+    pub(crate) fn foresee(&self, pool: &Pool, command: &Command) {
+        if let Some((namespace, at, len)) = self.touched(command) {
+            namespace.foresee(pool, at, len as u32);
+        }
+    }
+
+    /// The bytes of a Read or a Write that are in memory.
+    #[inline]
+    fn touched(&self, command: &Command) -> Option<Extent<'_>> {
+        let moves = matches!(NvmOpcode(command.opc), NvmOpcode::READ | NvmOpcode::WRITE);
+        let namespace = self.association.subsystem.namespace(command.nsid.get());
+        let namespace = namespace.filter(|namespace| moves && namespace.is_in_memory())?;
+        let (at, len) = within(namespace, command.slba(), command.block_count().into()).ok()?;
+        Some((namespace, at, len))
     }
 
     /// Finds the data of a Read that `check` has let through.
@@ -303,14 +340,14 @@ impl IoQueue {
         Ok((namespace, at, len))
     }
 
-    /// The first byte and the number of bytes of a command that transfers them.
+    /// The same for a command that transfers them, which are not too many.
     #[inline]
-    fn transfer(&self, command: &Command) -> Result<(u64, u32), Status> {
-        let (_, at, len) = self.extent(command)?;
-        if len > self.association.subsystem.config.max_transfer.into() {
+    fn transfer(&self, command: &Command) -> Result<Extent<'_>, Status> {
+        let extent = self.extent(command)?;
+        if extent.2 > self.association.subsystem.config.max_transfer.into() {
             return Err(generic::INVALID_FIELD.with_dnr());
         }
-        Ok((at, len as u32))
+        Ok(extent)
     }
 }
 

@@ -15,7 +15,7 @@ mod property;
 pub(crate) use admin::{Admin, Answer, Transport};
 pub(crate) use connect::{Accepted, Session, connect};
 pub(crate) use identify::VENDOR;
-pub(crate) use io::{IoQueue, Need, Progress};
+pub(crate) use io::{IoQueue, Need, Plan, Progress};
 pub(crate) use property::DSTRD;
 
 #[cfg(test)]

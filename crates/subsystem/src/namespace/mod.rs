@@ -127,10 +127,32 @@ impl Namespace {
         matches!(self.store, Store::File(_))
     }
 
+    /// Whether its blocks are in memory.
+    #[inline]
+    pub(crate) fn is_in_memory(&self) -> bool {
+        matches!(self.store, Store::Ram(_))
+    }
+
     /// Whether what is written can be read again.
     #[inline]
     pub(crate) fn keeps_blocks(&self) -> bool {
         !matches!(self.store, Store::Null)
+    }
+
+    /// Byte `at` will be read or written soon.
+    #[inline]
+    pub(crate) fn approach(&self, at: u64) {
+        if let Store::Ram(ram) = &self.store {
+            ram.approach(at);
+        }
+    }
+
+    /// `len` bytes at byte `at` will be read or written next.
+    #[inline]
+    pub(crate) fn foresee(&self, pool: &Pool, at: u64, len: u32) {
+        if let Store::Ram(ram) = &self.store {
+            ram.foresee(pool, at, len);
+        }
     }
 
     /// Finds `len` bytes at byte `at`.

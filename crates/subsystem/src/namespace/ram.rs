@@ -8,6 +8,8 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use doorbell_platform::memory::prefetch;
+
 use super::{CLEAR_AT_ONCE, Found, Outcome, Pool, RESERVE, SUCCESS};
 use crate::frames::{FRAME, Frame, ZERO, ZERO_FRAMES, place};
 
@@ -28,6 +30,20 @@ impl RamBlocks {
     /// `groups` groups in the frames from `first` on, which are zero.
     pub(super) fn new(first: Frame, groups: usize) -> Self {
         Self { cells: (0..groups).map(|at| AtomicU32::new(first + at as Frame)).collect() }
+    }
+
+    /// Has the cell of byte `at` brought to the cache.
+    #[inline]
+    pub(super) fn approach(&self, at: u64) {
+        prefetch(&self.cells[(at / u64::from(FRAME)) as usize]);
+    }
+
+    /// Has the first group of `len` bytes at byte `at` brought to the cache; where there are more, the processor sees them coming.
+    #[inline]
+    pub(super) fn foresee(&self, pool: &Pool, at: u64, len: u32) {
+        if let Some((group, within, part)) = parts(at, u64::from(len)).next() {
+            pool.frames.foresee(self.cells[group].load(Ordering::Relaxed), within, part);
+        }
     }
 
     #[inline]

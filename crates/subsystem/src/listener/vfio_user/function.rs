@@ -11,11 +11,12 @@ use std::{
 
 use doorbell_platform::Region;
 use doorbell_spec::{
+    command::Command,
     completion::Completion,
     register::{self, Aqa, Cc},
     status::{Status, generic},
 };
-use zerocopy::little_endian::U16;
+use zerocopy::{FromZeros, little_endian::U16};
 
 use super::{
     config_space::{self, ConfigSpace, Table},
@@ -33,6 +34,8 @@ use crate::{
 
 /// Most entries taken from a queue before the next has its turn.
 const BATCH: u32 = 64;
+/// Entries taken before the first of them is carried out, so that what the others will touch is on its way to the cache.
+const AHEAD: u32 = 4;
 /// Parked commands that are tried in a pass.
 const TRIES: usize = 32;
 /// Parked commands from which on no I/O command is taken.
@@ -151,23 +154,41 @@ impl Function {
                 return Ok(false);
             }
         };
+        if count > 1 {
+            sq.foresee(count);
+        }
         let mut job = self.idle.pop().unwrap_or_default();
-        for _ in 0..count {
-            let command = sq.take();
+        let mut window: [Command; AHEAD as usize] = FromZeros::new_zeroed();
+        let (mut taken, mut done, mut most) = (0, 0, count);
+        while done < most {
+            while taken < most.min(done + AHEAD) {
+                let command = sq.take();
+                if let Some(queue) = sq.queue.as_ref().filter(|_| most > 1) {
+                    queue.approach(&command);
+                }
+                window[(taken % AHEAD) as usize] = command;
+                taken += 1;
+            }
             if sq.is_lost() {
                 return Err(Lost);
             }
+            let head = sq.head();
             let Some(queue) = &mut sq.queue else { break };
+            if done + 1 < taken {
+                queue.foresee(&context.pool, &window[((done + 1) % AHEAD) as usize]);
+            }
+            let command = window[(done % AHEAD) as usize];
+            done += 1;
             let outcome = job.begin(command, queue, memory, context)?;
             if let Outcome::Done(status) = outcome {
-                cq.post(completion(qid, sq.head(), command.cid, status, 0));
+                cq.post(completion(qid, head, command.cid, status, 0));
                 continue;
             }
             self.parked.push_back((qid, job));
             job = self.idle.pop().unwrap_or_default();
             // One long command is enough: a queue full of them must not keep others waiting.
             if outcome == Outcome::Turn {
-                break;
+                most = taken;
             }
         }
         self.idle.push(job);

@@ -14,7 +14,7 @@ use super::{
     transfer,
 };
 use crate::{
-    controller::{IoQueue, Need, Progress},
+    controller::{IoQueue, Need, Plan, Progress},
     frames::{Frame, frames_for, push_ranges},
     listener::Context,
     namespace::{Outcome, Pool, RESERVE},
@@ -24,8 +24,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) command: Command,
-    need: Need,
-    len: u32,
+    plan: Plan,
     /// Where its data is.
     pieces: Vec<Piece>,
     /// What came of the data that it sends.
@@ -37,8 +36,7 @@ impl Default for Job {
     fn default() -> Self {
         Self {
             command: Command::new_zeroed(),
-            need: Need::Nothing,
-            len: 0,
+            plan: Plan { need: Need::Nothing, len: 0, vain: false },
             pieces: Vec::new(),
             frames: Vec::new(),
             progress: Progress::default(),
@@ -74,14 +72,15 @@ impl Job {
     /// Checks the command and finds its data; returns whether it is done with that.
     #[inline]
     fn prepare(&mut self, queue: &mut IoQueue, memory: Memory<'_>) -> Result<bool, Trouble> {
-        (self.need, self.len) = queue.plan(&self.command).map_err(Trouble::Status)?;
-        transfer::pieces(memory, &self.command, self.len, &mut self.pieces)?;
-        if !queue.pass_by(&self.command) {
+        self.plan = queue.plan(&self.command).map_err(Trouble::Status)?;
+        transfer::pieces(memory, &self.command, self.plan.len, &mut self.pieces)?;
+        if !self.plan.vain {
             return Ok(false);
         }
         // What keeps nothing gives nothing either: the data stays where it is, if it is somewhere.
-        let access = if self.need == Need::Nothing { Access::Write } else { Access::Read };
+        let access = if self.plan.need == Need::Nothing { Access::Write } else { Access::Read };
         memory.check(&self.pieces, access)?;
+        queue.pass_by(&self.plan);
         Ok(true)
     }
 
@@ -134,14 +133,14 @@ impl Job {
         context: &mut Context,
     ) -> Result<Outcome, Trouble> {
         let Context { pool, found, .. } = context;
-        if let Need::Data { skew } = self.need
+        if let Need::Data { skew } = self.plan.need
             && self.frames.is_empty()
         {
-            if !pool.frames.take(frames_for(skew, self.len), RESERVE, &mut self.frames) {
+            if !pool.frames.take(frames_for(skew, self.plan.len), RESERVE, &mut self.frames) {
                 return Ok(Outcome::Again);
             }
             let ranges: &mut Vec<Range> = &mut found.ranges;
-            push_ranges(&self.frames, skew, 0, self.len, ranges);
+            push_ranges(&self.frames, skew, 0, self.plan.len, ranges);
             let fetched = memory.fetch(&self.pieces, pool.frames.store.region(), ranges);
             ranges.clear();
             // Nothing is written of data that did not come whole.

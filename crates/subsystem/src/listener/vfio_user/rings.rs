@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use doorbell_platform::Region;
+use doorbell_platform::{Range, Region};
 use doorbell_spec::{command::Command, completion::Completion};
 use zerocopy::{FromZeros, IntoBytes, transmute};
 
@@ -101,6 +101,17 @@ impl Sq {
             self.doorbell.expect(tail);
         }
         Ok(if tail >= self.head { tail - self.head } else { tail + self.entries - self.head })
+    }
+
+    /// Has the next entries brought to the cache, of which so many must be pending: each lies where the host's core wrote it, and they
+    /// are better waited for together.
+    #[inline]
+    pub(super) fn foresee(&self, count: u32) {
+        let here = count.min(self.entries - self.head);
+        for (first, count) in [(self.head, here), (0, count - here)] {
+            let range = Range { offset: self.place.offset + u64::from(first) * SQE, len: count * SQE as u32 };
+            self.place.region.prefetch(range);
+        }
     }
 
     /// Takes the next entry; one must be pending.
