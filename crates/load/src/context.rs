@@ -104,10 +104,10 @@ pub(crate) struct Context<'a, Q, C> {
     recorder: Recorder,
     tags: Vec<Tag>,
     lanes: Vec<Lane<Q>>,
-    /// The lane of the next I/O.
-    next_lane: usize,
     arena: Arc<Arena>,
     clock: C,
+    /// Where a queue puts what is over: kept, as clearing it costs more than an idle poll.
+    done: Box<[Done]>,
     /// The last reading of the clock.
     now: u64,
     sampler: Sampler,
@@ -185,9 +185,9 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             workload,
             tags,
             lanes,
-            next_lane: 0,
             arena,
             clock,
+            done: vec![Done::default(); REAP_BATCH].into(),
             now: 0,
             clock_cost: 0.0,
             longest_use: 0,
@@ -234,7 +234,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
     }
 
     #[inline]
-    fn issue<M: Mode>(&mut self, index: u32) {
+    fn issue<M: Mode>(&mut self, index: u32, lane: usize) {
         let draw = self.workload.draw();
         let sampled = M::SAMPLED && self.sampler.picks();
         if M::EACH || sampled {
@@ -255,8 +255,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             sampled,
             ..Tag::default()
         };
-        self.lanes[self.next_lane].push(index);
-        self.next_lane = if self.next_lane + 1 == self.lanes.len() { 0 } else { self.next_lane + 1 };
+        self.lanes[lane].push(index);
         if self.task.limit.is_some_and(|limit| self.recorder.submitted() >= limit) {
             self.ended = Some(EndReason::Count);
         }
@@ -276,7 +275,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
 
     #[inline]
     fn reap(&mut self, index: usize) -> usize {
-        let mut done = [Done { slot: 0, status: Status::SUCCESS, result: 0 }; REAP_BATCH];
+        let mut done = std::mem::take(&mut self.done);
         let mut found = 0;
         loop {
             let most = self.task.max_completions.map_or(REAP_BATCH, |most| REAP_BATCH.min(most as usize - found));
@@ -295,11 +294,14 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
                     }
                 }
                 Err(down) => {
+                    // Put back first: what is left of the others is reaped in there.
+                    self.done = done;
                     self.lose(index, &down);
-                    break;
+                    return found;
                 }
             }
         }
+        self.done = done;
         found
     }
 
@@ -336,11 +338,14 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
         if M::SHARED && count > 0 {
             self.share(count);
         }
+        // Each queue keeps its share of the I/Os, so that a batch of answers is a batch of commands again; I/Os that are fewer than the
+        // queues visit them in turn.
+        let next = if self.tags.len() >= self.lanes.len() { lane } else { (lane + 1) % self.lanes.len() };
         for &index in &over[..count] {
             if !self.running() {
                 break;
             }
-            self.issue::<M>(index);
+            self.issue::<M>(index, next);
         }
         if M::SHARED && count > 1 {
             self.longest_use = self.longest_use.max(self.clock.now() - self.now);
@@ -460,7 +465,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             self.now = self.clock.now();
             for index in first..self.task.depth.min(first + REAP_BATCH as u32) {
                 if self.running() {
-                    self.issue::<M>(index);
+                    self.issue::<M>(index, index as usize % self.lanes.len());
                 }
             }
             if M::SHARED {

@@ -2,7 +2,7 @@
 //! the way its own test scripts read them (reference 3.2).
 
 use doorbell_report::{spdk_latency, spdk_table, transport_stats};
-use doorbell_result::{ContextResult, RunResult, TransportCounters};
+use doorbell_result::{ContextResult, LatencyStats, RunResult, TransportCounters};
 
 /// Ticks a second of the machine that printed the fixtures; a microsecond is 2100 ticks.
 const TICKS_PER_SECOND: f64 = 2.1e9;
@@ -49,6 +49,25 @@ fn table_of_two_contexts() {
     ]));
     assert_eq!(table, format!("{}\n", include_str!("fixtures/tcp-two-trid.txt")));
     assert_eq!(total(&table), Some([407_246.59, 1590.81, 78.55, 21.36, 4256.94]));
+}
+
+#[test]
+fn a_dash_stands_for_latencies_that_were_not_taken() {
+    // One in four I/Os has a latency, of 100 us: the others count as much in the mean of both rows.
+    let mut sampled = context(MALLOC, 4000, [10_000, 5000, 20_000]);
+    sampled.latency.count /= 4;
+    sampled.latency.sum /= 4;
+    let whole = context(NULL, 12_000, [20_000, 6000, 30_000]);
+    let table = spdk_table::table(&run(vec![sampled, whole]));
+    assert_eq!(total(&table), Some([160.0, 0.62, 175.0, 50.0, 300.0]));
+
+    let mut off = context(MALLOC, 4000, [0, 0, 0]);
+    off.latency = LatencyStats::default();
+    let table = spdk_table::table(&run(vec![off.clone()]));
+    let dashes = format!("{:>11.2}{:>11.2}{:>11}{:>11}{:>11}\n", 40.0, 0.16, "-", "-", "-");
+    assert_eq!(table.matches(&dashes).count(), 2, "in its row and in the total: {table}");
+    let mixed = spdk_table::table(&run(vec![off, context(NULL, 12_000, [20_000, 6000, 30_000])]));
+    assert_eq!(total(&mixed), Some([160.0, 0.62, 200.0, 60.0, 300.0]), "of those that have one");
 }
 
 #[test]

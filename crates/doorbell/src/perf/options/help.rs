@@ -21,7 +21,10 @@ Examples:
       -q 128 -o 4096 -w randrw -M 70 -t 30 -c 0x3 -LL
 ";
 
-const MORE_EXAMPLES: &str = "  One namespace of one subsystem, header and data digests, four connections:
+const MORE_EXAMPLES: &str = "  A local drive, sleeping when it has nothing to tell; all local drives without -r:
+    doorbell perf -q 32 -o 4096 -w randread -t 10 --poll-mode adaptive \\
+      -r 'trtype:PCIe traddr:0000:5e:00.0'
+  One namespace of one subsystem, header and data digests, four connections:
     doorbell perf -HI -P 4 -q 64 -o 128k -w write -t 10 \\
       -r 'trtype:TCP traddr:192.168.0.10 trsvcid:4420 subnqn:nqn.2014-08.org.example:disk ns:1'
 ";
