@@ -9,7 +9,7 @@ use std::sync::Arc;
 use doorbell_host::AnyQueue;
 use doorbell_platform::{Arena, Backing};
 use doorbell_queue::{Counters, Done, Down, Drain, IoQueue, REAP_BATCH, Wait};
-use doorbell_result::{ContextResult, EndReason, Precision, Timeouts, Timing, TransportCounters};
+use doorbell_result::{ContextResult, EndReason, Precision, Timeouts, Timing};
 use doorbell_spec::{
     command::NvmOpcode,
     status::{self, Status},
@@ -21,6 +21,7 @@ use crate::{
     recorder::Recorder,
     stop::Clock,
     timing::{Batch, Exact, Mode, Off, Sampled, Sampler, cost_of_reading},
+    transport_counters::counters,
     workload::{Workload, fill_byte},
 };
 
@@ -617,30 +618,4 @@ fn note_failure(tag: &mut Tag, stopped: bool, status: Status) {
     } else if tag.status.is_success() {
         tag.status = status;
     }
-}
-
-/// The sums of the queues' counters under the labels of `--transport-stats`.
-fn counters(transport: String, queues: &[Counters]) -> TransportCounters {
-    type Value = fn(&Counters) -> u64;
-    let polls: [(&'static str, Value); 2] = [("polls", |queue| queue.polls), ("idle_polls", |queue| queue.idle_polls)];
-    let rings: [(&'static str, Value); 7] = [
-        ("completions", |queue| queue.completions),
-        ("cq_mmio_doorbell_updates", |queue| queue.cq_doorbells),
-        ("cq_shadow_doorbell_updates", |queue| queue.cq_shadow_doorbells),
-        ("submitted_requests", |queue| queue.submitted),
-        ("sq_mmio_doorbell_updates", |queue| queue.sq_doorbells),
-        ("sq_shadow_doorbell_updates", |queue| queue.sq_shadow_doorbells),
-        ("queued_requests", |queue| queue.queued),
-    ];
-    let sockets: [(&'static str, Value); 4] = [
-        ("sock_completions", |queue| queue.socket_completions),
-        ("nvme_completions", |queue| queue.completions),
-        ("submitted_requests", |queue| queue.submitted),
-        ("queued_requests", |queue| queue.queued),
-    ];
-    // The original tool calls both kinds of rings by the one name.
-    let is_ring = matches!(transport.as_str(), "PCIE" | "VFIOUSER");
-    let (transport, kind) = if is_ring { ("PCIE".into(), &rings[..]) } else { (transport, &sockets[..]) };
-    let sums = polls.iter().chain(kind).map(|(label, value)| (*label, queues.iter().map(value).sum()));
-    TransportCounters { transport, counters: sums.collect() }
 }
