@@ -78,7 +78,8 @@ pub fn measure(shape: Shape) -> io::Result<f64> {
         let answer = scope.spawn(|| {
             cpu::pin(shape.cores[1])?;
             let mut staging = vec![0; STAGING];
-            let mut ends: Vec<_> = answering.into_iter().map(|stream| End::new(stream, &ram)).collect();
+            let mut ends: Vec<_> =
+                (1..).zip(answering).map(|(number, stream)| End::new(stream, &ram, number)).collect();
             while !stop.load(Ordering::Relaxed) {
                 ends.iter_mut().try_for_each(|end| end.answer(shape, &mut staging))?;
             }
@@ -103,7 +104,7 @@ fn ask(streams: Vec<TcpStream>, shape: Shape) -> io::Result<f64> {
     let memory = Region::new((shape.depth * shape.size) as usize)?;
     memory.populate()?;
     let mut staging = vec![0; STAGING];
-    let mut ends: Vec<_> = streams.into_iter().map(|stream| End::new(stream, &memory)).collect();
+    let mut ends: Vec<_> = (1..).zip(streams).map(|(number, stream)| End::new(stream, &memory, number)).collect();
     for number in 0..shape.depth {
         ends[(number % shape.connections) as usize].command(shape, number);
     }
@@ -154,7 +155,8 @@ struct End<'a> {
 }
 
 impl<'a> End<'a> {
-    fn new(stream: TcpStream, memory: &'a Region) -> Self {
+    /// `number`, from 1, sets its sequence of blocks apart from the others'.
+    fn new(stream: TcpStream, memory: &'a Region, number: u64) -> Self {
         Self {
             stream,
             memory,
@@ -164,7 +166,7 @@ impl<'a> End<'a> {
             rest: Range::default(),
             current: (0, 0),
             ready: Vec::new(),
-            random: 1,
+            random: number.wrapping_mul(0x9e37_79b9_7f4a_7c15),
         }
     }
 

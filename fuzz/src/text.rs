@@ -34,7 +34,6 @@ pub fn options(data: &[u8]) {
             assert!(options.pattern.read_percent <= 100);
             assert!(options.io_unit.is_none_or(|unit| unit > 0 && unit.is_multiple_of(4)));
             assert!(options.cores.is_sorted_by(|a, b| a < b) && !options.cores.is_empty());
-            assert!(options.embedded.is_some() || !options.transport_ids.is_empty());
         }
         Ok(Parsed::Help(text)) => assert!(!text.is_empty()),
         // The text of many contains the whole help, which takes long to make.

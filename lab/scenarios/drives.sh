@@ -121,6 +121,8 @@ done
 perf size.1048576 -d 20 -t 60 -r "$(pcie $HOT)" -q 4 -o 1048576 -w randrw -M 50 -c 0x1
 perf_exact block-4096 200 -r "$TWO" -q 16 -o 8192 -w randread -c 0x1
 for depth in 1 2 8 127 128; do perf_exact depth.$depth 256 -r "$ONE" -q $depth -o 4096 -w randread -c 0x1; done
+perf_exact shadow 200 -r "$ONE" -q 16 -o 4096 -w randread -c 0x1
+said shadow.doorbells 'sq_shadow_doorbell_updates: +[1-9]'
 perf_exact qpairs 400 -r "$ONE" -q 64 -o 4096 -w randread -P 4 -c 0x1
 perf cores -d 200 -t 60 -r "$ONE" -q 16 -o 4096 -w randread -c 0x3
 check cores.rows [ "$(grep -c 'from core' $LOG)" = 2 ]

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use doorbell_bench::{copy_floor, median, ring_floor};
+use doorbell_bench::{copy_floor, median, priority::Raised, ring_floor};
 use doorbell_host::transport::ring::{BusMap, Doorbells, Keeper, Place, RingParts, RingQueue};
 use doorbell_hostile::ring::{self as device, RingDevice};
 use doorbell_platform::{Arena, Backing, Range, Region, clock::ticks, cpu};
@@ -26,6 +26,7 @@ const IOS: u64 = 64 << 10;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let _raised = Raised::new();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [] => [1, 8, 32, 128].into_iter().try_for_each(|depth| cost(64, depth)),
         ["ticks", rounds, depth] => cost(rounds.parse()?, depth.parse()?),

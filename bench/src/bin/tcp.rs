@@ -12,7 +12,7 @@ use doorbell_bench::{
     floor::{Kind, Shape, measure},
     median,
     priority::Raised,
-    program::{Reached, Target, doorbell},
+    program::{Target, doorbell},
 };
 use doorbell_platform::cpu;
 
@@ -60,10 +60,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let _raised = Raised::new();
     let target = Target::start(doorbell()?, target_core)?;
-    let mut seen: Vec<Reached> = Vec::new();
+    let mut start_ups: Vec<(f64, String)> = Vec::new();
     let mut perf = |options: &str| -> Result<f64, Box<dyn Error>> {
         let reached = target.perf(host_core, TIME, options)?;
-        seen.push(reached);
+        start_ups.push((reached.start_up.as_secs_f64() * 1e3, options.to_string()));
         Ok(reached.iops)
     };
 
@@ -90,10 +90,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         row(name, sides);
     }
-    let mut start_ups: Vec<f64> = seen.iter().map(|run| run.start_up.as_secs_f64() * 1e3).collect();
-    if !start_ups.is_empty() {
-        let longest = start_ups.iter().copied().fold(0.0, f64::max);
-        println!("\nstart-up to the first I/O: median {:.1} ms, at most {longest:.1} ms", median(&mut start_ups));
+    start_ups.sort_unstable_by(|left, right| left.0.total_cmp(&right.0));
+    if let [.., (longest, slowest)] = &start_ups[..] {
+        let median = start_ups[start_ups.len() / 2].0;
+        println!("\nstart-up to the first I/O: median {median:.1} ms, at most {longest:.1} ms ({slowest})");
     }
     let peak = target.perf(host_core, Duration::from_secs(1), "-q 128 -o 4096 -w randread -L")?.resident;
     println!("memory of perf, 4 KiB at depth 128: {:.1} MiB", peak as f64 / 1024.0);

@@ -188,7 +188,7 @@ fn several_paths_to_a_namespace_and_their_states_are_told_before_and_during_a_ru
         let line = format!("NSID 1, port {}, controller 1: {state}\n", path.address().port());
         assert!(output.stderr.contains(&line), "{line}: {output:#?}");
     }
-    let skipped = "NSID 1: I/O is refused over this path, whose state is ANA Inaccessible";
+    let skipped = "I/O is refused over this path, whose state is ANA Inaccessible";
     assert!(output.stdout.contains(skipped), "{output:#?}");
     assert!(output.stderr.contains("NSID 1: ANA Non-Optimized\n"), "the change during the run: {output:#?}");
     assert_eq!(paths[2].seen().iter().filter(|(qid, _)| *qid > 0).count(), 0, "nothing was sent over that path");

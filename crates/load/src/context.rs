@@ -9,7 +9,7 @@ use std::sync::Arc;
 use doorbell_host::AnyQueue;
 use doorbell_platform::{Arena, Backing};
 use doorbell_queue::{Counters, Done, Down, Drain, IoQueue, REAP_BATCH, Wait};
-use doorbell_result::{ContextResult, EndReason, Precision, Timeouts, Timing, TransportCounters};
+use doorbell_result::{ContextResult, EndReason, Precision, Timeouts, Timing};
 use doorbell_spec::{
     command::NvmOpcode,
     status::{self, Status},
@@ -21,6 +21,7 @@ use crate::{
     recorder::Recorder,
     stop::Clock,
     timing::{Batch, Exact, Mode, Off, Sampled, Sampler, cost_of_reading},
+    transport_counters::counters,
     workload::{Workload, fill_byte},
 };
 
@@ -104,8 +105,6 @@ pub(crate) struct Context<'a, Q, C> {
     recorder: Recorder,
     tags: Vec<Tag>,
     lanes: Vec<Lane<Q>>,
-    /// The lane of the next I/O.
-    next_lane: usize,
     arena: Arc<Arena>,
     clock: C,
     /// Where a queue puts what is over: kept, as clearing it costs more than an idle poll.
@@ -187,7 +186,6 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             workload,
             tags,
             lanes,
-            next_lane: 0,
             arena,
             clock,
             done: vec![Done::default(); REAP_BATCH].into(),
@@ -237,7 +235,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
     }
 
     #[inline]
-    fn issue<M: Mode>(&mut self, index: u32) {
+    fn issue<M: Mode>(&mut self, index: u32, lane: usize) {
         let draw = self.workload.draw();
         let sampled = M::SAMPLED && self.sampler.picks();
         if M::EACH || sampled {
@@ -258,8 +256,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             sampled,
             ..Tag::default()
         };
-        self.lanes[self.next_lane].push(index);
-        self.next_lane = if self.next_lane + 1 == self.lanes.len() { 0 } else { self.next_lane + 1 };
+        self.lanes[lane].push(index);
         if self.task.limit.is_some_and(|limit| self.recorder.submitted() >= limit) {
             self.ended = Some(EndReason::Count);
         }
@@ -298,8 +295,10 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
                     }
                 }
                 Err(down) => {
+                    // Put back first: what is left of the others is reaped in there.
+                    self.done = done;
                     self.lose(index, &down);
-                    break;
+                    return found;
                 }
             }
         }
@@ -340,11 +339,14 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
         if M::SHARED && count > 0 {
             self.share(count);
         }
+        // Each queue keeps its share of the I/Os, so that a batch of answers is a batch of commands again; I/Os that are fewer than the
+        // queues visit them in turn.
+        let next = if self.tags.len() >= self.lanes.len() { lane } else { (lane + 1) % self.lanes.len() };
         for &index in &over[..count] {
             if !self.running() {
                 break;
             }
-            self.issue::<M>(index);
+            self.issue::<M>(index, next);
         }
         if M::SHARED && count > 1 {
             self.longest_use = self.longest_use.max(self.clock.now() - self.now);
@@ -464,7 +466,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             self.now = self.clock.now();
             for index in first..self.task.depth.min(first + REAP_BATCH as u32) {
                 if self.running() {
-                    self.issue::<M>(index);
+                    self.issue::<M>(index, index as usize % self.lanes.len());
                 }
             }
             if M::SHARED {
@@ -616,30 +618,4 @@ fn note_failure(tag: &mut Tag, stopped: bool, status: Status) {
     } else if tag.status.is_success() {
         tag.status = status;
     }
-}
-
-/// The sums of the queues' counters under the labels of `--transport-stats`.
-fn counters(transport: String, queues: &[Counters]) -> TransportCounters {
-    type Value = fn(&Counters) -> u64;
-    let polls: [(&'static str, Value); 2] = [("polls", |queue| queue.polls), ("idle_polls", |queue| queue.idle_polls)];
-    let rings: [(&'static str, Value); 7] = [
-        ("completions", |queue| queue.completions),
-        ("cq_mmio_doorbell_updates", |queue| queue.cq_doorbells),
-        ("cq_shadow_doorbell_updates", |queue| queue.cq_shadow_doorbells),
-        ("submitted_requests", |queue| queue.submitted),
-        ("sq_mmio_doorbell_updates", |queue| queue.sq_doorbells),
-        ("sq_shadow_doorbell_updates", |queue| queue.sq_shadow_doorbells),
-        ("queued_requests", |queue| queue.queued),
-    ];
-    let sockets: [(&'static str, Value); 4] = [
-        ("sock_completions", |queue| queue.socket_completions),
-        ("nvme_completions", |queue| queue.completions),
-        ("submitted_requests", |queue| queue.submitted),
-        ("queued_requests", |queue| queue.queued),
-    ];
-    // The original tool calls both kinds of rings by the one name.
-    let is_ring = matches!(transport.as_str(), "PCIE" | "VFIOUSER");
-    let (transport, kind) = if is_ring { ("PCIE".into(), &rings[..]) } else { (transport, &sockets[..]) };
-    let sums = polls.iter().chain(kind).map(|(label, value)| (*label, queues.iter().map(value).sum()));
-    TransportCounters { transport, counters: sums.collect() }
 }

@@ -28,6 +28,7 @@ mod test_queue;
 mod timing;
 #[cfg(test)]
 mod timing_tests;
+mod transport_counters;
 mod worker;
 pub mod workload;
 pub mod zipf;

@@ -142,6 +142,11 @@ impl Device for PciDevice {
         }
     }
 
+    fn silence(&self) {
+        // What does not answer any more transfers nothing.
+        let _ = self.device.disable();
+    }
+
     fn gone(&self) -> Option<String> {
         if let Some(why) = self.device.trouble() {
             return Some(why.into());

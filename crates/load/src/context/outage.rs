@@ -132,7 +132,7 @@ impl<Q: IoQueue, C: Clock> Context<'_, Q, C> {
             let lane = Lane::new(queue, &self.task.geometry, &self.tags, count);
             self.lanes.push(lane.map_err(|error| error.to_string())?);
         }
-        (self.next_lane, self.idle) = (0, queues.idle);
+        self.idle = queues.idle;
         Ok(())
     }
 

@@ -157,10 +157,10 @@ fn registers_are_read_in_pieces_and_written_in_dwords() {
     let mut host = Host::connect(bench.directory());
     let mut whole = [0; 0x1000];
     host.client.read(region::BAR0, 0, &mut whole).unwrap();
-    for at in 0..0x70usize {
+    for (at, wanted) in whole[..0x70].iter().enumerate() {
         let mut byte = [0];
         host.client.read(region::BAR0, at as u64, &mut byte).unwrap();
-        assert_eq!(byte[0], whole[at], "byte {at:#x}");
+        assert_eq!(byte[0], *wanted, "byte {at:#x}");
     }
     assert_eq!(&whole[8..12], &0x0002_0100u32.to_le_bytes());
     assert!(whole[0x70..].iter().all(|&byte| byte == 0));

@@ -296,11 +296,13 @@ impl Direct {
         let cancel = Cancel::new();
         let mut registers = Mapped::new(&*self.device, &cancel, "disabling it", limit);
         let disabled = registers::disable(&mut registers, self.limit.min(limit), Duration::ZERO);
-        if let Err(refused) = disabled
-            && self.device.gone().is_none()
-            && let Err(why) = self.device.reset()
-        {
-            return Err(Cause::Down(format!("it is neither disabled ({refused}) nor reset ({why})")));
+        if let Err(refused) = disabled {
+            if self.device.gone().is_some() {
+                // One that the system asks for back is still there, and at work.
+                self.device.silence();
+            } else if let Err(why) = self.device.reset() {
+                return Err(Cause::Down(format!("it is neither disabled ({refused}) nor reset ({why})")));
+            }
         }
         self.let_go();
         Ok(())

@@ -57,6 +57,9 @@ pub(crate) trait Device: Send + Sync {
     /// What the system or the peer said.
     fn reset(&self) -> Result<(), String>;
 
+    /// Ends the reach to memory of a device that is gone, as far as it is there.
+    fn silence(&self) {}
+
     /// Why it cannot be used any more, once that is known: it was removed, its process has ended.
     fn gone(&self) -> Option<String>;
 

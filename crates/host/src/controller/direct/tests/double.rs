@@ -89,6 +89,7 @@ pub struct Double {
     state: Mutex<State>,
     script: Mutex<Script>,
     gone: AtomicBool,
+    silent: AtomicBool,
 }
 
 #[derive(Default)]
@@ -140,6 +141,7 @@ impl Double {
             state: Mutex::default(),
             script: Mutex::new(Box::new(script)),
             gone: AtomicBool::new(false),
+            silent: AtomicBool::new(false),
         });
         let weak = Arc::downgrade(&double);
         thread::spawn(move || run(&weak));
@@ -540,7 +542,7 @@ impl Device for Double {
         let bases = state.sqs.values().map(|sq| sq.base).chain(state.cqs.values().map(|cq| cq.base));
         if state.enabled()
             && bases.into_iter().any(|base| (from..to).contains(&base))
-            && !self.gone.load(Ordering::Acquire)
+            && !self.silent.load(Ordering::Acquire)
         {
             state.misdeed("memory of a queue is taken away".into());
         }
@@ -565,6 +567,10 @@ impl Device for Double {
         state.forget();
         (state.cc, state.resets) = (Cc::new(), state.resets + 1);
         Ok(())
+    }
+
+    fn silence(&self) {
+        self.silent.store(true, Ordering::Release);
     }
 
     fn gone(&self) -> Option<String> {
