@@ -188,6 +188,29 @@ fn a_context_outlives_its_queues_and_goes_on_at_its_whole_depth() {
 }
 
 #[test]
+fn buffers_go_to_new_queues_only_when_the_device_has_let_go_of_them() {
+    for lets_go in [true, false] {
+        let mut told = false;
+        let during = move |stage: &mut Stage, now: u64, news: &Sender<News>| {
+            stage.scripts[0].lock().unwrap().held = !lets_go || now < 40_000;
+            let due = now >= 60_000 && !told;
+            if due {
+                told = true;
+                news.send(stage.back(1)).unwrap();
+            }
+            due
+        };
+        let task = task(16, 4096, 1 << 20, 0);
+        let (outcome, stage) = run(task, lost_after(100), TIMES, None, true, TestPort::default(), during);
+        let (account, taken) = (outcome.result.account, stage.taken());
+        assert_eq!((account.missing(), account.abandoned), (0, 16));
+        assert_eq!((outcome.end == EndReason::Time, taken[2] + taken[3] > 0), (lets_go, lets_go), "{taken:?}");
+        let said = outcome.problems.iter().filter(|problem| problem.contains("may still write to")).count();
+        assert_eq!(said, if lets_go { 0 } else { 2 }, "why, and what is not used again: {:?}", outcome.problems);
+    }
+}
+
+#[test]
 fn a_context_outlives_several_losses_and_each_is_told() {
     let mut told = 0;
     let during = move |stage: &mut Stage, now: u64, news: &Sender<News>| {

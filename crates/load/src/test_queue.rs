@@ -49,6 +49,8 @@ pub struct Script {
     pub mute_after: Option<u64>,
     /// It has a descriptor to sleep on, if only in name.
     pub sleeps: bool,
+    /// Once it is stopped, the device may still write to its memory.
+    pub held: bool,
     /// Identifiers of commands that were aborted.
     pub aborted: Vec<u16>,
     pub taken: Vec<Op>,
@@ -192,7 +194,11 @@ impl IoQueue for TestQueue {
     }
 
     fn drained(&self) -> Drain {
-        if self.cids.outstanding() == 0 { Drain::Clean } else { Drain::Busy }
+        match self.cids.outstanding() {
+            0 if self.script.lock().unwrap().held => Drain::Quarantined(1),
+            0 => Drain::Clean,
+            _ => Drain::Busy,
+        }
     }
 
     fn arm(&mut self) -> Result<Wait, Down> {
