@@ -2,6 +2,7 @@
 
 use std::{
     error::Error,
+    fs,
     io::{BufRead, BufReader},
     path::PathBuf,
     process::{Child, Command, Stdio},
@@ -33,32 +34,60 @@ pub struct Reached {
     pub start_up: Duration,
 }
 
-/// A polling target of 512 MiB of memory, killed when dropped.
+/// A polling target, killed when dropped.
 #[derive(Debug)]
 pub struct Target {
     child: Child,
     id: String,
     doorbell: PathBuf,
+    /// Where it listens over vfio-user.
+    directory: Option<PathBuf>,
 }
 
 impl Target {
-    /// Starts it on a core.
+    /// Starts one of 512 MiB of memory, reached over TCP, on a core.
     ///
     /// # Errors
     /// When it does not come to listen.
     pub fn start(doorbell: PathBuf, core: usize) -> Result<Self, Box<dyn Error>> {
+        let (mut target, listening) = Self::spawn(doorbell, core, ["--ram", "512M"], "127.0.0.1:0")?;
+        let port = listening.rsplit(':').next().unwrap_or_default();
+        target.id = format!("trtype:tcp traddr:127.0.0.1 trsvcid:{port} subnqn:{NQN}");
+        Ok(target)
+    }
+
+    /// Starts one of a namespace (`--null 1T`, `--ram 1G`), reached over vfio-user, on a core.
+    ///
+    /// # Errors
+    /// When it does not come to listen.
+    pub fn over_vfio_user(doorbell: PathBuf, core: usize, namespace: [&str; 2]) -> Result<Self, Box<dyn Error>> {
+        let directory = std::env::temp_dir().join(format!("doorbell-bench.{}", std::process::id()));
+        let path = directory.display();
+        let (mut target, _) = Self::spawn(doorbell, core, namespace, &format!("vfio-user:{path}"))?;
+        target.id = format!("trtype:VFIOUSER traddr:{path}");
+        target.directory = Some(directory);
+        Ok(target)
+    }
+
+    /// Starts a target; returns with it what it says it listens on.
+    fn spawn(
+        doorbell: PathBuf,
+        core: usize,
+        namespace: [&str; 2],
+        listen: &str,
+    ) -> Result<(Self, String), Box<dyn Error>> {
         let cores = format!("[{core}]");
         let mut child = Command::new(&doorbell)
-            .args(["target", "--ram", "512M", "--poll", "--listen", "127.0.0.1:0", "--nqn", NQN, "-c", &cores])
+            .arg("target")
+            .args(namespace)
+            .args(["--poll", "--listen", listen, "--nqn", NQN, "-c", &cores])
             .stdout(Stdio::piped())
             .spawn()?;
         let output = BufReader::new(child.stdout.take().ok_or("the target has no output")?);
-        let mut target = Self { child, id: String::new(), doorbell };
+        let target = Self { child, id: String::new(), doorbell, directory: None };
         for line in output.lines() {
-            if let Some(address) = line?.strip_prefix("Listening on tcp:") {
-                let port = address.rsplit(':').next().unwrap_or_default();
-                target.id = format!("trtype:tcp traddr:127.0.0.1 trsvcid:{port} subnqn:{NQN}");
-                return Ok(target);
+            if let Some(listening) = line?.strip_prefix("Listening on ") {
+                return Ok((target, listening.to_owned()));
             }
         }
         Err("the target ended before it listened".into())
@@ -97,7 +126,7 @@ impl Target {
                 reached.iops = line.split_whitespace().nth(2).and_then(|number| number.parse().ok()).unwrap_or(0.0);
             }
             // It ends soon after its last line, so its memory is looked at line by line.
-            let peak = std::fs::read_to_string(&status).unwrap_or_default();
+            let peak = fs::read_to_string(&status).unwrap_or_default();
             let peak = peak.lines().find_map(|line| line.strip_prefix("VmHWM:"));
             let peak = peak.and_then(|text| text.trim().strip_suffix(" kB")?.parse().ok());
             reached.resident = reached.resident.max(peak.unwrap_or(0));
@@ -113,5 +142,8 @@ impl Drop for Target {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if let Some(directory) = &self.directory {
+            let _ = fs::remove_dir_all(directory);
+        }
     }
 }

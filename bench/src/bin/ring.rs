@@ -14,7 +14,12 @@ use std::{
     time::Duration,
 };
 
-use doorbell_bench::{copy_floor, median, priority::Raised, ring_floor};
+use doorbell_bench::{
+    copy_floor::{self, Way},
+    median,
+    priority::Raised,
+    ring_floor,
+};
 use doorbell_host::transport::ring::{BusMap, Doorbells, Keeper, Place, RingParts, RingQueue};
 use doorbell_hostile::ring::{self as device, RingDevice};
 use doorbell_platform::{Arena, Backing, Range, Region, clock::ticks, cpu};
@@ -42,10 +47,10 @@ fn floors(seconds: f64) -> Result<(), Box<dyn Error>> {
     for depth in [1, 8, 32, 128] {
         println!("bare ring, depth {depth}: {:.2} M IOPS", ring_floor::measure(depth, time, ends)? / 1e6);
     }
-    for size in [4096, 131_072] {
-        let rate = copy_floor::measure(size, 1 << 30, time, cores[0])?;
-        let mib = rate * size as f64 / f64::from(1 << 20);
-        println!("copies of {size} random bytes in 1 GiB: {:.3} M a second, {mib:.0} MiB/s", rate / 1e6);
+    for (way, size) in [(Way::Read, 4096), (Way::Write, 4096), (Way::Read, 131_072), (Way::Write, 131_072)] {
+        let rate = copy_floor::measure(way, size, 1 << 30, time, cores[0])?;
+        let (what, mib) = (if way == Way::Read { "from" } else { "to" }, rate * size as f64 / f64::from(1 << 20));
+        println!("copies of {size} bytes {what} anywhere in 1 GiB: {:.3} M a second, {mib:.0} MiB/s", rate / 1e6);
     }
     Ok(())
 }
