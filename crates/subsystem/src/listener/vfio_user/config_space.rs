@@ -172,7 +172,7 @@ mod tests {
         }
         assert_eq!(found, [0x01, 0x11, 0x10]);
         assert_eq!(dword(&space, MSIX as u64) >> 16 & 0x7ff, 128);
-        assert_eq!(dword(&space, MSIX as u64 + 8), 129 * 16 | 4);
+        assert_eq!(dword(&space, MSIX as u64 + 8), (129 * 16) | 4);
     }
 
     #[test]
@@ -192,8 +192,8 @@ mod tests {
         let mut space = ConfigSpace::new(128, 129);
         let before = space.bytes;
         space.write(0, &[0xff; SIZE + 100]);
-        for at in 0..SIZE {
-            assert_eq!((space.bytes[at] ^ before[at]) & !space.writable[at], 0, "byte {at}");
+        for (at, before) in before.iter().enumerate() {
+            assert_eq!((space.bytes[at] ^ before) & !space.writable[at], 0, "byte {at}");
         }
         assert_eq!((dword(&space, 0), dword(&space, 0x34)), (u32::from_le_bytes([0xbe, 0xd0, 1, 0]), 0x40));
         space.write(u64::MAX, &[1, 2]);
