@@ -47,6 +47,8 @@ pub(crate) struct Port {
     arena: Arc<Arena>,
     buffer: Range,
     cancel: Cancel,
+    /// What a command may still take when the flag is set.
+    grace: Duration,
     grant: Option<Grant>,
     /// What came back of commands that nobody waits for.
     pub others: Vec<Done>,
@@ -68,7 +70,16 @@ impl Port {
             Arc::new(Arena::backed(queue.needs().backing, BUFFER as usize).map_err(|why| fail(why.to_string()))?);
         let buffer = arena.alloc(BUFFER, 4096).map_err(|why| fail(why.to_string()))?;
         queue.attach(&arena).map_err(|why| fail(why.to_string()))?;
-        Ok(Self { queue, polled, arena, buffer, cancel: cancel.clone(), grant: None, others: Vec::new() })
+        Ok(Self {
+            queue,
+            polled,
+            arena,
+            buffer,
+            cancel: cancel.clone(),
+            grace: Duration::ZERO,
+            grant: None,
+            others: Vec::new(),
+        })
     }
 
     /// Most bytes one command may transfer as far as the transport goes.
@@ -83,6 +94,11 @@ impl Port {
     /// From now on waits end with this flag; returns the one before.
     pub fn use_cancel(&mut self, cancel: &Cancel) -> Cancel {
         std::mem::replace(&mut self.cancel, cancel.clone())
+    }
+
+    /// From now on a command whose caller gives up may still take this long.
+    pub fn grace(&mut self, grace: Duration) {
+        self.grace = grace;
     }
 
     /// From now on all commands together get `span`, for what is named by `what`.
@@ -131,12 +147,13 @@ impl Port {
         if !self.queue.submit_raw(SLOT, command) {
             return Err(self.refused());
         }
+        let mut given_up = None;
         let done = loop {
             self.poll()?;
             if let Some(at) = self.others.iter().position(|done| done.slot == SLOT) {
                 break self.others.swap_remove(at);
             }
-            if self.cancel.is_cancelled() {
+            if self.cancel.is_cancelled() && given_up.get_or_insert_with(Instant::now).elapsed() >= self.grace {
                 return Err(Cause::Cancelled);
             }
             let left = deadline.saturating_duration_since(Instant::now());

@@ -18,7 +18,6 @@ use doorbell_spec::{
 
 use super::{Direct, memory::Ended};
 use crate::{
-    cancel::Cancel,
     controller::bring_up::Ready,
     error::Cause,
     transport::{
@@ -31,6 +30,8 @@ use crate::{
 /// Bytes of a command and of a completion.
 const COMMAND: u64 = 64;
 const COMPLETION: u64 = 16;
+/// What a deletion may still take when the caller has given up.
+const GRACE: Duration = Duration::from_millis(500);
 
 /// An I/O queue that the controller has.
 pub(super) struct Queue {
@@ -156,10 +157,11 @@ impl Direct {
     /// # Errors
     /// When the controller does not answer: it is lost.
     pub fn bury(&mut self, port: &mut Port, timeout: Duration) -> Result<Vec<String>, Cause> {
-        // Whoever gives up meanwhile wants it done all the same: a deletion that is left half done helps nobody.
-        let cancel = port.use_cancel(&Cancel::new());
+        // Whoever gives up wants it done all the same, as a deletion that is left half done helps nobody; but does not wait for a
+        // device that answers nothing any more.
+        port.grace(GRACE);
         let outcome = self.bury_each(port, timeout);
-        port.use_cancel(&cancel);
+        port.grace(Duration::ZERO);
         outcome
     }
 
