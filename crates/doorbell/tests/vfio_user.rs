@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{BEFORE_THE_DRAIN_ENDS, Output, Target as Process, start, total, turn};
+use common::{BEFORE_THE_DRAIN_ENDS, Output, Target as Process, run, start, total, turn};
 use doorbell_host::{AddressFamily, AnyQueue, Cancel, Controller, ControllerOptions, TransportId, TransportType};
 use doorbell_platform::{Arena, Range};
 use doorbell_queue::{Done, IoQueue, Op};
@@ -180,5 +180,14 @@ fn who_gives_up_does_not_wait_for_a_device_that_stands_still() {
         target.signal("-CONT");
         drop(target);
         let _ = std::fs::remove_dir_all(directory);
+    }
+}
+
+#[test]
+fn a_device_within_reach_is_not_asked_for_a_discovery_log() {
+    for id in ["trtype:VFIOUSER traddr:/nowhere", "trtype:PCIE traddr:0000:00:1f.7"] {
+        let output = run(&["discover", "-r", id]);
+        assert_eq!(output.status, Some(1), "{output:#?}");
+        assert!(output.stderr.contains("has no discovery log; `doorbell identify` shows"), "{output:#?}");
     }
 }

@@ -11,7 +11,7 @@ use zerocopy::FromBytes;
 
 use crate::{
     cancel::Cancel,
-    controller::{Controller, ControllerOptions},
+    controller::{Controller, ControllerOptions, name_of},
     error::{Cause, Error},
     transport::port::AdminData,
     transport_id::{AddressFamily, TransportId, TransportType},
@@ -37,6 +37,10 @@ pub struct DiscoveryLog {
 /// # Errors
 /// When the service cannot be reached, or its log makes no sense.
 pub fn discover(id: &TransportId, options: &ControllerOptions, cancel: &Cancel) -> Result<DiscoveryLog, Error> {
+    if id.trtype.is_local() {
+        let what = "a device within reach has no discovery log; `doorbell identify` shows what it is";
+        return Err(Cause::Transport(what.into()).of(&name_of(id)));
+    }
     let id = TransportId { subnqn: DISCOVERY_NQN.into(), ..id.clone() };
     // A log takes a moment, so no keep alive is asked for.
     let controller = Controller::connect(&id, &ControllerOptions { keep_alive: None, ..options.clone() }, cancel)?;

@@ -47,7 +47,8 @@ fn device(id: &TransportId, options: &ControllerOptions) -> Result<PciDevice, St
     let token = options.vf_token.map(|token| uuid::Uuid::from_bytes(token).to_string());
     let device = vfio::Device::open(&sysfs, address, token.as_deref())?;
     if let Some(warning) = device.warning() {
-        tracing::warn!("{address}: {warning}");
+        // Memory is at risk: it is said at the level that is shown without being asked for.
+        tracing::error!("{address}: {warning}");
     }
     device.enable()?;
     let queues = if options.interrupts { options.num_io_queues } else { 0 };

@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use doorbell_platform::{Arena, Backing, Region};
+use doorbell_platform::{Arena, Backing, Pages, Region};
 
 use crate::transport::ring::{BusMap, Keeper, Place, device::Device};
 
@@ -42,6 +42,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What to do when there is no memory of this kind.
+fn remedy(backing: Backing) -> &'static str {
+    match backing {
+        Backing::Shared(Pages::Huge) => {
+            "; without an IOMMU only huge pages can be used, and none is free: as root, `echo 64 > /proc/sys/vm/nr_hugepages`, and \
+             see `doorbell setup status`"
+        }
+        _ => "",
+    }
+}
+
 impl Shared {
     pub fn new(device: Arc<dyn Device>, wake: Arc<OwnedFd>) -> Self {
         let mapped = Mapped { device: Some(device), regions: Vec::new() };
@@ -52,7 +63,8 @@ impl Shared {
     pub fn allocate(&self, backing: Backing, bytes: u64, page: u64) -> Result<Place, String> {
         let fail = |why: String| format!("memory of {bytes} bytes for the device: {why}");
         let room = bytes + page.saturating_sub(4096);
-        let region = Arena::backed(backing, room as usize).map_err(|why| fail(why.to_string()))?.share();
+        let region =
+            Arena::backed(backing, room as usize).map_err(|why| fail(format!("{why}{}", remedy(backing))))?.share();
         let map = self.map(&region)?;
         let place = (0..=room - bytes).step_by(4096).find_map(|offset| {
             let (bus, together) = map.locate(offset)?;

@@ -20,7 +20,7 @@ use doorbell_spec::{
     command,
     feature::{Fid, HOST_IDENTIFIER_EXHID},
     identify::{ctratt, oacs, sgls},
-    register::{self, Aqa, Cap, Cc, Crto, Csts},
+    register::{self, Aqa, Cap, Crto, Csts},
 };
 
 use super::{
@@ -320,11 +320,11 @@ impl Direct {
         let cancel = Cancel::new();
         let device = self.device.clone();
         let mut registers = Mapped::new(&*device, &cancel, "the shutdown", limit);
-        if self.options.no_shutdown_notification {
-            let cc = Cc::from_bits(registers.read(register::CC, false)? as u32);
-            return registers.write(register::CC, cc.with_en(false).into_bits());
+        // Until it is through with either it may still reach our memory.
+        match self.options.no_shutdown_notification {
+            true => registers::disable(&mut registers, self.limit.min(limit), Duration::ZERO)?,
+            false => registers::shut_down(&mut registers)?,
         }
-        registers::shut_down(&mut registers)?;
         self.let_go();
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::{
     os::fd::AsRawFd,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU32, AtomicUsize, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -582,9 +582,24 @@ fn the_host_says_who_it_is() {
 
 #[test]
 fn without_the_shutdown_notification_a_controller_is_just_disabled() {
-    let double = good(Features::default());
+    let waited = Arc::new(AtomicUsize::new(0));
+    let (counted, mut enabled, mut disabled) = (waited.clone(), false, false);
+    let double = Double::new(Features::default(), move |act| {
+        match act {
+            Act::Write(register::CC, value) => {
+                let en = Cc::from_bits(value as u32).en();
+                disabled = enabled && !en;
+                enabled = en;
+            }
+            // It may reach our memory until it says that it is not ready.
+            Act::Read(register::CSTS) if disabled => _ = counted.fetch_add(1, Ordering::Relaxed),
+            _ => {}
+        }
+        Reply::Model
+    });
     connect(&double, &ControllerOptions { no_shutdown_notification: true, ..options() }).unwrap().detach();
     assert_eq!((double.cc().en(), double.cc().shn()), (false, 0));
+    assert!(waited.load(Ordering::Relaxed) > 0, "its status is looked at before its memory is let go of");
 }
 
 #[test]
