@@ -273,7 +273,10 @@ impl fmt::Display for TransportId {
         }
         text(f, "traddr", &self.traddr)?;
         text(f, "trsvcid", &self.trsvcid)?;
-        text(f, "subnqn", &self.subnqn)?;
+        // A device within reach is no subsystem, whose name says nothing unless it was given.
+        if !self.trtype.is_local() || self.subnqn != DISCOVERY_NQN {
+            text(f, "subnqn", &self.subnqn)?;
+        }
         text(f, "hostnqn", self.hostnqn.as_deref().unwrap_or_default())?;
         text(f, "hostaddr", self.hostaddr.as_deref().unwrap_or_default())?;
         for (key, value) in [("priority", self.priority), ("ns", self.ns)] {
