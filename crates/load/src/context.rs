@@ -4,7 +4,11 @@
 mod outage;
 mod overdue;
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use doorbell_host::AnyQueue;
 use doorbell_platform::{Arena, Backing};
@@ -27,6 +31,9 @@ use crate::{
 
 pub(crate) use outage::Comeback;
 pub(crate) use overdue::Patience;
+
+/// How long the end of a run waits for a device to let go of buffers.
+const LET_GO: Duration = Duration::from_millis(200);
 
 /// What a context is to do.
 #[derive(Clone, Debug)]
@@ -566,8 +573,13 @@ impl<Q: IoQueue, C: Clock> Pass for Context<'_, Q, C> {
     }
 
     fn finish(mut self: Box<Self>) -> Outcome {
-        let memory_at_risk = self.lanes.iter().any(|lane| lane.stopped && lane.queue.drained() != Drain::Clean);
-        if memory_at_risk {
+        let at_risk = || self.lanes.iter().any(|lane| lane.stopped && lane.queue.drained() != Drain::Clean);
+        // What was given up is let go of by the controller's thread, a moment later.
+        let deadline = Instant::now() + LET_GO;
+        while at_risk() && Instant::now() < deadline {
+            thread::sleep(LET_GO / 100);
+        }
+        if at_risk() {
             self.problems.push(format!(
                 "{} from core {}: the device may still write to {} bytes of buffers, which are not reused",
                 self.task.path,
