@@ -194,12 +194,12 @@ for mode in poll interrupt; do
   perf memory-off.$mode.again -r "$ONE" $QUICK
 done
 pull() { monitor '{"execute": "device_del", "arguments": {"id": "hot"}}'; }
-plug() { monitor '{"execute": "device_add", "arguments": {"driver": "nvme", "id": "hot", "bus": "bay", "serial": "LAB-HOT", "drive": "hot"}}'; }
+plug() { monitor '{"execute": "device_add", "arguments": {"driver": "nvme", "id": "hot", "bus": "bay", "serial": "LAB-HOT", "drive": "'"$1"'"}}'; } # DRIVE
 absent() { [ ! -e $PCI/$HOT ]; }
 for mode in poll interrupt; do
   cut_short pulled.$mode $HOT 'asks for it back|gone|removed' --poll-mode $mode -- pull
   check pulled.$mode.absent wait_for 20 absent
-  check pulled.$mode.plugged wait_for 20 plug
+  check pulled.$mode.plugged wait_for 20 plug hot.$mode
   check pulled.$mode.again wait_for 20 doorbell setup bind $HOT
 done
 # shellcheck disable=SC2086
