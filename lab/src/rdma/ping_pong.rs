@@ -1,15 +1,7 @@
 //! The link by itself, between two processes: the client names memory in a message, the server brings it over by RDMA READ, turns every
 //! bit and writes the result back by RDMA WRITE, says so in a message, and the client looks.
-//!
-//!     ping-pong server ADDRESS:PORT [--shared] [--sleep]
-//!     ping-pong client ADDRESS:PORT ROUNDS [--sleep]
-//!
-//! `--shared` receives from a shared receive queue, `--sleep` sleeps on a completion channel instead of polling. The server serves one
-//! client and ends.
 
 use std::{
-    env,
-    error::Error,
     net::SocketAddr,
     os::fd::{AsFd, AsRawFd},
     sync::Arc,
@@ -18,13 +10,12 @@ use std::{
 
 use doorbell_platform::{Range, Region, poll};
 use doorbell_rdma::{
-    Access, Channel, Completion, CompletionQueue, Device, Event, EventChannel, EventKind, Flags, Identifier, Opcode,
-    Parameters, Piece, QueuePair, QueueSize, Registration, Remote, SharedReceiveQueue, Status, reject_reason,
+    Access, Channel, Completion, CompletionQueue, Device, EventChannel, EventKind, Flags, Identifier, Memory, Opcode,
+    Piece, QueuePair, QueueSize, Registration, Remote, SharedReceiveQueue, Status,
 };
 
-type Outcome<T> = Result<T, Box<dyn Error>>;
+use super::{LIMIT, Outcome, expect, parameters};
 
-const LIMIT: Duration = Duration::from_secs(20);
 /// Bytes that go over and back in a round.
 const LEN: u32 = 64 << 10;
 /// A message: address and key.
@@ -35,37 +26,6 @@ const INBOX: Range = Range { offset: 64, len: 64 };
 const DATA: Range = Range { offset: 4096, len: LEN };
 const BACK: Range = Range { offset: 4096 + LEN as u64, len: LEN };
 
-fn main() -> Outcome<()> {
-    let arguments: Vec<String> = env::args().skip(1).collect();
-    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let has = |option| words.contains(&option);
-    match words[..] {
-        ["server", address, ..] => serve(address.parse()?, has("--shared"), has("--sleep")),
-        ["client", address, rounds, ..] => ask(address.parse()?, rounds.parse()?, has("--sleep")),
-        _ => Err("ping-pong server ADDRESS:PORT [--shared] [--sleep] | ping-pong client ADDRESS:PORT ROUNDS [--sleep]"
-            .into()),
-    }
-}
-
-/// The next event, which must be of this kind.
-fn expect(channel: &EventChannel, kind: EventKind) -> Outcome<Event> {
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        if let Some(event) = channel.next_event()? {
-            return match event.kind {
-                EventKind::Rejected => Err(format!("rejected: {}", reject_reason(event.status)).into()),
-                seen if seen == kind => Ok(event),
-                seen => Err(format!("{seen:?} with status {} instead of {kind:?}", event.status).into()),
-            };
-        }
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(format!("no {kind:?} within {LIMIT:?}").into());
-        }
-        poll::wait(&[(channel.as_fd().as_raw_fd(), false)], left);
-    }
-}
-
 /// One end: a queue pair with its memory, and one receive posted.
 struct End {
     queue: QueuePair,
@@ -75,7 +35,7 @@ struct End {
     region: Arc<Region>,
     outbox: [Piece; 1],
     inbox: [Piece; 1],
-    memory: doorbell_rdma::Memory,
+    memory: Memory,
 }
 
 impl End {
@@ -170,7 +130,8 @@ impl End {
     }
 }
 
-fn serve(at: SocketAddr, shared: bool, sleep: bool) -> Outcome<()> {
+/// Serves one client; with `shared` from a shared receive queue, with `sleep` on a completion channel instead of polling.
+pub fn serve(at: SocketAddr, shared: bool, sleep: bool) -> Outcome<()> {
     let channel = EventChannel::new()?;
     let listener = channel.identifier()?;
     listener.listen(at, 16)?;
@@ -207,23 +168,22 @@ fn serve(at: SocketAddr, shared: bool, sleep: bool) -> Outcome<()> {
         assert_eq!(end.reap(1)?[0].id(), 1);
     }
     expect(&own, EventKind::Disconnected)?;
-    // What is posted comes back.
+    // What is posted comes back, but to a shared queue.
     end.queue.fail()?;
     let deadline = Instant::now() + LIMIT;
     let mut flushed = [Completion::default()];
-    while shared || end.completions.poll(&mut flushed)? == 0 {
-        if shared || Instant::now() > deadline {
-            break;
+    while !shared && end.completions.poll(&mut flushed)? == 0 {
+        if Instant::now() > deadline {
+            return Err("the receive did not come back from a failed queue pair".into());
         }
     }
-    if !shared {
-        assert_eq!((flushed[0].id(), flushed[0].status()), (u64::MAX, Status::WR_FLUSH_ERR));
-    }
+    assert!(shared || (flushed[0].id(), flushed[0].status()) == (u64::MAX, Status::WR_FLUSH_ERR));
     println!("server: done");
     Ok(())
 }
 
-fn ask(to: SocketAddr, rounds: u32, sleep: bool) -> Outcome<()> {
+/// Goes through so many rounds with a server.
+pub fn ask(to: SocketAddr, rounds: u32, sleep: bool) -> Outcome<()> {
     let channel = EventChannel::new()?;
     let identifier = channel.identifier()?;
     identifier.set_type_of_service(32)?;
@@ -258,8 +218,4 @@ fn ask(to: SocketAddr, rounds: u32, sleep: bool) -> Outcome<()> {
     expect(&channel, EventKind::Disconnected)?;
     println!("client: {rounds} rounds of {LEN} bytes there and back");
     Ok(())
-}
-
-fn parameters(private_data: &[u8]) -> Parameters<'_> {
-    Parameters { private_data, responder_resources: 1, initiator_depth: 1, retry_count: 4, rnr_retry_count: 7 }
 }
