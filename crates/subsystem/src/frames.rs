@@ -144,11 +144,10 @@ impl LocalFrames {
         true
     }
 
-    /// Has a part of a frame, and its count, brought to the cache.
+    /// Has the count of a frame brought to the cache.
     #[inline]
-    pub(crate) fn foresee(&self, frame: Frame, within: u32, len: u32) {
+    pub(crate) fn foresee(&self, frame: Frame) {
         doorbell_platform::memory::prefetch(&self.store.counts[frame as usize]);
-        self.store.region.prefetch(place(frame).part(within, len));
     }
 
     /// Holds the frame that `cell` names.
@@ -180,25 +179,30 @@ impl LocalFrames {
     /// does nothing, where anybody but the cell holds that.
     #[inline]
     pub(crate) fn replace(&mut self, cell: &AtomicU32, from: Frame, within: u32, len: u32) -> bool {
+        let at = |frame| place(frame).offset + u64::from(within);
+        let copy = |region: &Region, frame| region.copy_past_cache(at(frame), region, at(from), len as usize);
+        self.rewrite(cell, copy).is_some()
+    }
+
+    /// Has the frame that `cell` names written, while everybody is kept away from it; does nothing where anybody but the cell holds it.
+    #[inline]
+    pub(crate) fn rewrite<T>(&mut self, cell: &AtomicU32, write: impl FnOnce(&Region, Frame) -> T) -> Option<T> {
         let frame = cell.load(Ordering::Acquire);
         if frame < ZERO_FRAMES {
-            return false;
+            return None;
         }
         let count = &self.store.counts[frame as usize];
         if count.compare_exchange(1, 1 | LOCKED, Ordering::Acquire, Ordering::Relaxed).is_err() {
-            return false;
+            return None;
         }
         // As in `hold_while`: the frame may have been reused between the look at the cell and at the count.
         let ours = cell.load(Ordering::Acquire) == frame;
-        if ours {
-            let at = |frame| place(frame).offset + u64::from(within);
-            self.store.region.copy_past_cache(at(frame), at(from), len as usize);
-        }
+        let written = ours.then(|| write(&self.store.region, frame));
         // Another write may have put a frame of its own in the cell meanwhile and given this one back.
         if count.fetch_sub(LOCKED, Ordering::AcqRel) == LOCKED {
             self.give_back(frame);
         }
-        ours
+        written
     }
 
     /// Gives back one count of a frame.

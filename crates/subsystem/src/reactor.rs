@@ -35,9 +35,11 @@ use crate::{
 
 /// Passes without anything to do after which a connection turns cold.
 const COLD: u8 = 64;
-/// Passes between two looks at epoll while something is hot; and while that is nothing but memory, where a pass is a few loads.
+/// Passes between two looks at epoll while something is hot; and while that is nothing but memory, where a pass that finds nothing is
+/// a few loads, and one that finds something counts as [`BUSY_PASS`] of them.
 const POLL_EVERY: u32 = 16;
-const POLL_EVERY_OF_MEMORY: u32 = 64;
+const POLL_EVERY_OF_MEMORY: u32 = 4096;
+const BUSY_PASS: u32 = 32;
 /// How long a reactor without anything to do spins before it sleeps: longer than a host on the same machine takes to answer.
 const SPIN: Duration = Duration::from_micros(100);
 /// How often deadlines are looked at.
@@ -181,6 +183,9 @@ impl Reactor {
         }
         if self.context.now >= self.next_check {
             self.check();
+        }
+        if busy && self.poll_in > POLL_EVERY {
+            self.poll_in = self.poll_in.saturating_sub(BUSY_PASS - 1);
         }
         busy
     }
