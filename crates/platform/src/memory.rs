@@ -323,6 +323,17 @@ impl Region {
         crc.update(unsafe { std::slice::from_raw_parts(from, range.len as usize) });
     }
 
+    /// Copies `bytes` to `offset` and takes them into a running checksum, in one pass.
+    ///
+    /// # Panics
+    /// When the range leaves the region.
+    #[inline]
+    pub fn write_and_checksum(&self, offset: u64, bytes: &[u8], crc: &mut Crc32c) {
+        let to = self.pointer(offset, bytes.len());
+        // SAFETY: as in `write`.
+        unsafe { crc.update_and_copy(bytes, to) };
+    }
+
     /// Copies a cache line (64 bytes) to `offset`, a multiple of 64, with as few stores as the processor can.
     ///
     /// # Panics

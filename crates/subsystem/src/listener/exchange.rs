@@ -557,7 +557,9 @@ impl Exchange {
         // The response may be left out only where nothing is lost by it: no head to tell (TCP 3.3.2.1).
         let success = !self.flow_control;
         let pdu = DataPdu { cccid: cid, ttag: 0, datao: 0, last: true, success };
-        self.sender.data(pdu, &found.ranges);
+        let store = &context.pool.frames.store;
+        let checksum = if self.sender.digests_data() { store.checksum(&found.ranges) } else { None };
+        self.sender.data_with_checksum(pdu, &found.ranges, checksum);
         let position = self.sender.queued();
         self.held.extend(found.frames.drain(..).map(|frame| (position, frame)));
         found.ranges.clear();
