@@ -396,7 +396,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
     #[cold]
     fn record_failure(&mut self, index: u32) {
         let tag = self.tags[index as usize];
-        self.recorder.failed(tag.stamp, self.now, tag.status);
+        self.recorder.failed(tag.stamp, self.now, tag.opcode == NvmOpcode::READ.0, tag.status);
         self.timeouts.aborted +=
             u64::from(tag.fate == Fate::Overdue && tag.status.is(status::generic::ABORT_REQUESTED));
         let (task, blocks) = (&self.task, self.task.geometry.blocks);
@@ -601,9 +601,7 @@ impl<Q: IoQueue, C: Clock> Pass for Context<'_, Q, C> {
                 window_ticks: sums.window_ticks,
                 reads: sums.reads,
                 writes: sums.writes,
-                latency: sums.latency,
                 precision,
-                errors: sums.errors,
                 account: sums.account,
                 audit: sums.audit,
                 busy_ticks: sums.busy_ticks,
