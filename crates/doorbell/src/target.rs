@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::mpsc, time::Duration};
 
 use clap::{ArgAction, ArgMatches, Args, FromArgMatches};
 use doorbell_platform::open_files;
-use doorbell_subsystem::{Backend, NamespaceConfig, SubsystemConfig, Target, TargetConfig};
+use doorbell_subsystem::{Backend, NamespaceConfig, Script, SubsystemConfig, Target, TargetConfig};
 use tracing::Level;
 
 use crate::{
@@ -45,6 +45,12 @@ pub struct Arguments {
     /// Most entries of a queue, 2 to 4096
     #[arg(long, default_value_t = 4096)]
     queue_entries: u32,
+    /// What goes wrong with I/O commands, and when: a script, or a file with one (docs/fault-scripts.md); for tests of hosts
+    #[arg(long, value_name = "SCRIPT|FILE", value_parser = Script::load)]
+    fault: Option<Script>,
+    /// Write what became of each I/O command to this file, a line each
+    #[arg(long, value_name = "FILE", requires = "fault")]
+    fault_log: Option<PathBuf>,
 }
 
 /// Cores, ascending. (A name of its own, so that clap takes the list for one value.)
@@ -169,6 +175,7 @@ pub fn run(arguments: &Arguments) -> Result<(), String> {
     }
     config.cores = arguments.core_mask.as_deref().map(<[usize]>::to_vec);
     config.poll = arguments.poll;
+    (config.fault, config.fault_log) = (arguments.fault.clone(), arguments.fault_log.clone());
     let (sender, ended) = mpsc::channel();
     signals::on_signal(move || {
         let _ = sender.send(());

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use doorbell_spec::nqn;
 
-use crate::Error;
+use crate::{Error, Script};
 
 /// A target: subsystems, addresses, cores.
 #[derive(Clone, Debug)]
@@ -24,6 +24,10 @@ pub struct TargetConfig {
     pub transfer_memory: usize,
     /// How long hosts are waited for.
     pub deadlines: Deadlines,
+    /// What goes wrong with I/O commands, and when.
+    pub fault: Option<Script>,
+    /// A file for what became of each of them, where there is such a script.
+    pub fault_log: Option<PathBuf>,
 }
 
 /// How long a target waits for a host before it closes the connection. They are looked at four times a second.
@@ -61,6 +65,8 @@ impl TargetConfig {
             poll: false,
             transfer_memory: 64 << 20,
             deadlines: Deadlines::default(),
+            fault: None,
+            fault_log: None,
         }
     }
 

@@ -47,6 +47,9 @@ const CHECK_EVERY: Duration = Duration::from_millis(250);
 /// How long to sleep at most while there may be something to do that epoll does not tell of.
 const NAP: Duration = Duration::from_millis(1);
 
+/// How long before something is due a reactor does not sleep: epoll counts in milliseconds, rounded up, and waking up takes a while.
+const AWAKE: Duration = Duration::from_millis(2);
+
 /// Events taken from epoll at a time.
 const EVENTS: usize = 64;
 /// Connections accepted before those there are have their turn.
@@ -215,9 +218,24 @@ impl Reactor {
             (true, true) => Some(self.next_check.saturating_duration_since(Instant::now()) + NAP),
             (true, false) => None,
         };
+        let wait = if self.context.shared.fault.is_some() {
+            match self.until_due() {
+                Some(left) if left <= AWAKE => return,
+                left => wait.into_iter().chain(left.map(|left| left - AWAKE)).min(),
+            }
+        } else {
+            wait
+        };
         // Frames kept here may be what another reactor waits for.
         self.context.pool.frames.spill(RESERVE);
         self.poll(wait);
+    }
+
+    /// How long until a fault script has something to do.
+    fn until_due(&self) -> Option<Duration> {
+        let seats = self.hot.iter().filter_map(|&index| self.connections[index as usize].as_ref());
+        let due = seats.filter_map(|seat| seat.connection.due()).min()?;
+        Some(due.saturating_duration_since(Instant::now()))
     }
 
     /// Asks epoll what is ready, waiting at most so long; returns whether anything was.

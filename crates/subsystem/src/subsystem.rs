@@ -20,6 +20,7 @@ use rustix::{
 
 use crate::{
     config::{Deadlines, SubsystemConfig},
+    fault::Engine,
     namespace::Namespace,
 };
 
@@ -34,6 +35,8 @@ pub(crate) struct Shared {
     /// Where the target listens.
     pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) deadlines: Deadlines,
+    /// What goes wrong, if so.
+    pub(crate) fault: Option<Arc<Engine>>,
     /// Grows when an association ends or is reset, so that reactors look for queues that went with it.
     pub(crate) changes: AtomicU64,
     pub(crate) stop: AtomicBool,

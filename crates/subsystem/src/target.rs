@@ -18,6 +18,7 @@ use doorbell_vfio_user as vfio_user;
 
 use crate::{
     config::TargetConfig,
+    fault::Engine,
     frames::{FRAME, FrameStore, MOST_LOCAL, ZERO_FRAMES},
     listener::{Context, Endpoint, Listener},
     namespace::{Namespace, RESERVE},
@@ -269,12 +270,19 @@ fn build(config: TargetConfig, reactors: usize) -> Result<Parts, Error> {
         subsystems.push(Arc::new(Subsystem::new(config, namespaces)));
     }
 
+    let engine = |script| Engine::new(script, config.fault_log.as_deref());
+    let fault = config.fault.map(engine).transpose().map_err(|source| Error::File {
+        path: config.fault_log.clone().unwrap_or_default(),
+        what: "write the log of the fault script to",
+        source,
+    })?;
     let desks = (0..reactors).map(|_| Desk::new()).collect::<io::Result<_>>();
     let shared = Arc::new(Shared {
         subsystems,
         discovery: Arc::new(Subsystem::discovery()),
         addresses: listeners.iter().map(|&(address, _)| address).collect(),
         deadlines: config.deadlines,
+        fault,
         changes: AtomicU64::new(0),
         stop: AtomicBool::new(false),
         desks: desks.map_err(system("make an eventfd"))?,

@@ -83,6 +83,11 @@ impl Sender {
         self.alignment = pda_alignment(pda);
     }
 
+    /// The digests that are agreed on.
+    pub fn digests(&self) -> Digests {
+        self.digests
+    }
+
     /// Position in the stream behind the last PDU queued.
     pub fn queued(&self) -> u64 {
         self.queued

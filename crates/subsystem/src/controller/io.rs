@@ -13,7 +13,7 @@ use zerocopy::FromBytes;
 use crate::{
     frames::{FRAME, Frame, place},
     namespace::{Clear, Found, Namespace, Outcome, Pool},
-    subsystem::Association,
+    subsystem::{Association, Shared},
 };
 
 /// Bytes that are enough for a turn of Dataset Management.
@@ -84,6 +84,16 @@ impl IoQueue {
     /// Whether the controller it belongs to has been reset or is gone.
     pub(crate) fn is_over(&self) -> bool {
         self.association.period() != self.period
+    }
+
+    /// Its identifier.
+    pub(crate) fn qid(&self) -> u16 {
+        self.qid
+    }
+
+    /// Ends all queues of its controller, which fails until it is reset.
+    pub(crate) fn fail_controller(&self, shared: &Shared) {
+        self.association.reset(shared);
     }
 
     /// Most bytes of data in a command capsule.

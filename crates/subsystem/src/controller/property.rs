@@ -39,7 +39,7 @@ impl Admin {
             register::CAP => (8, self.cap().into_bits()),
             register::VS => (4, VERSION.into_bits().into()),
             register::CC => (4, self.cc.into_bits().into()),
-            register::CSTS => (4, self.csts.into_bits().into()),
+            register::CSTS => (4, self.status().into_bits().into()),
             register::CRTO => (4, Crto::new().with_crwmt(READY_TIMEOUT.into()).into_bits().into()),
             _ => return None,
         })
@@ -61,6 +61,12 @@ impl Admin {
         }
         self.configure(Cc::from_bits(request.value as u32), true, aborted);
         Answer::result(0)
+    }
+
+    /// CSTS: a controller whose queues were taken from it has failed.
+    fn status(&self) -> Csts {
+        let failed = self.csts.rdy() && self.association.period().is_multiple_of(2);
+        self.csts.with_cfs(self.csts.cfs() || failed)
     }
 
     /// Whether the controller is enabled and able to carry out commands.

@@ -10,6 +10,7 @@ mod vfio_user;
 use std::{
     io,
     net::{TcpListener, TcpStream},
+    time::Instant,
 };
 
 use rustix::{
@@ -109,6 +110,14 @@ impl Connection {
         match self {
             Self::Tcp(connection) => connection.wants_pass(),
             Self::VfioUser(connection) => connection.wants_pass(),
+        }
+    }
+
+    /// When a fault script has something to do next.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        match self {
+            Self::Tcp(connection) => connection.due(),
+            Self::VfioUser(connection) => connection.due(),
         }
     }
 

@@ -1,7 +1,10 @@
 //! The PCI function that a host has: a controller of the subsystem behind registers, and the queues in the host's memory.
 //!
 //! A pass looks at each submission queue once, takes at most [`BATCH`] entries and answers at once what can be answered; the rest is
-//! parked and tried again each pass. Nothing is taken that there is no room for in the completion queue.
+//! parked and tried again each pass. Nothing is taken that there is no room for in the completion queue. What a fault script does to
+//! completions is in [`faults`].
+
+mod faults;
 
 use std::{
     collections::VecDeque,
@@ -26,6 +29,7 @@ use super::{
 };
 use crate::{
     controller::{Admin, DSTRD},
+    fault::{Fate, Faults},
     listener::Context,
     namespace::Outcome,
     subsystem::Subsystem,
@@ -72,6 +76,9 @@ pub(super) struct Function {
     pub(super) shadow: Option<Shadow>,
     /// A doorbell has had a value that cannot be.
     reported: bool,
+    /// What goes wrong with I/O commands, if so, and whether that has ended the connection.
+    faults: Option<Box<Faults<Status>>>,
+    hung_up: bool,
 }
 
 impl Function {
@@ -105,6 +112,8 @@ impl Function {
             idle: Vec::new(),
             shadow: None,
             reported: false,
+            faults: context.shared.fault.as_ref().map(Faults::new),
+            hung_up: false,
         })
     }
 
@@ -134,6 +143,9 @@ impl Function {
         while let Some(&qid) = self.submitting.get(at) {
             busy |= if qid == 0 { self.serve_admin(memory, context)? } else { self.serve(qid, memory, context)? };
             at += 1;
+        }
+        if self.faults.is_some() {
+            busy |= self.act_out(context)?;
         }
         Ok(self.settle() || busy)
     }
@@ -170,9 +182,14 @@ impl Function {
                 }
                 left -= 1;
                 let Some(queue) = &mut sq.queue else { return Ok(false) };
-                match job.begin(queue, memory)? {
+                let failure = self.faults.as_mut().and_then(|faults| faults.arrived(qid, &job.command, 0));
+                let outcome = match failure {
+                    None => job.begin(queue, memory)?,
+                    Some(status) => Outcome::Done(status),
+                };
+                match outcome {
                     Outcome::Done(status) => {
-                        cq.post(entry(qid, sq.head(), job.command.cid.get(), status, 0));
+                        answer(cq, &mut self.faults, qid, sq.head(), job.command.cid.get(), status)
                     }
                     _ => open += 1,
                 }
@@ -184,7 +201,7 @@ impl Function {
                 job::fetch_ahead(&jobs[at..], &context.pool);
                 match jobs[at].proceed(queue, memory, context)? {
                     Outcome::Done(status) => {
-                        cq.post(entry(qid, head, jobs[at].command.cid.get(), status, 0));
+                        answer(cq, &mut self.faults, qid, head, jobs[at].command.cid.get(), status);
                     }
                     outcome => {
                         let next = self.idle.pop().unwrap_or_default();
@@ -231,7 +248,7 @@ impl Function {
             let outcome = job.proceed(queue, memory, context)?;
             any |= outcome != Outcome::Again;
             if let Outcome::Done(status) = outcome {
-                self.post(qid, job.command.cid, status, 0);
+                self.complete(qid, job.command.cid, status);
                 self.idle.push(job);
                 continue;
             }
@@ -296,17 +313,20 @@ impl Function {
         &mut self,
         status: Status,
         context: &mut Context,
-        which: impl Fn(u16, &Job) -> bool,
+        which: impl Fn(u16, u16) -> bool,
     ) -> usize {
         let mut ended = Vec::new();
         self.parked.retain_mut(|(qid, job)| {
-            let ends = which(*qid, job);
+            let ends = which(*qid, job.command.cid.get());
             if ends {
                 job.release(&mut context.pool);
                 ended.push((*qid, job.command.cid));
             }
             !ends
         });
+        if let Some(faults) = &mut self.faults {
+            ended.extend(faults.abort(which).into_iter().map(|(qid, cid)| (qid, cid.into())));
+        }
         for &(qid, cid) in &ended {
             self.post(qid, cid, status, 0);
         }
@@ -374,6 +394,9 @@ impl Function {
         }
         self.shadow = None;
         self.reported = false;
+        if let Some(faults) = &mut self.faults {
+            drop(faults.clear());
+        }
     }
 
     /// The host takes `len` bytes from `address` on back. Where queues lie in them the controller can do nothing more.
@@ -406,6 +429,9 @@ impl Function {
     /// Looks at the keep alive timer, and adds what was counted to the totals.
     pub(super) fn check(&mut self, context: &mut Context) {
         self.sqs.iter_mut().flatten().filter_map(|sq| sq.queue.as_mut()).for_each(|queue| queue.add_up());
+        if let Some(faults) = &mut self.faults {
+            faults.flush();
+        }
         if self.admin.is_ready() && self.admin.expires().is_some_and(|end| context.now >= end) {
             tracing::warn!("{}: the keep alive timer has expired; the controller fails until it is reset", self.name);
             self.close_queues(context);
@@ -418,6 +444,15 @@ impl Function {
         self.close_queues(context);
         self.interrupts.clear();
         self.admin.end();
+    }
+}
+
+/// Answers an I/O command, when the script lets it.
+#[inline]
+fn answer(cq: &mut Cq, faults: &mut Option<Box<Faults<Status>>>, sqid: u16, head: u16, cid: u16, status: Status) {
+    let fate = faults.as_mut().map(|faults| faults.done(sqid, cid, status, status));
+    if let None | Some(Fate::Send(_)) = fate {
+        cq.post(entry(sqid, head, cid, status, 0));
     }
 }
 

@@ -59,7 +59,7 @@ impl Function {
             AdminOpcode::DOORBELL_BUFFER_CONFIG => self.use_shadows(command, memory),
             AdminOpcode::ABORT if AbortRequest::parse(command).sqid != 0 => {
                 let AbortRequest { sqid, cid } = AbortRequest::parse(command);
-                let picked = |qid, job: &super::job::Job| (qid, job.command.cid.get()) == (sqid, cid);
+                let picked = |of, id| (of, id) == (sqid, cid);
                 let ended = self.abort_parked(generic::ABORT_REQUESTED, context, picked);
                 return Ok(Some((generic::SUCCESS, u64::from(ended == 0))));
             }
