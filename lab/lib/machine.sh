@@ -86,7 +86,8 @@ install_needed() {
   case $(codename) in debian\ ?*) ;; *) cannot "the lab boots Debian's kernel, fetched by Debian's apt; this is $(codename)" ;; esac
   PATH=$PATH:/usr/sbin:/sbin
   mapfile -t need < <(missing qemu-system-x86_64=qemu-system-x86 cpio=cpio depmod=kmod zstd=zstd xz=xz-utils \
-    nvme=nvme-cli mkfs.ext4=e2fsprogs ss=iproute2)
+    nvme=nvme-cli mkfs.ext4=e2fsprogs ss=iproute2 rping=rdmacm-utils)
+  [ -e /etc/libibverbs.d/rxe.driver ] || need+=(ibverbs-providers)
   install_packages "${need[@]}"
 }
 
