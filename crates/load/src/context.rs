@@ -126,7 +126,8 @@ pub(crate) struct Context<'a, Q, C> {
     ended: Option<EndReason>,
     problems: Vec<String>,
     reporter: &'a Reporter<'a>,
-    transport: Option<String>,
+    /// The name of the queues' transport, and of their device where they have one, when their counters are wanted.
+    transport: Option<(String, Option<String>)>,
     /// Queues that are only there (`-U`).
     idle: Vec<AnyQueue>,
     /// When the first I/O was issued.
@@ -220,7 +221,8 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
 
     /// Makes the result hold the queues' counters under this name of their transport, when there is one.
     pub fn with_counters(self, transport: Option<String>) -> Self {
-        Self { transport, ..self }
+        let device = self.lanes.first().and_then(|lane| lane.queue.device()).map(str::to_string);
+        Self { transport: transport.map(|name| (name, device)), ..self }
     }
 
     /// Keeps these queues as long as the others.
@@ -590,7 +592,7 @@ impl<Q: IoQueue, C: Clock> Pass for Context<'_, Q, C> {
         }
         self.end_outage(false);
         self.counted.extend(self.lanes.iter().map(|lane| lane.queue.counters()));
-        let transport = self.transport.take().map(|name| counters(name, &self.counted));
+        let transport = self.transport.take().map(|(name, device)| counters(name, device, &self.counted));
         let precision = self.precision();
         let sums = self.recorder.finish(self.clock.now());
         Outcome {
