@@ -14,6 +14,7 @@ use std::{
 };
 
 use doorbell_platform::cpu;
+use doorbell_spec::log::Trtype;
 use doorbell_vfio_user as vfio_user;
 
 use crate::{
@@ -99,6 +100,7 @@ pub struct Usage {
 pub struct Target {
     shared: Arc<Shared>,
     store: Arc<FrameStore>,
+    addresses: Vec<SocketAddr>,
     directories: Vec<PathBuf>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -116,7 +118,8 @@ impl Target {
         let poll = config.poll;
         let directories = config.vfio_user.clone();
         let (shared, store, reactors) = build(config, cores.len())?;
-        let mut target = Self { shared, store, directories, threads: Vec::new() };
+        let addresses = tcp_addresses(&shared);
+        let mut target = Self { shared, store, addresses, directories, threads: Vec::new() };
         for (reactor, core) in reactors.into_iter().zip(cores) {
             let (report, reported) = mpsc::channel();
             let run = move || {
@@ -144,12 +147,12 @@ impl Target {
     pub fn cooperative(config: TargetConfig) -> Result<(Vec<SocketAddr>, Cooperative), Error> {
         let (shared, _, mut reactors) = build(config, 1)?;
         let reactor = reactors.pop().ok_or_else(|| Error::Config("no reactor".into()))?;
-        Ok((shared.addresses.clone(), Cooperative { reactor }))
+        Ok((tcp_addresses(&shared), Cooperative { reactor }))
     }
 
-    /// Where it listens, in the order of the configuration, with the ports that the system chose.
+    /// Where it listens over TCP, in the order of the configuration, with the ports that the system chose.
     pub fn addresses(&self) -> &[SocketAddr] {
-        &self.shared.addresses
+        &self.addresses
     }
 
     /// The directories in which it offers a PCI function over vfio-user, in the order of the configuration.
@@ -228,6 +231,12 @@ impl Drop for Cooperative {
     }
 }
 
+/// Where a target listens over TCP.
+fn tcp_addresses(shared: &Shared) -> Vec<SocketAddr> {
+    let of_tcp = shared.addresses.iter().filter(|(trtype, _)| *trtype == Trtype::TCP);
+    of_tcp.map(|&(_, address)| address).collect()
+}
+
 /// What a target is made of.
 type Parts = (Arc<Shared>, Arc<FrameStore>, Vec<Reactor>);
 
@@ -273,7 +282,7 @@ fn build(config: TargetConfig, reactors: usize) -> Result<Parts, Error> {
     let shared = Arc::new(Shared {
         subsystems,
         discovery: Arc::new(Subsystem::discovery()),
-        addresses: listeners.iter().map(|&(address, _)| address).collect(),
+        addresses: listeners.iter().map(|&(address, _)| (Trtype::TCP, address)).collect(),
         deadlines: config.deadlines,
         changes: AtomicU64::new(0),
         stop: AtomicBool::new(false),
