@@ -51,6 +51,9 @@ check_refused() { # NAME SECONDS PATTERN COMMAND…
   else ok "$name"; fi
 }
 
+# Passes when the last command said something that matches PATTERN.
+said() { check "$1" grep -qE "$2" $LOG; } # NAME PATTERN
+
 # Waits until the command succeeds; output thrown away.
 wait_for() { # SECONDS COMMAND…
   tries=$(($1 * 5)); shift

@@ -185,10 +185,13 @@ get_base() {
   rm -rf "$tree"
 }
 
-prepare() {
+# Two runs side by side would build the same files: the second waits.
+locked() { # COMMAND…
   mkdir -p "$CACHE"
-  # Two runs side by side would build the same files: the second waits.
   exec 9>"$CACHE/lock"; flock -w 1200 9 || broken "another run holds $CACHE/lock"
-  install_needed; get_kernel; get_busybox; get_base
+  "$@"
   exec 9>&-
 }
+
+get_all() { install_needed; get_kernel; get_busybox; get_base; }
+prepare() { locked get_all; }
