@@ -33,7 +33,7 @@ const OF_DISCOVERY: [Lid; 3] = [Lid::SUPPORTED_LOG_PAGES, Lid::ERROR_INFORMATION
 /// Without a sensor: a room's temperature, in kelvins.
 const TEMPERATURE: u16 = 298;
 /// Most entries of an admin queue that the discovery log recommends.
-const ADMIN_ENTRIES: u16 = 128;
+pub(crate) const ADMIN_ENTRIES: u16 = 128;
 
 impl Admin {
     pub(super) fn log_page(&self, command: &Command) -> Answer {

@@ -16,6 +16,7 @@ pub(crate) use admin::{Admin, Answer, Limits, Transport};
 pub(crate) use connect::{Accepted, Session, connect};
 pub(crate) use identify::VENDOR;
 pub(crate) use io::{IoQueue, Need, Plan, Progress};
+pub(crate) use log::ADMIN_ENTRIES;
 pub(crate) use property::DSTRD;
 
 #[cfg(test)]
