@@ -11,8 +11,10 @@ use crate::{Error, Script};
 pub struct TargetConfig {
     /// The NVM subsystems; the discovery subsystem comes by itself.
     pub subsystems: Vec<SubsystemConfig>,
-    /// Where to listen; port 0 takes a free one, see [`crate::Target::addresses`].
+    /// Where to listen over TCP; port 0 takes a free one, see [`crate::Target::addresses`].
     pub listen: Vec<SocketAddr>,
+    /// Where to listen for hosts over RDMA.
+    pub rdma: Vec<SocketAddr>,
     /// Directories in which to offer the first subsystem as a PCI function over vfio-user, to one host at a time each: their socket
     /// is called `cntrl`.
     pub vfio_user: Vec<PathBuf>,
@@ -60,6 +62,7 @@ impl TargetConfig {
         Self {
             subsystems: vec![subsystem],
             listen: Vec::new(),
+            rdma: Vec::new(),
             vfio_user: Vec::new(),
             cores: None,
             poll: false,
@@ -72,7 +75,10 @@ impl TargetConfig {
 
     pub(crate) fn check(&self) -> Result<(), Error> {
         let fail = |what: String| Err(Error::Config(what));
-        if self.listen.is_empty() && self.vfio_user.is_empty() {
+        if self.fault.is_some() && !self.rdma.is_empty() {
+            return fail("a fault script does not reach hosts over RDMA: listen over TCP or vfio-user".into());
+        }
+        if self.listen.is_empty() && self.rdma.is_empty() && self.vfio_user.is_empty() {
             return fail("a target needs an address to listen on".into());
         }
         if let Some(first) = self.vfio_user.first() {

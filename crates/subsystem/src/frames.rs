@@ -47,7 +47,7 @@ pub(crate) type Frame = u32;
 /// All frames.
 #[derive(Debug)]
 pub(crate) struct FrameStore {
-    region: Region,
+    region: Arc<Region>,
     counts: Box<[AtomicU32]>,
     /// The checksum of each frame's content where somebody has asked for it, else 0.
     sums: Box<[AtomicU32]>,
@@ -59,7 +59,7 @@ impl FrameStore {
     pub(crate) fn new(published: usize, spare: usize) -> io::Result<Self> {
         let total = (ZERO_FRAMES as usize).checked_add(published).and_then(|sum| sum.checked_add(spare));
         let total = total.filter(|&total| total < u32::MAX as usize).ok_or(io::ErrorKind::OutOfMemory)?;
-        let region = Region::new(total.checked_mul(FRAME as usize).ok_or(io::ErrorKind::OutOfMemory)?)?;
+        let region = Arc::new(Region::new(total.checked_mul(FRAME as usize).ok_or(io::ErrorKind::OutOfMemory)?)?);
         region.populate()?;
         let first_spare = ZERO_FRAMES as usize + published;
         let counts = (0..total).map(|frame| AtomicU32::new(u32::from(frame < first_spare))).collect();
@@ -101,6 +101,11 @@ impl FrameStore {
 
     fn changes(&self, frame: Frame) {
         self.sums[frame as usize].store(0, Ordering::Relaxed);
+    }
+
+    /// A share of the memory, for who makes it known to a device.
+    pub(crate) fn share(&self) -> Arc<Region> {
+        self.region.clone()
     }
 
     /// Frames that somebody holds.

@@ -13,7 +13,6 @@ use doorbell_platform::Range;
 use doorbell_spec::{
     command::{Command, Direction, NvmOpcode, SglKind},
     completion::Completion,
-    fabrics::{ConnectData, Fctype, fctype},
     status::{Status, generic},
     tcp::{DataHeader, Fes, IcReq, IcResp, PDA_MAX, PFV, flags},
 };
@@ -21,7 +20,7 @@ use doorbell_tcp::{DataPdu, Digests, Pdu, Role, Sender, Sink, Violation};
 
 use super::Context;
 use crate::{
-    controller::{Accepted, Need, Progress, Session, connect},
+    controller::{Accepted, Need, Progress, Session, Transport, connect},
     fault::Faults,
     frames::{Frame, FrameStore, frames_for, place, push_ranges},
     namespace::{Found, Outcome, Pool, RESERVE},
@@ -266,7 +265,7 @@ impl Exchange {
         }
         self.outstanding += 1;
         self.head = if self.head + 1 >= self.entries { 0 } else { self.head + 1 };
-        let checked = carried(command, data_len).and_then(|len| Ok((len, self.check(command, len)?)));
+        let checked = carried(command, data_len).and_then(|len| Ok((len, self.session.check(command, len)?)));
         let checked = if self.faults.is_some() { self.spoil(command, checked) } else { checked };
         match checked {
             Ok((len, Need::Nothing)) if data_len == 0 => {
@@ -370,30 +369,6 @@ impl Exchange {
             slot.stage = Stage::Ready;
             self.run_or_park(index, context);
         }
-    }
-
-    fn check(&self, command: &Command, len: u32) -> Result<Need, Status> {
-        let most = match &self.session {
-            Session::Io(queue) => return queue.check(command, len),
-            Session::None => {
-                if !command.is_fabrics() || fctype(command) != Fctype::CONNECT {
-                    return Err(generic::COMMAND_SEQUENCE_ERROR.with_dnr());
-                }
-                if len as usize != size_of::<ConnectData>() {
-                    return Err(generic::DATA_SGL_LENGTH_INVALID.with_dnr());
-                }
-                len
-            }
-            Session::Admin(admin) => {
-                admin.check(command)?;
-                admin.max_transfer()
-            }
-        };
-        if command.fuse() != 0 || !command.uses_sgl() || len > most {
-            return Err(generic::INVALID_FIELD.with_dnr());
-        }
-        let sends = command.direction() == Direction::HostToController && len > 0;
-        Ok(if sends { Need::Data { skew: 0 } } else { Need::Nothing })
     }
 
     /// A slot for a command.
@@ -538,7 +513,7 @@ impl Exchange {
     }
 
     fn connect(&mut self, command: &Command, context: &mut Context) {
-        match connect(&context.shared, command, &context.bytes, self.local, context.now) {
+        match connect(&context.shared, command, &context.bytes, Transport::Tcp(self.local), context.now) {
             Ok(Accepted { session, entries, flow_control, dw0 }) => {
                 if matches!(session, Session::Io(_)) {
                     context.shared.desks[context.desk].queues.fetch_add(1, Ordering::Relaxed);
