@@ -31,6 +31,9 @@ pub enum Error {
         /// What to do, where there is something.
         hint: Option<&'static str>,
     },
+    /// Work requests were refused.
+    #[error(transparent)]
+    Post(#[from] PostError),
     /// An identifier has no device yet: its address is not resolved, or it listens on a wildcard.
     #[error("no RDMA device belongs to this connection yet: its address is not resolved")]
     NoDevice,

@@ -56,7 +56,7 @@ impl BitOr for Flags {
 }
 
 /// What a queue can name, held for as long as the queue.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Attached {
     extents: Vec<Extent>,
     held: Vec<Arc<Registration>>,

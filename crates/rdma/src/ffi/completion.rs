@@ -19,6 +19,19 @@ use crate::{Error, Opcode, Status};
 pub struct Completion(ibv_wc);
 
 impl Completion {
+    /// One that a device could have written, for tests that play one.
+    pub fn of(id: u64, status: Status, opcode: Opcode, bytes: u32, invalidated: Option<u32>) -> Self {
+        Self(ibv_wc {
+            wr_id: id,
+            status: status.0,
+            opcode: opcode.0,
+            byte_len: bytes,
+            invalidated_rkey: invalidated.unwrap_or_default(),
+            wc_flags: if invalidated.is_some() { IBV_WC_WITH_INV } else { 0 },
+            ..ibv_wc::default()
+        })
+    }
+
     /// The number that the work request was posted with.
     #[inline]
     pub fn id(&self) -> u64 {

@@ -39,6 +39,7 @@ pub struct SharedReceiveQueue {
     shared: Arc<Shared>,
     post: PostSrqRecv,
     depth: u32,
+    most_pieces: usize,
     attached: Attached,
     chain: Chain<ibv_recv_wr>,
 }
@@ -57,8 +58,9 @@ impl SharedReceiveQueue {
         let shared = Arc::new(Shared { handle, device: device.clone(), held: Mutex::default() });
         // SAFETY: an open context has these functions.
         let post = unsafe { (*device.context()).ops.post_srq_recv };
-        let chain = Chain::new(depth as usize, pieces as usize);
-        Ok(Self { shared, post, depth, attached: Attached::default(), chain })
+        let most_pieces = pieces as usize;
+        let chain = Chain::new(depth as usize, most_pieces);
+        Ok(Self { shared, post, depth, most_pieces, attached: Attached::default(), chain })
     }
 
     /// The device.
@@ -103,6 +105,20 @@ impl SharedReceiveQueue {
 
     pub(super) fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+}
+
+impl Clone for SharedReceiveQueue {
+    /// Another handle to the same queue, with an empty chain of its own: each of those who post has one, and none waits for another.
+    fn clone(&self) -> Self {
+        Self {
+            shared: self.shared.clone(),
+            post: self.post,
+            depth: self.depth,
+            most_pieces: self.most_pieces,
+            attached: self.attached.clone(),
+            chain: Chain::new(self.depth as usize, self.most_pieces),
+        }
     }
 }
 
