@@ -292,7 +292,7 @@ impl Reactor {
     }
 
     fn seat_socket(&mut self, socket: TcpStream) {
-        match TcpConnection::new(socket, self.context.now) {
+        match TcpConnection::new(socket, self.context.now, self.context.shared.zero_copy) {
             Ok(connection) => self.seat(Connection::Tcp(Box::new(connection))),
             Err(error) => self.unseated(&error),
         }

@@ -275,6 +275,7 @@ fn build(config: TargetConfig, reactors: usize) -> Result<Parts, Error> {
         discovery: Arc::new(Subsystem::discovery()),
         addresses: listeners.iter().map(|&(address, _)| address).collect(),
         deadlines: config.deadlines,
+        zero_copy: config.zero_copy,
         changes: AtomicU64::new(0),
         stop: AtomicBool::new(false),
         desks: desks.map_err(system("make an eventfd"))?,

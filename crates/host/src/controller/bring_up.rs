@@ -179,6 +179,7 @@ impl BringUp<'_> {
             entries,
             header_digest: self.options.header_digest,
             data_digest: self.options.data_digest,
+            zero_copy: self.options.zero_copy,
             in_capsule_bytes,
             deadline: Instant::now() + self.options.connect_timeout,
             cancel: self.cancel.clone(),

@@ -36,6 +36,8 @@ pub struct ControllerOptions {
     pub header_digest: bool,
     /// Offer a digest over data.
     pub data_digest: bool,
+    /// Fewest bytes of data of a PDU that are sent without a copy to another machine (TCP); `None` copies all.
+    pub zero_copy: Option<u32>,
     /// Ask for submission queues without flow control.
     pub disable_sq_flow_control: bool,
     /// Let devices within reach report completions by interrupts, for workers that sleep.
@@ -70,6 +72,7 @@ impl Default for ControllerOptions {
             keep_alive: Some(Duration::from_secs(10)),
             header_digest: false,
             data_digest: false,
+            zero_copy: None,
             disable_sq_flow_control: false,
             interrupts: false,
             sq_cmb: true,

@@ -38,6 +38,8 @@ pub struct QueueRequest {
     pub header_digest: bool,
     /// Whether to offer a digest over data.
     pub data_digest: bool,
+    /// Fewest bytes of data that are sent without a copy to another machine (I/O queues over TCP); `None` copies all.
+    pub zero_copy: Option<u32>,
     /// Most data inside a command capsule, in bytes.
     pub in_capsule_bytes: u32,
     /// When to give up.

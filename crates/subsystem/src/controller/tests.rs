@@ -47,6 +47,7 @@ impl Bench {
             discovery: Arc::new(Subsystem::discovery()),
             addresses: vec!["127.0.0.1:4420".parse().unwrap()],
             deadlines: Deadlines::default(),
+            zero_copy: None,
             changes: AtomicU64::new(0),
             stop: AtomicBool::new(false),
             desks: vec![Desk::new().unwrap()],
