@@ -96,7 +96,9 @@ impl ZeroCopy {
             *done = true;
             self.counts.copied += u64::from(over.copied);
         }
-        while self.calls.pop_front_if(|&mut (_, done)| done).is_some() {}
+        while let Some((_, true)) = self.calls.front() {
+            self.calls.pop_front();
+        }
     }
 }
 
