@@ -17,6 +17,7 @@ use std::{
 use doorbell_host::{Cancel, Controller, ControllerOptions, Namespace, Probed, Reconnect, TransportType, probe};
 use doorbell_load::{Limit, Pattern, PollMode, RunOptions, StopFlag, Target, run};
 use doorbell_platform::open_files;
+use tracing::Level;
 
 use crate::{
     output::{log, show as out, tell},
@@ -59,7 +60,8 @@ pub fn main(program: &str, arguments: impl IntoIterator<Item = OsString>) -> Exi
 
 /// Runs the load; returns whether everything went well.
 fn perform(options: &Options) -> Result<bool, String> {
-    log(options.log_level);
+    // Who asks for zero-copy wants to know what became of it.
+    log(if options.zero_copy.is_some() { options.log_level.max(Level::WARN) } else { options.log_level });
     for note in &options.notes {
         tell(note);
     }
@@ -116,6 +118,7 @@ fn controller_options(options: &Options) -> ControllerOptions {
         data_digest: options.data_digest,
         rdma_srq_size: options.rdma_srq_size,
         transport_tos: options.transport_tos,
+        zero_copy: options.zero_copy,
         disable_sq_flow_control: options.disable_sq_flow_control,
         interrupts: options.poll_mode != PollMode::Poll,
         sq_cmb: !environment.no_sq_cmb,
