@@ -36,6 +36,8 @@ const IO_QUEUES: u32 = 1024;
 const MOST_ENTRIES: u32 = 65_535;
 /// Longest wait for what is in flight when the load has ended.
 const DRAIN: Duration = Duration::from_secs(8);
+/// How long the tool's own speed is measured after the run.
+const HEAD_ROOM: Duration = Duration::from_millis(100);
 /// Time after which no further I/O queue is connected.
 const CONNECT: Duration = Duration::from_secs(120);
 
@@ -219,5 +221,7 @@ fn run_options(options: &Options, seed: u64) -> RunOptions {
         connect: CONNECT,
         reconnect: options.reconnect,
         timeout: options.timeout_ms.map(|milliseconds| Duration::from_millis(milliseconds.into())),
+        interval: options.interval,
+        head_room: HEAD_ROOM,
     }
 }
