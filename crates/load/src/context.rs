@@ -22,6 +22,7 @@ use doorbell_spec::{
 use crate::{
     lane::{Fate, Geometry, Lane, Tag},
     observer::Reporter,
+    pacing::Pacing,
     recorder::Recorder,
     stop::Clock,
     timing::{Batch, Exact, Mode, Off, Sampled, Sampler, cost_of_reading},
@@ -145,6 +146,8 @@ pub(crate) struct Context<'a, Q, C> {
     /// When to look at the ages of I/Os.
     next_look: u64,
     timeouts: Timeouts,
+    /// When I/Os arrive; none in a closed loop, where each that is over makes room for the next.
+    pacing: Option<Box<Pacing>>,
 }
 
 impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
@@ -215,6 +218,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             patience: None,
             next_look: u64::MAX,
             timeouts: Timeouts::default(),
+            pacing: None,
         })
     }
 
@@ -236,6 +240,11 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
     /// Has I/Os aborted that take too long.
     pub fn with_patience(self, patience: Option<Patience>) -> Self {
         Self { next_look: if patience.is_some() { 0 } else { u64::MAX }, patience, ..self }
+    }
+
+    /// Issues I/Os when they arrive.
+    pub fn with_pacing(self, pacing: Option<Pacing>) -> Self {
+        Self { pacing: pacing.map(Box::new), ..self }
     }
 
     fn running(&self) -> bool {
@@ -345,11 +354,14 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
         if self.lanes[lane].stopped {
             return;
         }
+        // As `share_out` says. Where each queue keeps its I/Os, a batch of answers becomes a batch of commands.
+        let next = if self.tags.len() >= self.lanes.len() { lane } else { (lane + 1) % self.lanes.len() };
+        if let Some(pacing) = &mut self.pacing {
+            return pacing.over(&over[..count], next as u32);
+        }
         if M::SHARED && count > 0 {
             self.share(count);
         }
-        // As `share_out` says. Where each queue keeps its I/Os, a batch of answers becomes a batch of commands.
-        let next = if self.tags.len() >= self.lanes.len() { lane } else { (lane + 1) % self.lanes.len() };
         for &index in &over[..count] {
             if !self.running() {
                 break;
@@ -385,6 +397,9 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             self.recorder.abandoned(tag.stamp, self.now);
         } else if tag.status.is_success() {
             self.recorder.succeeded(tag.stamp, self.now, tag.opcode == NvmOpcode::READ.0, timed);
+            if let Some(pacing) = &mut self.pacing {
+                pacing.succeeded(index, self.now, timed);
+            }
         } else {
             self.record_failure(index);
         }
@@ -460,6 +475,9 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
 
     /// Issues the whole depth, when nothing is in flight.
     fn fill(&mut self) {
+        if let Some(pacing) = &mut self.pacing {
+            return pacing.refill(self.lanes.len());
+        }
         match self.task.timing {
             Timing::Exact => self.fill_in::<Exact>(),
             Timing::Batch => self.fill_in::<Batch>(),
@@ -483,6 +501,40 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
         }
     }
 
+    /// Issues what has arrived, as far as there are I/Os for it.
+    fn pace(&mut self) {
+        let Some(mut pacing) = self.pacing.take() else { return };
+        // In an outage arrivals wait.
+        if self.outage.is_none() && !self.lanes.is_empty() {
+            match self.task.timing {
+                Timing::Exact => self.pace_in::<Exact>(&mut pacing),
+                Timing::Batch => self.pace_in::<Batch>(&mut pacing),
+                Timing::Sampled(_) => self.pace_in::<Sampled>(&mut pacing),
+                Timing::Off => self.pace_in::<Off>(&mut pacing),
+            }
+        }
+        self.pacing = Some(pacing);
+    }
+
+    #[inline]
+    fn pace_in<M: Mode>(&mut self, pacing: &mut Pacing) {
+        self.now = self.clock.now();
+        let mut any = false;
+        while self.running()
+            && let Some((index, lane)) = pacing.next(self.now)
+        {
+            let before = self.recorder.submitted();
+            self.issue::<M>(index, lane as usize);
+            if self.recorder.submitted() > before {
+                pacing.issued(index, self.tags[index as usize].stamp);
+                any = true;
+            }
+        }
+        if M::SHARED && any {
+            self.longest_use = self.longest_use.max(self.clock.now() - self.now);
+        }
+    }
+
     fn precision(&self) -> Precision {
         let largest_error = match self.task.timing {
             Timing::Exact | Timing::Sampled(_) => self.clock_cost,
@@ -500,6 +552,9 @@ impl<Q: IoQueue, C: Clock> Pass for Context<'_, Q, C> {
         let start = self.now.saturating_add(warm_up);
         self.recorder.open(self.now, start, start.saturating_add(time));
         (self.begun, self.last_over) = (self.now, self.now);
+        if let Some(pacing) = &mut self.pacing {
+            pacing.begin(self.now, start);
+        }
         self.fill();
     }
 
@@ -511,6 +566,9 @@ impl<Q: IoQueue, C: Clock> Pass for Context<'_, Q, C> {
         self.recorder.polled(self.now, found > 0);
         if self.running() && self.now >= self.recorder.end() {
             self.end(EndReason::Time);
+        }
+        if self.pacing.is_some() {
+            self.pace();
         }
         self.flush();
         if self.now >= self.next_look {
@@ -592,6 +650,9 @@ impl<Q: IoQueue, C: Clock> Pass for Context<'_, Q, C> {
         self.counted.extend(self.lanes.iter().map(|lane| lane.queue.counters()));
         let transport = self.transport.take().map(|name| counters(name, &self.counted));
         let precision = self.precision();
+        // Who was to issue so many I/Os has dropped none.
+        let until = if self.ended == Some(EndReason::Count) { 0 } else { self.recorder.end().min(self.now) };
+        let open_loop = self.pacing.take().map(|pacing| pacing.finish(until));
         let sums = self.recorder.finish(self.clock.now());
         Outcome {
             result: ContextResult {
@@ -609,6 +670,7 @@ impl<Q: IoQueue, C: Clock> Pass for Context<'_, Q, C> {
                 transport,
                 outages: self.outages,
                 timeouts: self.timeouts,
+                open_loop,
             },
             end: self.ended.unwrap_or_default(),
             problems: self.problems,

@@ -41,6 +41,7 @@ fn options() -> RunOptions {
         connect: Duration::from_secs(20),
         reconnect: None,
         timeout: None,
+        rate: None,
     }
 }
 

@@ -3,6 +3,7 @@
 //! the same byte for byte, so that what reads its output reads ours.
 
 pub mod failures;
+pub mod open_loop;
 pub mod spdk_latency;
 pub mod spdk_table;
 pub mod status_line;

@@ -6,12 +6,14 @@
 mod distribution;
 pub mod document;
 mod histogram;
+mod open_loop;
 mod results;
 pub mod schema;
 
 pub use distribution::{CUT_OFFS, Distribution, Percentile};
 pub use document::{Document, Latency, Measurement};
 pub use histogram::{Bucket, LatencyHistogram};
+pub use open_loop::{Arrival, OpenLoop};
 
 use std::collections::BTreeMap;
 
@@ -117,6 +119,8 @@ pub struct ContextResult {
     pub outages: Vec<Outage>,
     /// What became of I/Os that took too long.
     pub timeouts: Timeouts,
+    /// What was planned, in an open loop.
+    pub open_loop: Option<OpenLoop>,
 }
 
 impl ContextResult {

@@ -4,7 +4,7 @@ use std::io::{IsTerminal, stdout};
 
 use doorbell_load::{Event, Second};
 use doorbell_report::{
-    failures, spdk_latency, spdk_table,
+    failures, open_loop, spdk_latency, spdk_table,
     status_line::{ERASE, StatusLine},
     timing, transport_stats,
 };
@@ -54,6 +54,7 @@ pub fn result(result: &RunResult, options: &Options) -> bool {
     if options.latency == LatencyOutput::Histogram {
         out(&spdk_latency::histograms(result));
     }
+    out(&open_loop::summary(result));
     timing::line(result).lines().for_each(tell);
     failures::failures(result).lines().for_each(tell);
     let measured = result.contexts.iter().any(|context| context.completed() > 0);

@@ -5,7 +5,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use doorbell_load::{PollMode, Timing};
+use doorbell_load::{Arrival, PollMode, Timing};
 use tracing::Level;
 
 use super::numbers::{capacity, capacity32, number_of_ios, plain, wide};
@@ -66,6 +66,9 @@ pub struct Draft {
     pub embedded: Option<Link>,
     pub reconnect: Option<u32>,
     pub timeout_ms: Option<u32>,
+    /// I/Os a second, and whether by each worker.
+    pub rate: Option<(f64, bool)>,
+    pub arrival: Option<Arrival>,
     pub files: Vec<PathBuf>,
     /// Every option in the order of the command line.
     pub given: Vec<&'static Entry>,
@@ -119,6 +122,8 @@ impl Default for Draft {
             embedded: None,
             reconnect: None,
             timeout_ms: None,
+            rate: None,
+            arrival: None,
             files: Vec::new(),
             given: Vec::new(),
             notes: Vec::new(),
@@ -267,6 +272,8 @@ impl Draft {
                 attempts @ 1..=RECONNECTS => self.reconnect = Some(attempts),
                 _ => return Err(wrong(format!("1 to {RECONNECTS} attempts can be asked for")).into()),
             },
+            Id::Rate => self.rate = Some(rate(&text).map_err(wrong)?),
+            Id::Arrival => self.arrival = Some(arrival(&text).map_err(wrong)?),
             Id::Timeout => match plain(label, &text)? {
                 0 => {
                     return Err(
@@ -314,6 +321,30 @@ fn timing(text: &str) -> Result<Timing, String> {
         ("off", _) => Ok(Timing::Off),
         (_, Some(Ok(every @ 1..))) => Ok(Timing::Sampled(every)),
         _ => Err("exact, batch, sampled:N (N of 1 or more) and off are known".into()),
+    }
+}
+
+fn rate(text: &str) -> Result<(f64, bool), String> {
+    let (number, each_worker) = text.strip_suffix("/worker").map_or((text, false), |number| (number, true));
+    let scales = [(['k', 'K'], 1e3), (['m', 'M'], 1e6)];
+    let scaled = scales.iter().find_map(|(letters, scale)| Some((number.strip_suffix(*letters)?, *scale)));
+    let (digits, scale) = scaled.unwrap_or((number, 1.0));
+    match digits.parse::<f64>().map(|count| count * scale) {
+        Ok(rate) if (0.001..=1e9).contains(&rate) => Ok((rate, each_worker)),
+        _ => Err(
+            "I/Os a second like 500, 100k or 1.5M are expected, and /worker behind them where each is to issue so many"
+                .into(),
+        ),
+    }
+}
+
+fn arrival(text: &str) -> Result<Arrival, String> {
+    let burst = text.strip_prefix("burst:").map(str::parse);
+    match (text, burst) {
+        ("fixed", _) => Ok(Arrival::Fixed),
+        ("poisson", _) => Ok(Arrival::Poisson),
+        (_, Some(Ok(count @ 1..))) => Ok(Arrival::Burst(count)),
+        _ => Err("fixed, poisson and burst:N (N of 1 or more) are known".into()),
     }
 }
 

@@ -14,7 +14,7 @@ mod table;
 use std::ffi::OsString;
 use std::fmt;
 
-use doorbell_load::{PollMode, Timing};
+use doorbell_load::{PollMode, Rate, Timing};
 use doorbell_platform::pci::Address;
 use tracing::Level;
 
@@ -92,6 +92,8 @@ pub struct Options {
     pub reconnect: Option<u32>,
     /// `--timeout`: milliseconds after which an I/O is aborted, 1 or more; `None`: never.
     pub timeout_ms: Option<u32>,
+    /// `--rate`, `--arrival`: when I/Os arrive; `None`: when others are over.
+    pub rate: Option<Rate>,
     /// Lines for standard error: what was given and has no effect.
     pub notes: Vec<String>,
 }

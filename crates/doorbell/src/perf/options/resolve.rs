@@ -1,7 +1,7 @@
 //! The options looked at together: the refusals of reference 1.4 in their order, then our own, then the
 //! final [`Options`]. Called once by [`super::parse`].
 
-use doorbell_load::{PollMode, Timing};
+use doorbell_load::{PollMode, Rate, Timing};
 
 use super::draft::Draft;
 use super::{Environment, LatencyOutput, NumberOfIos, Options, Pattern, UsageError, later};
@@ -69,6 +69,7 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
         let message = "--timing off takes no latencies, which -L (--enable-sw-latency-tracking) is to show";
         return Err(message.to_string().into());
     }
+    let rate = rate(&draft, poll_mode)?;
     environment(&draft)?;
     let cores = core_mask::cores(&draft.core_mask)?;
     notes.extend(later::check(&draft)?);
@@ -118,8 +119,23 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
         seed: draft.seed,
         reconnect: draft.reconnect,
         timeout_ms: draft.timeout_ms,
+        rate,
         notes,
     })
+}
+
+fn rate(draft: &Draft, poll_mode: PollMode) -> Result<Option<Rate>, String> {
+    let Some((per_second, each_worker)) = draft.rate else {
+        let needs = "--arrival says how the I/Os of --rate lie in time; give that too";
+        return draft.arrival.map_or(Ok(None), |_| Err(needs.into()));
+    };
+    if poll_mode != PollMode::Poll {
+        return Err("--rate keeps its plan by never sleeping, which -E and --poll-mode ask for".into());
+    }
+    if draft.timing == Timing::Off {
+        return Err("--rate is for response times, and --timing off takes none".into());
+    }
+    Ok(Some(Rate { per_second, arrival: draft.arrival.unwrap_or_default(), each_worker }))
 }
 
 fn pattern(word: &str, mix: Option<u32>, notes: &mut Vec<String>) -> Result<Pattern, String> {
