@@ -25,6 +25,7 @@ use crate::{
     coverage::{Coverage, Kind},
     lane::{Fate, Geometry, Lane, Tag},
     observer::Reporter,
+    pacing::Pacing,
     recorder::Recorder,
     slices::{Exchange, Slice},
     stop::Clock,
@@ -162,6 +163,8 @@ pub(crate) struct Context<'a, Q, C> {
     /// When to look at the ages of I/Os.
     next_look: u64,
     timeouts: Timeouts,
+    /// When I/Os arrive; none in a closed loop, where each that is over makes room for the next.
+    pacing: Option<Box<Pacing>>,
 }
 
 impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
@@ -237,6 +240,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             patience: None,
             next_look: u64::MAX,
             timeouts: Timeouts::default(),
+            pacing: None,
         })
     }
 
@@ -273,6 +277,11 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
     #[cfg(test)]
     pub fn recorder_mut(&mut self) -> &mut Recorder {
         &mut self.recorder
+    }
+
+    /// Issues I/Os when they arrive.
+    pub fn with_pacing(self, pacing: Option<Pacing>) -> Self {
+        Self { pacing: pacing.map(Box::new), ..self }
     }
 
     fn running(&self) -> bool {
@@ -378,8 +387,11 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
                     self.look();
                 }
                 // What comes out of a stopped queue is not issued again: the others are stopped too, or the context has ended.
-                if !stopped && self.running() {
-                    self.issue::<M>(index, next);
+                match &mut self.pacing {
+                    _ if stopped => {}
+                    Some(pacing) => pacing.over(index, next as u32),
+                    None if self.running() => self.issue::<M>(index, next),
+                    None => {}
                 }
             }
             fresh = false;
@@ -406,6 +418,9 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
         } else if tag.status.is_success() {
             let lba = tag.slba.wrapping_sub(self.task.geometry.blocks.into());
             self.recorder.succeeded(tag.stamp, self.now, tag.opcode == NvmOpcode::READ.0, lba, timed);
+            if let Some(pacing) = &mut self.pacing {
+                pacing.succeeded(index, self.now, timed);
+            }
         } else {
             self.record_failure(index);
         }
@@ -481,6 +496,9 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
 
     /// Issues the whole depth, when nothing is in flight.
     fn fill(&mut self) {
+        if let Some(pacing) = &mut self.pacing {
+            return pacing.refill(self.lanes.len());
+        }
         match self.task.timing {
             Timing::Exact => self.fill_in::<Exact>(),
             Timing::Batch => self.fill_in::<Batch>(),
@@ -507,6 +525,43 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
         }
     }
 
+    /// Issues what has arrived, as far as there are I/Os for it.
+    fn pace(&mut self) {
+        let Some(mut pacing) = self.pacing.take() else { return };
+        // In an outage arrivals wait.
+        if self.outage.is_none() && !self.lanes.is_empty() {
+            match self.task.timing {
+                Timing::Exact => self.pace_in::<Exact>(&mut pacing),
+                Timing::Batch => self.pace_in::<Batch>(&mut pacing),
+                Timing::Sampled(_) => self.pace_in::<Sampled>(&mut pacing),
+                Timing::Off => self.pace_in::<Off>(&mut pacing),
+            }
+        }
+        self.pacing = Some(pacing);
+    }
+
+    #[inline]
+    fn pace_in<M: Mode>(&mut self, pacing: &mut Pacing) {
+        self.now = self.clock.now();
+        let mut any = false;
+        while self.running()
+            && let Some((index, lane)) = pacing.next(self.now)
+        {
+            let before = self.recorder.submitted();
+            if M::EACH {
+                self.now = self.clock.now();
+            }
+            self.issue::<M>(index, lane as usize);
+            if self.recorder.submitted() > before {
+                pacing.issued(index, self.tags[index as usize].stamp);
+                any = true;
+            }
+        }
+        if M::SHARED && any {
+            self.longest_use = self.longest_use.max(self.clock.now() - self.now);
+        }
+    }
+
     fn precision(&self) -> Precision {
         let largest_error = match self.task.timing {
             Timing::Exact | Timing::Sampled(_) => self.clock_cost,
@@ -524,6 +579,9 @@ impl<Q: IoQueue, C: Clock> Pass for Context<'_, Q, C> {
         let start = self.now.saturating_add(warm_up);
         self.recorder.open(self.now, start, start.saturating_add(time));
         (self.begun, self.last_over) = (self.now, self.now);
+        if let Some(pacing) = &mut self.pacing {
+            pacing.begin(self.now, start);
+        }
         self.fill();
     }
 
@@ -536,6 +594,9 @@ impl<Q: IoQueue, C: Clock> Pass for Context<'_, Q, C> {
         self.recorder.slice(self.now);
         if self.running() && self.now >= self.recorder.end() {
             self.end(EndReason::Time);
+        }
+        if self.pacing.is_some() {
+            self.pace();
         }
         self.flush();
         if self.now >= self.next_look {
@@ -617,6 +678,9 @@ impl<Q: IoQueue, C: Clock> Pass for Context<'_, Q, C> {
         self.counted.extend(self.lanes.iter().map(|lane| lane.queue.counters()));
         let transport = self.transport.take().map(|(name, device)| counters(name, device, &self.counted));
         let precision = self.precision();
+        // Who was to issue so many I/Os has dropped none.
+        let until = if self.ended == Some(EndReason::Count) { 0 } else { self.recorder.end().min(self.now) };
+        let open_loop = self.pacing.take().map(|pacing| pacing.finish(until));
         let mut queue_use = QueueUse::default();
         for queue in &self.counted {
             queue_use.polls += queue.polls;
@@ -657,6 +721,7 @@ impl<Q: IoQueue, C: Clock> Pass for Context<'_, Q, C> {
             transport,
             outages: self.outages,
             timeouts: self.timeouts,
+            open_loop,
         };
         let last = match self.series {
             true => Some(sums.slice),

@@ -2,7 +2,7 @@
 //! them so that the result can be checked. `doorbell perf` calls [`run()`]; the `report` crate shows what it returns.
 //!
 //! [`plan`] says who drives what, `run` connects and watches, `worker` is the loop of a core, `context` one worker's load on one
-//! namespace, `lane` one of its queues, `timing` how its I/Os are stamped, `recorder` its counts, `slices` their course in time,
+//! namespace, `lane` one of its queues, `timing` how its I/Os are stamped, `pacing` when they arrive in an open loop, `recorder` its counts, `slices` their course in time,
 //! `coverage` where they went, `outage` how lost queues are replaced, `memory` whether there is enough for all, [`workload`] (with
 //! [`zipf`]) its sequence of I/Os. `clock_check` and `head_room` measure the tool itself.
 
@@ -20,6 +20,7 @@ mod observer;
 mod outage;
 #[cfg(test)]
 mod outage_tests;
+mod pacing;
 pub mod plan;
 mod port;
 mod recorder;
@@ -36,12 +37,15 @@ mod timing;
 #[cfg(test)]
 mod timing_tests;
 mod transport_counters;
+#[cfg(test)]
+mod truth_tests;
 mod worker;
 pub mod workload;
 pub mod zipf;
 
-pub use doorbell_result::Timing;
+pub use doorbell_result::{Arrival, Timing};
 pub use observer::{Event, Observer, Second};
+pub use pacing::Rate;
 pub use plan::{Limit, PollMode, RunOptions};
 pub use port::Target;
 pub use run::{Companion, run};

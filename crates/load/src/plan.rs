@@ -7,7 +7,7 @@ use doorbell_host::split::Split;
 use doorbell_result::Timing;
 use doorbell_spec::{identify::Csi, log::AnaState};
 
-use crate::workload::Pattern;
+use crate::{pacing::Rate, workload::Pattern};
 
 /// The load, as the command line describes it (reference: the options of `spdk_nvme_perf`).
 #[derive(Clone, Debug, PartialEq)]
@@ -67,6 +67,8 @@ pub struct RunOptions {
     /// The driver brings lost controllers back, and contexts wait for it; so often are queues asked of one that is back but grants
     /// none (`--reconnect`).
     pub reconnect: Option<u32>,
+    /// Issue I/Os when they are planned to arrive, `io_depth` of them in flight at most, instead of when others are over (`--rate`).
+    pub rate: Option<Rate>,
     /// Have an I/O aborted that takes longer, and give its queue up when that does not help (`--timeout`).
     pub timeout: Option<Duration>,
     /// Length of the slices of a time series (`--interval`).
@@ -302,6 +304,7 @@ pub(crate) mod tests {
             timeout: None,
             interval: None,
             head_room: Duration::ZERO,
+            rate: None,
         }
     }
 

@@ -34,6 +34,7 @@ use crate::{
     memory,
     observer::{Event, Observer, Reporter, Second},
     outage::{Keeper, News, Queues},
+    pacing::{Pacing, Schedule},
     plan::{Access, Limit, PollMode, RunOptions, associate},
     port::{Port, Target},
     slices::{Exchange, Series, Slice},
@@ -114,6 +115,7 @@ struct Plan {
     port: Arc<dyn Port>,
     task: Task,
     workload: Workload,
+    pacing: Option<Pacing>,
     /// The incarnation of the controller that the queues will belong to.
     incarnation: u64,
     /// What the context will be told of lost controllers, when they are brought back.
@@ -198,7 +200,16 @@ impl Run<'_> {
         let mut zipfs = HashMap::new();
         let mut of_worker = vec![0; options.cores.len()];
         let pairs = associate(options.cores.len(), admitted.len(), options.use_every_core);
-        let plans = pairs.into_iter().enumerate().map(|(place, pair)| {
+        let of = |worker| pairs.iter().filter(|pair| pair.worker == worker).count();
+        // Those that share a rate take turns.
+        let pacing = |at: usize, worker, random| {
+            let rate = options.rate?;
+            let sharers = if rate.each_worker { of(worker) } else { pairs.len() } as f64;
+            let (share, phase) = (rate.per_second / sharers, at as f64 / sharers % 1.0);
+            let schedule = Schedule::new(rate.arrival, self.clock.rate() / share, phase, random);
+            Some(Pacing::new(schedule, share, options.io_depth))
+        };
+        let plans = pairs.iter().enumerate().map(|(place, pair)| {
             let (port, shape) = &admitted[pair.namespace];
             let (core, index) = (options.cores[pair.worker], of_worker[pair.worker]);
             of_worker[pair.worker] += 1;
@@ -222,6 +233,7 @@ impl Run<'_> {
                 index: place,
                 exchange: options.interval.map(|_| Exchange::new()),
                 port: port.clone(),
+                pacing: pacing(place, pair.worker, generator(!options.seed, core, index)),
                 workload: Workload::new(options.pattern, units, part, zipf, generator(options.seed, core, index)),
                 task: Task {
                     name: shape.name.clone(),
@@ -643,15 +655,18 @@ fn context_of<'a, Q: IoQueue + 'a>(
     again: &mut Vec<Again>,
     of_kind: fn(AnyQueue) -> Option<Q>,
 ) -> Result<Box<dyn Pass + 'a>, String> {
-    let Plan { port, incarnation, .. } = plan;
+    let Plan { port, incarnation, pacing, .. } = plan;
     let active: Vec<Q> = queues.active.into_iter().filter_map(of_kind).collect();
     again.push(Again::new(&plan.task, &plan.workload, active.iter().map(|queue| queue.needs().slots).collect()));
     let context = Context::new(plan.task, plan.workload, active, Tsc, common.reporter)?;
     let (transport, attempts) = (common.options.transport_stats.then(|| port.transport()), port.attempts());
     let patience = common.timeout.map(|ticks| Patience { ticks, port: port.clone() });
     let comeback = plan.news.map(|news| Comeback { port, news, attempts, of_kind });
-    let context =
-        context.with_series(plan.exchange.zip(common.interval)).with_counters(transport).with_idle(queues.idle);
+    let context = context
+        .with_series(plan.exchange.zip(common.interval))
+        .with_counters(transport)
+        .with_idle(queues.idle)
+        .with_pacing(pacing);
     Ok(Box::new(context.with_patience(patience).with_comeback(incarnation, comeback)))
 }
 

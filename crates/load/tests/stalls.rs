@@ -43,6 +43,7 @@ fn options() -> RunOptions {
         timeout: None,
         interval: None,
         head_room: Duration::ZERO,
+        rate: None,
     }
 }
 

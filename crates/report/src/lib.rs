@@ -6,6 +6,7 @@ pub mod audit;
 pub mod csv;
 pub mod failures;
 pub mod hlog;
+pub mod open_loop;
 pub mod percentiles;
 pub mod spdk_latency;
 pub mod spdk_table;

@@ -7,6 +7,7 @@ pub mod audit;
 mod distribution;
 pub mod document;
 mod histogram;
+mod open_loop;
 mod proof;
 mod results;
 pub mod schema;
@@ -14,6 +15,7 @@ pub mod schema;
 pub use distribution::{CUT_OFFS, Distribution, Percentile};
 pub use document::{Document, Latency, Measurement};
 pub use histogram::{Bucket, LatencyHistogram};
+pub use open_loop::{Arrival, OpenLoop};
 pub use proof::{Audit, ClockOffset, Coverage, Layout, QueueUse, SlowRecord, WorkerResult};
 
 use std::collections::BTreeMap;
@@ -140,6 +142,8 @@ pub struct ContextResult {
     pub outages: Vec<Outage>,
     /// What became of I/Os that took too long.
     pub timeouts: Timeouts,
+    /// What was planned, in an open loop.
+    pub open_loop: Option<OpenLoop>,
 }
 
 impl ContextResult {

@@ -220,11 +220,13 @@ fn run_options(options: &Options, seed: u64) -> RunOptions {
         poll_mode: options.poll_mode,
         timing: options.timing,
         histogram: options.latency != options::LatencyOutput::None
+            || options.rate.is_some()
             || [&options.json, &options.csv, &options.hlog, &options.ndjson].iter().any(|sink| sink.is_some()),
         transport_stats: options.transport_stats,
         drain: DRAIN,
         connect: CONNECT,
         reconnect: options.reconnect,
+        rate: options.rate,
         timeout: options.timeout_ms.map(|milliseconds| Duration::from_millis(milliseconds.into())),
         interval: options.interval,
         head_room: HEAD_ROOM,

@@ -4,7 +4,7 @@ use std::io::{IsTerminal, stdout};
 
 use doorbell_load::{Event, Second};
 use doorbell_report::{
-    audit, failures, percentiles, spdk_latency, spdk_table,
+    audit, failures, open_loop, percentiles, spdk_latency, spdk_table,
     status_line::{ERASE, StatusLine},
     timing, transport_stats,
 };
@@ -61,6 +61,7 @@ pub fn result(result: &RunResult, document: &Document, options: &Options) -> boo
     if options.latency == LatencyOutput::Histogram {
         out(&spdk_latency::histograms(result));
     }
+    out(&open_loop::summary(result));
     timing::line(result).lines().for_each(tell);
     failures::failures(result).lines().for_each(tell);
     audit::lines(&document.audit).lines().for_each(tell);

@@ -15,6 +15,7 @@ use std::{
 };
 
 use doorbell_spec::{command::Command, status::Status};
+use rustix::time::{ClockId, clock_gettime};
 
 use super::{
     latency::unit,
@@ -26,8 +27,8 @@ use super::{
 #[derive(Debug)]
 pub(crate) struct Engine {
     script: Script,
-    /// The moment that all times count from.
-    epoch: OnceLock<Instant>,
+    /// The moment that all times count from, on the system's monotonic clock.
+    epoch: Arc<OnceLock<u64>>,
     /// Commands so far that met the conditions of each rule.
     met: Vec<AtomicU64>,
     /// Commands so far, for the limit of the rate: when the next may complete.
@@ -52,19 +53,21 @@ impl Engine {
     /// Why there can be no such file.
     pub(crate) fn new(script: Script, log: Option<&Path>) -> io::Result<Arc<Self>> {
         let met = script.rules.iter().map(|_| AtomicU64::new(0)).collect();
-        let log = log.map(Log::create).transpose()?;
-        Ok(Arc::new(Self { script, epoch: OnceLock::new(), met, next: AtomicU64::new(0), log }))
+        let epoch = Arc::default();
+        let log = log.map(|path| Log::create(path, &epoch)).transpose()?;
+        Ok(Arc::new(Self { script, epoch, met, next: AtomicU64::new(0), log }))
     }
 
     /// The time now. The first call makes it begin.
     pub(super) fn now(&self) -> u64 {
-        let now = Instant::now();
-        now.duration_since(*self.epoch.get_or_init(|| now)).as_nanos() as u64
+        let now = monotonic();
+        now.saturating_sub(*self.epoch.get_or_init(|| now))
     }
 
-    /// A time, as other clocks have it.
+    /// When that will be; now, when it is over.
     pub(super) fn instant(&self, time: u64) -> Option<Instant> {
-        self.epoch.get()?.checked_add(Duration::from_nanos(time))
+        let left = self.epoch.get()?.saturating_add(time).saturating_sub(monotonic());
+        Instant::now().checked_add(Duration::from_nanos(left))
     }
 
     /// Whether time has begun.
@@ -141,6 +144,12 @@ impl Engine {
         let before = self.next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, step).unwrap_or(now);
         before.max(now).saturating_add(interval) / 1024
     }
+}
+
+/// Nanoseconds of the system's monotonic clock, by which the times of a log can be laid beside those of others.
+fn monotonic() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 /// The finalizer of splitmix64: every bit of the result depends on every bit of the argument.

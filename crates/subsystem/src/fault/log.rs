@@ -4,7 +4,10 @@ use std::{
     fs::File,
     io::{self, BufWriter, Write},
     path::Path,
-    sync::mpsc::{self, Receiver, Sender},
+    sync::{
+        Arc, OnceLock,
+        mpsc::{self, Receiver, Sender},
+    },
     thread::{self, JoinHandle},
 };
 
@@ -42,15 +45,16 @@ pub(super) struct Log {
 }
 
 impl Log {
-    /// Begins a file.
+    /// Begins a file, which says where on the monotonic clock times begin.
     ///
     /// # Errors
     /// What the system answered.
-    pub(super) fn create(path: &Path) -> io::Result<Self> {
+    pub(super) fn create(path: &Path, epoch: &Arc<OnceLock<u64>>) -> io::Result<Self> {
         let file = File::create(path)?;
         let (sender, entries) = mpsc::channel();
+        let epoch = epoch.clone();
         let work = move || {
-            if let Err(error) = write(file, &entries) {
+            if let Err(error) = write(file, &epoch, &entries) {
                 tracing::error!("the log of the fault script ends here: {error}");
             }
         };
@@ -105,10 +109,13 @@ impl Drop for Buffer {
     }
 }
 
-fn write(file: File, batches: &Receiver<Vec<Entry>>) -> io::Result<()> {
+fn write(file: File, epoch: &OnceLock<u64>, batches: &Receiver<Vec<Entry>>) -> io::Result<()> {
     let mut file = BufWriter::new(file);
     file.write_all(HEADER.as_bytes())?;
-    for batch in batches {
+    for (number, batch) in batches.iter().enumerate() {
+        if let Some(epoch) = epoch.get().filter(|_| number == 0) {
+            writeln!(file, "# time begins at {epoch} ns of the monotonic clock")?;
+        }
         for entry in batch {
             let Entry { arrived, posted, sent, qid, cid, opcode, slba, blocks, status, fate, .. } = entry;
             let planned = if entry.planned == u64::MAX { "never".into() } else { entry.planned.to_string() };

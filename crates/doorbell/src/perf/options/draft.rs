@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use doorbell_load::{PollMode, Timing};
+use doorbell_load::{Arrival, PollMode, Timing};
 use tracing::Level;
 
 use super::numbers::{capacity, capacity32, number_of_ios, plain, wide};
@@ -77,6 +77,9 @@ pub struct Draft {
     pub interval: Option<Duration>,
     pub ndjson: Option<Sink>,
     pub strict: bool,
+    /// I/Os a second, and whether by each worker.
+    pub rate: Option<(f64, bool)>,
+    pub arrival: Option<Arrival>,
     pub files: Vec<PathBuf>,
     /// Every option in the order of the command line.
     pub given: Vec<&'static Entry>,
@@ -138,6 +141,8 @@ impl Default for Draft {
             interval: None,
             ndjson: None,
             strict: false,
+            rate: None,
+            arrival: None,
             files: Vec::new(),
             given: Vec::new(),
             notes: Vec::new(),
@@ -292,6 +297,8 @@ impl Draft {
                 attempts @ 1..=RECONNECTS => self.reconnect = Some(attempts),
                 _ => return Err(wrong(format!("1 to {RECONNECTS} attempts can be asked for")).into()),
             },
+            Id::Rate => self.rate = Some(rate(&text).map_err(wrong)?),
+            Id::Arrival => self.arrival = Some(arrival(&text).map_err(wrong)?),
             Id::Timeout => match plain(label, &text)? {
                 0 => {
                     return Err(
@@ -363,6 +370,30 @@ fn interval(text: &str) -> Result<Duration, String> {
         Some(milliseconds @ SHORTEST_INTERVAL..) => Ok(Duration::from_millis(milliseconds)),
         Some(_) => Err(format!("a slice takes {SHORTEST_INTERVAL}ms at least")),
         None => Err("a number with ms, s or m is expected, as 100ms".into()),
+    }
+}
+
+fn rate(text: &str) -> Result<(f64, bool), String> {
+    let (number, each_worker) = text.strip_suffix("/worker").map_or((text, false), |number| (number, true));
+    let scales = [(['k', 'K'], 1e3), (['m', 'M'], 1e6)];
+    let scaled = scales.iter().find_map(|(letters, scale)| Some((number.strip_suffix(*letters)?, *scale)));
+    let (digits, scale) = scaled.unwrap_or((number, 1.0));
+    match digits.parse::<f64>().map(|count| count * scale) {
+        Ok(rate) if (0.001..=1e9).contains(&rate) => Ok((rate, each_worker)),
+        _ => Err(
+            "I/Os a second like 500, 100k or 1.5M are expected, and /worker behind them where each is to issue so many"
+                .into(),
+        ),
+    }
+}
+
+fn arrival(text: &str) -> Result<Arrival, String> {
+    let burst = text.strip_prefix("burst:").map(str::parse);
+    match (text, burst) {
+        ("fixed", _) => Ok(Arrival::Fixed),
+        ("poisson", _) => Ok(Arrival::Poisson),
+        (_, Some(Ok(count @ 1..))) => Ok(Arrival::Burst(count)),
+        _ => Err("fixed, poisson and burst:N (N of 1 or more) are known".into()),
     }
 }
 

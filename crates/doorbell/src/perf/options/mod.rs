@@ -16,7 +16,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use doorbell_load::{PollMode, Timing};
+use doorbell_load::{PollMode, Rate, Timing};
 use doorbell_platform::pci::Address;
 use tracing::Level;
 
@@ -112,6 +112,8 @@ pub struct Options {
     pub ndjson: Option<Sink>,
     /// `--strict`: a failed audit is a failed run.
     pub strict: bool,
+    /// `--rate`, `--arrival`: when I/Os arrive; `None`: when others are over.
+    pub rate: Option<Rate>,
     /// Lines for standard error: what was given and has no effect.
     pub notes: Vec<String>,
 }

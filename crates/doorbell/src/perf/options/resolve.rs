@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use doorbell_load::{PollMode, Timing};
+use doorbell_load::{PollMode, Rate, Timing};
 
 use super::draft::Draft;
 use super::{Environment, LatencyOutput, NumberOfIos, Options, Pattern, Sink, UsageError, later};
@@ -84,6 +84,7 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
         notes.push("--interval has no effect: it keeps a time series for --json, --ndjson or --hlog".into());
     }
     let interval = draft.interval.filter(|_| kept).or(draft.ndjson.as_ref().map(|_| Duration::from_secs(1)));
+    let rate = rate(&draft, poll_mode)?;
     environment(&draft)?;
     let cores = core_mask::cores(&draft.core_mask)?;
     notes.extend(later::check(&draft)?);
@@ -145,8 +146,23 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
         interval,
         ndjson: draft.ndjson,
         strict: draft.strict,
+        rate,
         notes,
     })
+}
+
+fn rate(draft: &Draft, poll_mode: PollMode) -> Result<Option<Rate>, String> {
+    let Some((per_second, each_worker)) = draft.rate else {
+        let needs = "--arrival says how the I/Os of --rate lie in time; give that too";
+        return draft.arrival.map_or(Ok(None), |_| Err(needs.into()));
+    };
+    if poll_mode != PollMode::Poll {
+        return Err("--rate keeps its plan by never sleeping, which -E and --poll-mode ask for".into());
+    }
+    if draft.timing == Timing::Off {
+        return Err("--rate is for response times, and --timing off takes none".into());
+    }
+    Ok(Some(Rate { per_second, arrival: draft.arrival.unwrap_or_default(), each_worker }))
 }
 
 fn pattern(word: &str, mix: Option<u32>, notes: &mut Vec<String>) -> Result<Pattern, String> {

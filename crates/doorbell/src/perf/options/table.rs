@@ -276,6 +276,10 @@ Own {
         "Exit with an error when the run finds that its own numbers do not hold: when a line of the audit at its end fails."
     Reconnect - "reconnect" "N" Built
         "Bring a lost controller back, with at most N attempts after each loss (1 to 1000), and go on. Default: a loss ends the run."
+    Rate - "rate" "N[/worker]" Built
+        "Issue N I/Os a second (10k, 1.5M), in total or by each worker, when they were planned to arrive and not when others are over; -q is the most in flight. Response times count from the plan. Not with -E."
+    Arrival - "arrival" "WORD" Built
+        "With --rate: fixed (default: at equal distances), poisson (independently of each other) or burst:N (N at once)."
     Timeout - "timeout" "MS" Built
         "Abort an I/O that takes longer, counted from when it is issued; when it is not back after as long again, give its queue up. Default: I/Os may take any time."
 }
