@@ -387,11 +387,10 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
                     self.look();
                 }
                 // What comes out of a stopped queue is not issued again: the others are stopped too, or the context has ended.
-                match &mut self.pacing {
-                    _ if stopped => {}
-                    Some(pacing) => pacing.over(index, next as u32),
-                    None if self.running() => self.issue::<M>(index, next),
-                    None => {}
+                if let Some(pacing) = self.pacing.as_mut().filter(|_| !stopped) {
+                    pacing.over(index, next as u32);
+                } else if !stopped && self.running() {
+                    self.issue::<M>(index, next);
                 }
             }
             fresh = false;
