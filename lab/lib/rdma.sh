@@ -8,7 +8,7 @@ rdma_up() { # rxe|siw
   KIND=$1
   # Soft RoCE does not say that it misses the checksum.
   for module in crc32_generic virtio_net ib_uverbs rdma_ucm; do modprobe $module || return; done
-  case $KIND in rxe) modprobe rdma_rxe ;; siw) modprobe crc32c_generic && insmod /lab/siw.ko ;; esac || return
+  case $KIND in rxe) modprobe rdma_rxe ;; siw) modprobe crc32c_generic && modprobe libcrc32c && insmod /lab/siw.ko ;; esac || return
   # By path, as busybox has an ip of its own.
   /bin/ip link set eth0 up
   /bin/ip address add $V4/24 dev eth0
