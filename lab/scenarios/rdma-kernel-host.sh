@@ -65,9 +65,9 @@ disconnect
 need broken.connect connect --keep-alive-tmo=5
 need broken.mount run 30 mount $DEV /mnt/fs
 broken broken.reset 3 reset
-# Packets get nowhere for longer than the host waits.
-cut_link() { /bin/ip link set eth0 down; sleep "$1"; /bin/ip link set eth0 up; /bin/ip address replace $V6/64 dev eth0 nodad; }
-broken broken.link 1 cut_link 12
+# A target that does nothing for longer than the host waits.
+stall() { kill -STOP $TARGET; sleep "$1"; kill -CONT $TARGET; }
+broken broken.stalled 1 stall 15
 check broken.old-files same_tree /mnt/fs/one
 check broken.unmount unmount
 check broken.clean clean
