@@ -16,7 +16,11 @@ rdma_up() { # rxe|siw
   rdma_add
 }
 rdma_add() { rdma link add $KIND type $KIND netdev eth0; }
-rdma_delete() { rdma link delete $KIND; }
+# The kernel waits until every process has let go of the device: here not for ever.
+rdma_delete() {
+  rdma link delete $KIND & deletion=$!
+  wait_for 30 ended $deletion || { fail device-deleted "a process holds the device 30 s after rdma link delete"; return 1; }
+}
 
 # Whether somebody listens at the port, through the connection manager.
 rdma_listening() { rdma resource show cm_id | grep LISTEN | grep -q ":$1 "; }

@@ -114,7 +114,7 @@ check file.clean clean
 
 # The device goes during I/O. The kernel's host gives its controllers up with it; the target listens again when it is back.
 dd if=$DEV of=/dev/null bs=64k iflag=direct >/dev/null 2>&1 & reader=$!
-check device-removed run 60 rdma link delete $KIND
+check device-removed rdma_delete
 wait_for 30 ended $reader
 check device-removed.target-lives kill -0 $TARGET
 check device-removed.added rdma_add
