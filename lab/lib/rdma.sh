@@ -8,7 +8,7 @@ rdma_up() { # rxe|siw
   KIND=$1
   # Soft RoCE does not say that it misses the checksum.
   for module in crc32_generic virtio_net ib_uverbs rdma_ucm; do modprobe $module || return; done
-  case $KIND in rxe) modprobe rdma_rxe ;; siw) modprobe crc32c_generic && insmod /lab/siw.ko ;; esac || return
+  case $KIND in rxe) modprobe rdma_rxe ;; siw) modprobe crc32c_generic && modprobe libcrc32c && insmod /lab/siw.ko ;; esac || return
   # By path, as busybox has an ip of its own.
   /bin/ip link set eth0 up
   /bin/ip address add $V4/24 dev eth0
@@ -16,7 +16,11 @@ rdma_up() { # rxe|siw
   rdma_add
 }
 rdma_add() { rdma link add $KIND type $KIND netdev eth0; }
-rdma_delete() { rdma link delete $KIND; }
+# The kernel waits until every process has let go of the device: here not for ever.
+rdma_delete() {
+  rdma link delete $KIND & deletion=$!
+  wait_for 30 ended $deletion || { fail device-deleted "a process holds the device 30 s after rdma link delete"; return 1; }
+}
 
 # Whether somebody listens at the port, through the connection manager.
 rdma_listening() { rdma resource show cm_id | grep LISTEN | grep -q ":$1 "; }

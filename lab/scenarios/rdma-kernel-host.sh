@@ -65,9 +65,9 @@ disconnect
 need broken.connect connect --keep-alive-tmo=5
 need broken.mount run 30 mount $DEV /mnt/fs
 broken broken.reset 3 reset
-# Packets get nowhere for longer than the host waits.
-cut_link() { /bin/ip link set eth0 down; sleep "$1"; /bin/ip link set eth0 up; /bin/ip address replace $V6/64 dev eth0 nodad; }
-broken broken.link 1 cut_link 12
+# A target that does nothing for longer than the host waits.
+stall() { kill -STOP $TARGET; sleep "$1"; kill -CONT $TARGET; }
+broken broken.stalled 1 stall 15
 check broken.old-files same_tree /mnt/fs/one
 check broken.unmount unmount
 check broken.clean clean
@@ -109,11 +109,20 @@ check file.copy copy one
 check file.sums same_tree /mnt/fs/one
 broken file.killed 2 kill_target
 check file.killed.old-files same_tree /mnt/fs/one
-# The device goes and comes back under both: the target listens again with it.
-replace_device() { rdma_delete; sleep 2; rdma_add; }
-broken file.device-removed 1 replace_device
 check file.unmount unmount
 check file.clean clean
+
+# The device goes during I/O. The kernel's host gives its controllers up with it; the target listens again when it is back.
+dd if=$DEV of=/dev/null bs=64k iflag=direct >/dev/null 2>&1 & reader=$!
+check device-removed rdma_delete
+wait_for 30 ended $reader
+check device-removed.target-lives kill -0 $TARGET
+check device-removed.added rdma_add
+check device-removed.listens wait_for 30 ready
+need device-removed.connect connect
+need device-removed.mount run 30 mount $DEV /mnt/fs
+check device-removed.old-files same_tree /mnt/fs/one
+check device-removed.unmount unmount
 disconnect
 check file.end stop
 

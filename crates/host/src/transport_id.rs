@@ -225,6 +225,11 @@ impl TransportId {
         {
             return Err(format!("trtype:{} takes adrfam IPv4 or IPv6, not {}", self.trtype.word(), self.adrfam));
         }
+        if self.priority.is_some() && self.trtype == TransportType::Rdma {
+            return Err(
+                "priority is a socket's, of which RDMA has none; --transport-tos sets the type of service".into()
+            );
+        }
         if self.hostaddr.is_some() && !fabrics {
             return Err("hostaddr needs a fabric".into());
         }
@@ -355,6 +360,7 @@ mod tests {
             ("trtype:tcp traddr:a ns:0", "ns:0"),
             ("trtype:tcp traddr:a ns:x", "ns:x"),
             ("trtype:tcp traddr:a priority:12345", "priority"),
+            ("trtype:rdma traddr:a priority:3", "--transport-tos"),
             ("trtype:tcp traddr:a color:red", "color"),
             ("trtype:pcie traddr:0000:01:00.0 hostaddr:10.0.0.1", "fabric"),
             ("trtype:tcp traddr:a hostsvcid:3", "hostsvcid"),

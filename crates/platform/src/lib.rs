@@ -1,6 +1,6 @@
 //! This machine: cores, clock, memory and the system calls that no safe crate offers.
 //!
-//! All of the project's `unsafe` lives here (and, later, in the RDMA bindings): what this crate exports is safe to use
+//! All of the project's `unsafe` lives here and in `doorbell-rdma`'s bindings: what this crate exports is safe to use
 //! however it is called, so every other crate forbids `unsafe`.
 
 pub mod clock;

@@ -2,9 +2,16 @@
 
 use std::{
     ffi::CStr,
-    fmt, mem, ptr,
+    fmt,
+    fs::File,
+    mem,
+    os::fd::AsRawFd,
+    ptr,
     ptr::NonNull,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use super::{
@@ -50,6 +57,7 @@ pub struct Device {
     keeper: NonNull<rdma_cm_id>,
     name: String,
     attributes: Attributes,
+    is_removed: AtomicBool,
 }
 
 // SAFETY: verbs may be called from any thread, at once; the keeper is touched by the drop alone.
@@ -128,7 +136,17 @@ impl Device {
             max_mr_size: known.max_mr_size,
             is_iwarp,
         };
-        Ok(Self { library, context, domain, keeper: keeper.keep(), name, attributes })
+        let is_removed = AtomicBool::new(false);
+        Ok(Self { library, context, domain, keeper: keeper.keep(), name, attributes, is_removed })
+    }
+
+    /// The device of a context goes away.
+    pub(super) fn removed(context: *mut ibv_context) {
+        let devices = DEVICES.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = devices.iter().find(|(address, _)| *address == context.addr());
+        if let Some(device) = known.and_then(|(_, device)| device.upgrade()) {
+            device.is_removed.store(true, Ordering::Relaxed);
+        }
     }
 
     /// What it can do.
@@ -165,7 +183,22 @@ impl Drop for Device {
         // SAFETY: everything made on the domain holds the device, so that nothing of it is left; the keeper holds the context until
         // it is dropped itself, as the last of all.
         unsafe { (self.library.ibv_dealloc_pd)(self.domain.as_ptr()) };
-        drop(Keeper { library: self.library, id: self.keeper });
+        let keeper = Keeper { library: self.library, id: self.keeper };
+        if !self.is_removed.load(Ordering::Relaxed) {
+            return;
+        }
+        // The library closes the context of a removed device when it next looks for devices, and not at all while it finds none; yet
+        // the kernel waits for that. So the descriptors let go of the device now, and keep their numbers for the library to close.
+        if let Ok(nothing) = File::options().read(true).write(true).open("/dev/null") {
+            // SAFETY: the keeper holds the context open, whose descriptors are its own.
+            unsafe {
+                let context = &*self.context.as_ptr();
+                for theirs in [context.cmd_fd, context.async_fd] {
+                    libc::dup3(nothing.as_raw_fd(), theirs, libc::O_CLOEXEC);
+                }
+            }
+        }
+        drop(keeper);
     }
 }
 

@@ -384,6 +384,7 @@ pub struct rdma_cm_event {
 }
 
 pub const RDMA_CM_EVENT_CONNECT_REQUEST: c_uint = 4;
+pub const RDMA_CM_EVENT_DEVICE_REMOVAL: c_uint = 11;
 
 pub const RDMA_OPTION_ID: c_int = 0;
 pub const RDMA_OPTION_ID_TOS: c_int = 0;

@@ -11,8 +11,8 @@ use std::{
 };
 
 use doorbell_rdma::{
-    Access, Channel, CompletionQueue, Device, Error, Event, EventChannel, EventKind, Identifier, Parameters, Piece,
-    QueuePair, QueueSize, Registration, reject_reason,
+    Access, Attributes, Channel, CompletionQueue, Device, Error, Event, EventChannel, EventKind, Identifier,
+    Parameters, Piece, QueuePair, QueueSize, Registration, reject_reason,
 };
 use doorbell_spec::rdma::{Accept, CONSUMER_REJECT, IO_PORT, Reject, RejectCode, Request, STALE_CONNECTION};
 use rustix::event::PollFlags;
@@ -85,14 +85,20 @@ struct Failure {
 
 fn connect_to(address: SocketAddr, id: &TransportId, request: &QueueRequest) -> Result<RdmaQueue, Failure> {
     let source = network::source(id).map_err(|why| failure("choosing the source address", why))?;
+    let attempt = || Attempt::new(request)?.carry_out(source, address);
+    insist(attempt, || check(request.deadline, &request.cancel).is_ok())
+}
+
+/// Tries again a few times, as long as it `may`, when the peer holds an earlier connection of ours.
+fn insist<T>(mut attempt: impl FnMut() -> Result<T, Failure>, may: impl Fn() -> bool) -> Result<T, Failure> {
     let mut retries = 0;
     loop {
-        let failure = match Attempt::new(request).and_then(|attempt| attempt.carry_out(source, address)) {
+        let failure = match attempt() {
             Err(failure) if failure.stale => failure,
             outcome => return outcome,
         };
-        if retries == STALE_RETRIES || check(request.deadline, &request.cancel).is_err() {
-            let why = format!("{}, {retries} times after the first", failure.why);
+        if retries == STALE_RETRIES || !may() {
+            let why = format!("{}; so it was at {retries} more attempts", failure.why);
             return Err(Failure { why, ..failure });
         }
         retries += 1;
@@ -139,7 +145,7 @@ impl<'a> Attempt<'a> {
         // The capsules of the admin queue hold commands only.
         let none = Capsule { data_bytes: 0, data_offset: 0, descriptors: 1 };
         let rules = Rules::new(if request.qid == 0 { none } else { request.capsule });
-        let entries = entries(request.entries, &device);
+        let entries = entries(request.entries, device.attributes());
         let slots = (entries - 1) as u16;
         let shared = request.shared_receives.map(|count| self.share(&device, count)).transpose()?;
         let receives = shared.as_ref().map_or(entries, |shared| shared.queue().depth());
@@ -229,7 +235,7 @@ impl<'a> Attempt<'a> {
             match self.events.next_event().map_err(|why| failure(step, why))? {
                 Some(event) if event.kind == wanted => return Ok(event),
                 Some(event) => {
-                    if let Some(why) = refusal(&event) {
+                    if let Some(why) = refusal(event.kind, event.status, &event.private_data) {
                         let stale = event.kind == EventKind::Rejected && event.status == STALE_CONNECTION;
                         return Err(Failure { step, why, stale });
                     }
@@ -252,8 +258,7 @@ struct Made {
 }
 
 /// Entries of a queue, of which one stays free: no more than the device has work requests and completions for.
-fn entries(wanted: u32, device: &Device) -> u32 {
-    let attributes = device.attributes();
+fn entries(wanted: u32, attributes: &Attributes) -> u32 {
     wanted.min(attributes.max_qp_wr).min(attributes.max_cqe / 2).clamp(2, 1 << 16)
 }
 
@@ -264,19 +269,18 @@ fn unresolved(why: Error) -> String {
 }
 
 /// What an event that ends an attempt says; `None` for one that does not.
-fn refusal(event: &Event) -> Option<String> {
-    let status = event.status;
+fn refusal(kind: EventKind, status: i32, private_data: &[u8]) -> Option<String> {
     let system = || match status {
         0 => "no reason given".to_string(),
         status => format!("{} (status {status})", io::Error::from_raw_os_error(status.wrapping_abs())),
     };
     let hint = no_way(status.wrapping_abs()).unwrap_or_default();
-    Some(match event.kind {
+    Some(match kind {
         EventKind::AddressError => format!("address error: {}{hint}", system()),
         EventKind::RouteError => format!("route error: {}{hint}", system()),
         EventKind::Unreachable => format!("unreachable: {}; nothing answers there: is the target running?", system()),
         EventKind::ConnectError => format!("connect error: {}", system()),
-        EventKind::Rejected => rejection(status, &event.private_data),
+        EventKind::Rejected => rejection(status, private_data),
         EventKind::Disconnected => "the peer ended the connection at once".into(),
         EventKind::DeviceRemoval => "the device was removed".into(),
         _ => return None,
@@ -313,4 +317,93 @@ fn rejection(status: i32, private_data: &[u8]) -> String {
         _ => "",
     };
     format!("rejected by the controller: {} (STS {}){hint}; {reason}", code.name(), code.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // No device here gives most of these answers, so the events are made up.
+
+    fn event(kind: EventKind, status: i32, private_data: &[u8]) -> Option<String> {
+        refusal(kind, status, private_data)
+    }
+
+    #[test]
+    fn every_refusal_says_what_it_means() {
+        let reject = |code: RejectCode| {
+            let mut bytes = [0; 148];
+            bytes[..4].copy_from_slice(Reject::new(code).as_bytes());
+            event(EventKind::Rejected, CONSUMER_REJECT, &bytes).unwrap()
+        };
+        for &code in RejectCode::ALL {
+            let text = reject(code);
+            assert!(text.contains(code.name()) && text.contains(&format!("(STS {})", code.0)), "{text}");
+        }
+        assert!(reject(RejectCode::INVALID_HSQSIZE).contains("lower --io-queue-size"));
+        let iwarp = event(EventKind::Rejected, -111, Reject::new(RejectCode::NO_RESOURCES).as_bytes()).unwrap();
+        assert!(iwarp.contains("No Resources (STS 6)") && iwarp.contains("Connection refused"), "{iwarp}");
+        for (kind, status, data, said) in [
+            (EventKind::Rejected, 8, &[0; 148][..], "rejected: invalid service ID: nobody listens on that port (8)"),
+            (EventKind::Rejected, 28, &[], "rejected: refused by the application (28)"),
+            (EventKind::Rejected, 28, &[1, 0, 6, 0], "rejected: refused by the application (28)"),
+            (EventKind::Rejected, 99, &[0, 0, 6, 0], "rejected: reason unknown (99)"),
+            (EventKind::AddressError, -110, &[], "address error: Connection timed out"),
+            (EventKind::AddressError, -19, &[], "no RDMA device leads there"),
+            (EventKind::RouteError, -113, &[], "route error: No route to host"),
+            (EventKind::Unreachable, -110, &[], "nothing answers there: is the target running?"),
+            (EventKind::ConnectError, i32::MIN, &[], "connect error: "),
+            (EventKind::ConnectError, 0, &[], "connect error: no reason given"),
+            (EventKind::Disconnected, 0, &[], "ended the connection at once"),
+            (EventKind::DeviceRemoval, 0, &[], "the device was removed"),
+        ] {
+            let text = event(kind, status, data).unwrap();
+            assert!(text.contains(said), "{text}, not {said}");
+        }
+        for harmless in [EventKind::AddressChange, EventKind::TimewaitExit, EventKind::Other(12)] {
+            assert_eq!(event(harmless, -1, &[]), None);
+        }
+    }
+
+    #[test]
+    fn a_stale_connection_is_tried_again_and_nothing_else_is() {
+        let stale = || Failure { step: "s", why: "stale".into(), stale: true };
+        let tries = |limit: u32, stale_until: u32, last: fn() -> Failure| {
+            let mut tried = 0;
+            let outcome = insist(
+                || {
+                    tried += 1;
+                    if tried > stale_until { Err(last()) } else { Err::<(), _>(stale()) }
+                },
+                || limit > 0,
+            );
+            (outcome.unwrap_err().why, tried)
+        };
+        let refused = || failure("s", "refused");
+        assert_eq!(tries(1, 100, refused), ("stale; so it was at 5 more attempts".into(), 6));
+        assert_eq!(tries(1, 3, refused), ("refused".into(), 4));
+        assert_eq!(tries(0, 100, refused), ("stale; so it was at 0 more attempts".into(), 1), "no time is left");
+    }
+
+    #[test]
+    fn a_queue_is_as_deep_as_the_device_has_work_requests() {
+        let device = |max_qp_wr, max_cqe| Attributes {
+            vendor: 0,
+            max_qp_wr,
+            max_sge: 2,
+            max_sge_rd: 1,
+            max_cqe,
+            max_srq_wr: 0,
+            max_qp_rd_atom: 1,
+            max_qp_init_rd_atom: 1,
+            completion_vectors: 1,
+            max_mr_size: u64::MAX,
+            is_iwarp: false,
+        };
+        for (wanted, max_qp_wr, max_cqe, got) in
+            [(128, 1 << 20, 32767, 128), (32768, 1 << 20, 32767, 16383), (128, 64, 32767, 64), (128, 0, 0, 2)]
+        {
+            assert_eq!(entries(wanted, &device(max_qp_wr, max_cqe)), got);
+        }
+    }
 }

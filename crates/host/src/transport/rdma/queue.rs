@@ -236,45 +236,44 @@ impl<L: Link> Queue<L> {
     /// Takes completions until none is left, or `done` is full.
     #[inline]
     fn collect(&mut self, done: &mut [Done]) -> usize {
-        let mut count = 0;
+        // Out of the way, so that they are looked at where they lie.
+        let mut completions = std::mem::take(&mut self.completions);
+        let (mut count, mut more) = (0, true);
         while count < done.len() && self.trusted {
-            if self.taken.is_empty() && !self.take() {
-                break;
-            }
-            while let Some(index) = self.taken.next() {
-                let completion = self.completions[index];
-                match self.complete(&completion) {
-                    Ok(None) => {}
-                    Ok(Some(over)) => {
-                        done[count] = over;
-                        count += 1;
-                        if count == done.len() {
-                            break;
-                        }
-                    }
-                    Err(why) => {
-                        self.distrust(why);
-                        break;
-                    }
+            let Some(index) = self.taken.next() else {
+                // Fewer than there was room for were all.
+                more = more && self.take(&mut completions) == POLL_BATCH;
+                if self.taken.is_empty() {
+                    break;
                 }
+                continue;
+            };
+            match self.complete(&completions[index]) {
+                Ok(None) => {}
+                Ok(Some(over)) => {
+                    done[count] = over;
+                    count += 1;
+                }
+                Err(why) => self.distrust(why),
             }
         }
+        self.completions = completions;
         count
     }
 
-    /// Asks the completion queue; returns whether there was anything.
+    /// Asks the completion queue; returns how many there were.
     #[inline]
-    fn take(&mut self) -> bool {
-        match self.link.poll(&mut self.completions) {
+    fn take(&mut self, completions: &mut [Completion]) -> usize {
+        match self.link.poll(completions) {
             Ok(count) => {
                 self.taken = 0..count;
-                self.note_done(&self.completions[..count]);
+                self.note_done(&completions[..count]);
                 self.counters.work_completions += count as u64;
-                count > 0
+                count
             }
             Err(why) => {
                 self.distrust(why);
-                false
+                0
             }
         }
     }
@@ -560,7 +559,10 @@ impl<L: Link> IoQueue for Queue<L> {
             (down, _) => return down.clone().map_or(Ok(Wait::Ready), Err),
         };
         // What came before it was armed wakes nobody.
-        Ok(if self.take() { Wait::Ready } else { Wait::Fd { fd, writable: false } })
+        let mut completions = std::mem::take(&mut self.completions);
+        let count = self.take(&mut completions);
+        self.completions = completions;
+        Ok(if count > 0 { Wait::Ready } else { Wait::Fd { fd, writable: false } })
     }
 
     fn counters(&self) -> Counters {

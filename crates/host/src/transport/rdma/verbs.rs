@@ -171,16 +171,18 @@ impl Link for Verbs {
     }
 
     fn news(&mut self) -> Option<String> {
+        let mut said = None;
         loop {
-            let event = match self.events.next_event() {
-                Ok(event) => event?,
-                Err(why) => return Some(why.to_string()),
-            };
-            match event.kind {
-                EventKind::Disconnected => return Some("the peer ended the connection".into()),
-                EventKind::DeviceRemoval => return Some(format!("the device {} was removed", self.device())),
-                // Of a connection that was over before; or nothing to a queue that stands.
-                _ => {}
+            match self.events.next_event() {
+                Ok(Some(event)) => match event.kind {
+                    // The other end may be on that device, too, and end first.
+                    EventKind::DeviceRemoval => said = Some(format!("the device {} was removed", self.device())),
+                    EventKind::Disconnected => said = said.or_else(|| Some("the peer ended the connection".into())),
+                    // Of a connection that was over before; or nothing to a queue that stands.
+                    _ => {}
+                },
+                Ok(None) => return said,
+                Err(why) => return said.or(Some(why.to_string())),
             }
         }
     }
