@@ -152,7 +152,9 @@ impl<'a> Attempt<'a> {
         let layout = Layout::new(slots, if shared.is_some() { 0 } else { entries }, &rules);
         let registration = Registration::new(&device, region(layout.bytes)?, Access::Local)?;
         let channel = Channel::new(&device)?;
-        let completions = CompletionQueue::new(&device, u32::from(slots) + receives, Some(&channel))?;
+        // Each of the shared receives may come to this queue.
+        let places = (u32::from(slots) + receives).min(device.attributes().max_cqe);
+        let completions = CompletionQueue::new(&device, places, Some(&channel))?;
         let size =
             QueueSize { sends: slots.into(), receives: entries, send_pieces: 2, receive_pieces: 1, inline: COMMAND };
         let queue = shared.as_ref().map(SharedAnswers::queue);
