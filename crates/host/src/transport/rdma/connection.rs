@@ -147,12 +147,14 @@ impl<'a> Attempt<'a> {
         let rules = Rules::new(if request.qid == 0 { none } else { request.capsule });
         let entries = entries(request.entries, device.attributes());
         let slots = (entries - 1) as u16;
-        let shared = request.shared_receives.map(|count| self.share(&device, count)).transpose()?;
+        let shared = self.share(&device)?;
         let receives = shared.as_ref().map_or(entries, |shared| shared.queue().depth());
         let layout = Layout::new(slots, if shared.is_some() { 0 } else { entries }, &rules);
         let registration = Registration::new(&device, region(layout.bytes)?, Access::Local)?;
         let channel = Channel::new(&device)?;
-        let completions = CompletionQueue::new(&device, u32::from(slots) + receives, Some(&channel))?;
+        // Each of the shared receives may come to this queue.
+        let places = (u32::from(slots) + receives).min(device.attributes().max_cqe);
+        let completions = CompletionQueue::new(&device, places, Some(&channel))?;
         let size =
             QueueSize { sends: slots.into(), receives: entries, send_pieces: 2, receive_pieces: 1, inline: COMMAND };
         let queue = shared.as_ref().map(SharedAnswers::queue);
@@ -174,15 +176,24 @@ impl<'a> Attempt<'a> {
         Ok(Made { link, entries, rules, layout, memory, table })
     }
 
-    /// The receives that the group's queues to a device share, made by the first of them.
-    fn share(&self, device: &Arc<Device>, count: u32) -> Result<SharedAnswers, Error> {
+    /// The receives that the group's queues to a device share, made by the first of them; none where none are to be shared.
+    fn share(&self, device: &Arc<Device>) -> Result<Option<SharedAnswers>, Error> {
+        let Some(wanted) = self.request.shared_receives else { return Ok(None) };
         let mut group = self.request.group.shared();
         if let Some(known) = group.iter().find(|known| Arc::ptr_eq(known.device(), device)) {
-            return Ok(known.clone());
+            return Ok(Some(known.clone()));
+        }
+        let (name, count) = (device.name(), wanted.min(device.attributes().max_srq_wr));
+        if count == 0 {
+            tracing::warn!("{name} has no shared receive queues: each queue has receives of its own");
+            return Ok(None);
+        }
+        if count < wanted {
+            tracing::warn!("{name}: a shared receive queue of {count} entries, as it takes no {wanted}");
         }
         let made = SharedAnswers::new(device, count)?;
         group.push(made.clone());
-        Ok(made)
+        Ok(Some(made))
     }
 
     /// Connects, and cuts the queue down to what the controller takes.

@@ -54,19 +54,11 @@ pub struct SharedAnswers {
 }
 
 impl SharedAnswers {
-    /// Posts `count` receives, fewer where the device does not take so many.
+    /// Posts `count` receives.
     ///
     /// # Errors
     /// What was refused.
     pub(super) fn new(device: &Arc<Device>, count: u32) -> Result<Self, Error> {
-        let most = device.attributes().max_srq_wr;
-        if count > most {
-            let name = device.name();
-            tracing::warn!(
-                "{name}: a shared receive queue of {most} entries, not the {count} asked for, which are too many"
-            );
-        }
-        let count = count.min(most);
         let mut queue = SharedReceiveQueue::new(device, count, 1)?;
         let layout = Layout::answers(count);
         let registration = Registration::new(device, region(layout.bytes)?, Access::Local)?;
