@@ -13,20 +13,24 @@ use std::{
 use doorbell_host::AnyQueue;
 use doorbell_platform::{Arena, Backing};
 use doorbell_queue::{Counters, Done, Down, Drain, IoQueue, REAP_BATCH, Slot, Wait};
-use doorbell_result::{ContextResult, EndReason, Precision, Timeouts, Timing};
+use doorbell_result::{
+    ContextResult, EndReason, Layout, Operation, Precision, QueueUse, Timeouts, Timing, document::QueuePlan,
+};
 use doorbell_spec::{
     command::NvmOpcode,
     status::{self, Status},
 };
 
 use crate::{
+    coverage::{Coverage, Kind},
     lane::{Fate, Geometry, Lane, Tag},
     observer::Reporter,
     recorder::Recorder,
+    slices::{Exchange, Slice},
     stop::Clock,
     timing::{Batch, Exact, Mode, Off, Sampled, Sampler, cost_of_reading},
     transport_counters::counters,
-    workload::{Workload, fill_byte},
+    workload::{Part, Workload, fill_byte},
 };
 
 pub(crate) use outage::Comeback;
@@ -60,6 +64,9 @@ pub(crate) struct Task {
     pub timing: Timing,
     /// Keep a histogram of them.
     pub histogram: bool,
+    /// How its offsets are chosen, and from which part of the namespace, in I/O units.
+    pub kind: Kind,
+    pub part: Part,
 }
 
 /// A context as its worker sees it, whatever its queues are.
@@ -103,6 +110,8 @@ pub(crate) struct Outcome {
     pub result: ContextResult,
     pub end: EndReason,
     pub problems: Vec<String>,
+    /// What was recorded last, when slices were given away; the result has none of their sums then.
+    pub last: Option<Box<Slice>>,
 }
 
 /// The load on one namespace over queues of one kind.
@@ -119,6 +128,11 @@ pub(crate) struct Context<'a, Q, C> {
     /// The last reading of the clock.
     now: u64,
     sampler: Sampler,
+    coverage: Coverage,
+    /// Commands that came back with an error status.
+    failed_commands: u64,
+    /// Slices are given away.
+    series: bool,
     /// Ticks that a reading takes.
     clock_cost: f64,
     /// Longest time from a reading to its last use as a stamp.
@@ -140,6 +154,8 @@ pub(crate) struct Context<'a, Q, C> {
     /// The outage that is not over.
     outage: Option<outage::Open>,
     outages: Vec<doorbell_result::Outage>,
+    /// What the first queues carry.
+    queues: Vec<QueuePlan>,
     /// What the queues of earlier incarnations counted.
     counted: Vec<Counters>,
     patience: Option<Patience>,
@@ -187,9 +203,14 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             queue.attach(&arena)?;
             Lane::new(queue, &task.geometry, &tags, own)
         });
-        let lanes = lanes.collect::<Result<_, _>>().map_err(|error| fail("cannot prepare an I/O queue", &error))?;
+        let lanes: Vec<_> =
+            lanes.collect::<Result<_, _>>().map_err(|error| fail("cannot prepare an I/O queue", &error))?;
         Ok(Self {
             recorder: Recorder::new(task.histogram),
+            coverage: Coverage::new(task.kind, task.part),
+            failed_commands: 0,
+            series: false,
+            queues: lanes.iter().zip(&shares).map(|(lane, own)| lane.plan(own.len())).collect(),
             sampler: Sampler::new(if let Timing::Sampled(every) = task.timing { every } else { 1 }, task.core as u64),
             task,
             workload,
@@ -235,9 +256,23 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
         Self { incarnation, comeback, ..self }
     }
 
+    /// Gives what it records away in slices of so many ticks.
+    pub fn with_series(mut self, series: Option<(Arc<Exchange>, u64)>) -> Self {
+        self.series = series.is_some();
+        if let Some((exchange, interval)) = series {
+            self.recorder.give_away(exchange, interval);
+        }
+        self
+    }
+
     /// Has I/Os aborted that take too long.
     pub fn with_patience(self, patience: Option<Patience>) -> Self {
         Self { next_look: if patience.is_some() { 0 } else { u64::MAX }, patience, ..self }
+    }
+
+    #[cfg(test)]
+    pub fn recorder_mut(&mut self) -> &mut Recorder {
+        &mut self.recorder
     }
 
     fn running(&self) -> bool {
@@ -256,6 +291,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             return self.end(EndReason::Time);
         }
         self.recorder.issued(stamp);
+        self.coverage.observe(draw.offset);
         let geometry = &self.task.geometry;
         let tag = Tag {
             stamp,
@@ -329,7 +365,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             tag.outstanding -= 1;
             let failed = !done.status.is_success();
             if failed {
-                note_failure(tag, stopped, done.status);
+                self.failed_commands += u64::from(note_failure(tag, stopped, done.status));
             }
             if !tag.is_live() {
                 let sampled = M::SAMPLED && tag.sampled;
@@ -368,7 +404,8 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
         if tag.fate == Fate::Abandoned {
             self.recorder.abandoned(tag.stamp, self.now);
         } else if tag.status.is_success() {
-            self.recorder.succeeded(tag.stamp, self.now, tag.opcode == NvmOpcode::READ.0, timed);
+            let lba = tag.slba.wrapping_sub(self.task.geometry.blocks.into());
+            self.recorder.succeeded(tag.stamp, self.now, tag.opcode == NvmOpcode::READ.0, lba, timed);
         } else {
             self.record_failure(index);
         }
@@ -496,6 +533,7 @@ impl<Q: IoQueue, C: Clock> Pass for Context<'_, Q, C> {
             self.now = self.clock.now();
         }
         self.recorder.polled(self.now, found > 0);
+        self.recorder.slice(self.now);
         if self.running() && self.now >= self.recorder.end() {
             self.end(EndReason::Time);
         }
@@ -579,27 +617,57 @@ impl<Q: IoQueue, C: Clock> Pass for Context<'_, Q, C> {
         self.counted.extend(self.lanes.iter().map(|lane| lane.queue.counters()));
         let transport = self.transport.take().map(|(name, device)| counters(name, device, &self.counted));
         let precision = self.precision();
-        let sums = self.recorder.finish(self.clock.now());
-        Outcome {
-            result: ContextResult {
-                name: self.task.name,
-                path: self.task.path,
-                core: self.task.core,
-                window_ticks: sums.window_ticks,
-                reads: sums.reads,
-                writes: sums.writes,
-                precision,
-                account: sums.account,
-                audit: sums.audit,
-                busy_ticks: sums.busy_ticks,
-                idle_ticks: sums.idle_ticks,
-                transport,
-                outages: self.outages,
-                timeouts: self.timeouts,
-            },
-            end: self.ended.unwrap_or_default(),
-            problems: self.problems,
+        let mut queue_use = QueueUse::default();
+        for queue in &self.counted {
+            queue_use.polls += queue.polls;
+            queue_use.completions += queue.completions;
+            queue_use.doorbells +=
+                queue.sq_doorbells + queue.sq_shadow_doorbells + queue.cq_doorbells + queue.cq_shadow_doorbells;
         }
+        let sums = self.recorder.finish(self.clock.now());
+        let (blocks, task) = (u64::from(self.task.geometry.blocks), self.task);
+        let [read_errors, write_errors] = sums.errors;
+        let mut result = ContextResult {
+            layout: Layout {
+                depth: task.depth,
+                ios: task.limit,
+                sequential: task.kind == Kind::Sequential,
+                first_block: task.part.start * blocks,
+                blocks: (task.part.end - task.part.start) * blocks,
+                commands_per_io: task.geometry.most_pieces,
+                queues: self.queues,
+                memory_node: task.node,
+            },
+            name: task.name,
+            path: task.path,
+            core: task.core,
+            window_start: sums.window_start,
+            window_ticks: sums.window_ticks,
+            reads: Operation { errors: read_errors, ..Operation::default() },
+            writes: Operation { errors: write_errors, ..Operation::default() },
+            precision,
+            account: sums.account,
+            audit: sums.audit,
+            coverage: self.coverage.finish(),
+            failed_commands: self.failed_commands,
+            slowest: sums.slowest,
+            queue_use,
+            busy_ticks: sums.busy_ticks,
+            idle_ticks: sums.idle_ticks,
+            transport,
+            outages: self.outages,
+            timeouts: self.timeouts,
+        };
+        let last = match self.series {
+            true => Some(sums.slice),
+            false => {
+                let Slice { reads, writes, .. } = *sums.slice;
+                (result.reads.completed, result.reads.latency) = (reads.completed, reads.latency);
+                (result.writes.completed, result.writes.latency) = (writes.completed, writes.latency);
+                None
+            }
+        };
+        Outcome { result, end: self.ended.unwrap_or_default(), problems: self.problems, last }
     }
 }
 
@@ -621,11 +689,15 @@ fn share_out(tags: &mut [Tag], queues: usize) -> Vec<Vec<u32>> {
     shares
 }
 
+/// Notes why a command failed, and returns whether it did: one that a stopped queue gives back was only given up.
 #[cold]
-fn note_failure(tag: &mut Tag, stopped: bool, status: Status) {
+fn note_failure(tag: &mut Tag, stopped: bool, status: Status) -> bool {
     if stopped && status.is(status::generic::ABORTED_SQ_DELETION) {
         tag.fate = Fate::Abandoned;
-    } else if tag.status.is_success() {
+        return false;
+    }
+    if tag.status.is_success() {
         tag.status = status;
     }
+    true
 }

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use doorbell_host::split::Split;
 use doorbell_platform::Range;
 use doorbell_queue::{Done, Down, IoQueue, Op, PrepareError, Progress, REAP_BATCH, Slot};
+use doorbell_result::document::QueuePlan;
 use doorbell_spec::status::Status;
 
 /// One I/O of `-q`, from the moment it is issued to the end of its last piece.
@@ -192,6 +193,11 @@ impl<Q: IoQueue> Lane<Q> {
             free: (!fixed).then(|| (0..slots as Slot).rev().collect()),
             ranges,
         })
+    }
+
+    /// What it carries at most when so many I/Os are its own.
+    pub fn plan(&self, ios: usize) -> QueuePlan {
+        QueuePlan { depth: ios as u32, commands: self.queue.needs().slots.into() }
     }
 
     /// Takes an I/O in that is issued now; it goes to the queue with the next [`Lane::flush`].

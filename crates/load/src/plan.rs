@@ -69,6 +69,10 @@ pub struct RunOptions {
     pub reconnect: Option<u32>,
     /// Have an I/O aborted that takes longer, and give its queue up when that does not help (`--timeout`).
     pub timeout: Option<Duration>,
+    /// Length of the slices of a time series (`--interval`).
+    pub interval: Option<Duration>,
+    /// How long to measure afterwards what the tool itself can drive; zero for not at all.
+    pub head_room: Duration,
 }
 
 /// What a worker does when it finds nothing completed.
@@ -296,6 +300,8 @@ pub(crate) mod tests {
             connect: Duration::from_secs(60),
             reconnect: None,
             timeout: None,
+            interval: None,
+            head_room: Duration::ZERO,
         }
     }
 

@@ -41,6 +41,8 @@ fn options() -> RunOptions {
         connect: Duration::from_secs(20),
         reconnect: None,
         timeout: None,
+        interval: None,
+        head_room: Duration::ZERO,
     }
 }
 

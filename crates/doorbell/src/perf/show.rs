@@ -4,17 +4,20 @@ use std::io::{IsTerminal, stdout};
 
 use doorbell_load::{Event, Second};
 use doorbell_report::{
-    failures, spdk_latency, spdk_table,
+    audit, failures, percentiles, spdk_latency, spdk_table,
     status_line::{ERASE, StatusLine},
     timing, transport_stats,
 };
-use doorbell_result::RunResult;
+use doorbell_result::{Document, RunResult, audit::holds};
 
-use super::options::{LatencyOutput, Options};
+use super::{
+    options::{LatencyOutput, Options},
+    outputs::Outputs,
+};
 use crate::output::{show as out, tell};
 
 /// Shows an event of the run.
-pub fn event(event: &Event<'_>, options: &Options) {
+pub fn event(event: &Event<'_>, options: &Options, outputs: &Outputs) {
     match event {
         Event::Skipped(why) => out(&format!("WARNING: {why}\n")),
         Event::Advice(line) => out(&format!("{line}\n")),
@@ -28,6 +31,7 @@ pub fn event(event: &Event<'_>, options: &Options) {
         Event::Launching => out("Initialization complete. Launching workers.\n"),
         Event::Second(second) if stdout().is_terminal() => out(&status(second, options).text()),
         Event::WarmedUp if stdout().is_terminal() => out(ERASE),
+        Event::Slice(slice) => outputs.slice(&slice.to_line()),
         Event::Second(_) | Event::WarmedUp => {}
     }
 }
@@ -43,7 +47,7 @@ fn status(second: &Second, options: &Options) -> StatusLine {
 }
 
 /// Shows the result; returns whether it is that of a run in which everything went well.
-pub fn result(result: &RunResult, options: &Options) -> bool {
+pub fn result(result: &RunResult, document: &Document, options: &Options) -> bool {
     if options.transport_stats {
         out(&transport_stats::blocks(result));
     }
@@ -51,15 +55,23 @@ pub fn result(result: &RunResult, options: &Options) -> bool {
     if options.latency != LatencyOutput::None {
         out(&spdk_latency::summaries(result));
     }
+    if options.latency != LatencyOutput::None {
+        out(&percentiles::merged(&document.results));
+    }
     if options.latency == LatencyOutput::Histogram {
         out(&spdk_latency::histograms(result));
     }
     timing::line(result).lines().for_each(tell);
     failures::failures(result).lines().for_each(tell);
+    audit::lines(&document.audit).lines().for_each(tell);
     let measured = result.contexts.iter().any(|context| context.completed() > 0);
     if !measured {
         tell("Nothing was measured: no I/O was issued and completed within the window");
     }
     let failed = result.contexts.iter().any(|context| context.failed() > 0);
-    measured && !failed && result.problems.is_empty()
+    let trusted = !options.strict || holds(&document.audit);
+    if !trusted {
+        tell("The audit failed, and --strict was asked for");
+    }
+    measured && !failed && trusted && result.problems.is_empty()
 }

@@ -1,10 +1,12 @@
 //! The options looked at together: the refusals of reference 1.4 in their order, then our own, then the
 //! final [`Options`]. Called once by [`super::parse`].
 
+use std::time::Duration;
+
 use doorbell_load::{PollMode, Timing};
 
 use super::draft::Draft;
-use super::{Environment, LatencyOutput, NumberOfIos, Options, Pattern, UsageError, later};
+use super::{Environment, LatencyOutput, NumberOfIos, Options, Pattern, Sink, UsageError, later};
 use crate::core_mask;
 
 /// Checks and completes a command line. The first fault in the order of the code is the one reported.
@@ -69,6 +71,19 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
         let message = "--timing off takes no latencies, which -L (--enable-sw-latency-tracking) is to show";
         return Err(message.to_string().into());
     }
+    if draft.timing == Timing::Off && draft.hlog.is_some() {
+        return Err("--timing off takes no latencies, which --hlog is to hold".to_string().into());
+    }
+    let sinks = [("json", &draft.json), ("csv", &draft.csv), ("hlog", &draft.hlog), ("ndjson", &draft.ndjson)];
+    let taken: Vec<_> = sinks.iter().filter(|(_, sink)| **sink == Some(Sink::Stdout)).map(|(name, _)| *name).collect();
+    if let [one, other, ..] = taken[..] {
+        return Err(format!("--{one} and --{other} cannot both have standard output; name a file for one").into());
+    }
+    let kept = draft.json.is_some() || draft.ndjson.is_some() || draft.hlog.is_some();
+    if draft.interval.is_some() && !kept {
+        notes.push("--interval has no effect: it keeps a time series for --json, --ndjson or --hlog".into());
+    }
+    let interval = draft.interval.filter(|_| kept).or(draft.ndjson.as_ref().map(|_| Duration::from_secs(1)));
     environment(&draft)?;
     let cores = core_mask::cores(&draft.core_mask)?;
     notes.extend(later::check(&draft)?);
@@ -80,6 +95,8 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
         notes.push(format!("-F (--zipf) has no effect: -w {word} is sequential"));
     }
     notes.splice(0..0, draft.notes);
+    let thresholds_for_these = draft.zero_copy_threshold_for.as_ref() == Some(&draft.sock_impl);
+    let zero_copy_threshold = if thresholds_for_these { draft.zero_copy_threshold } else { 0 };
     Ok(Options {
         io_depth,
         io_size,
@@ -104,6 +121,7 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
         continue_on_error: draft.continue_on_error,
         header_digest: draft.header_digest,
         data_digest: draft.data_digest,
+        zero_copy: draft.zero_copy.contains(&draft.sock_impl).then_some(zero_copy_threshold),
         disable_sq_flow_control: draft.disable_sq_flow_control,
         transport_tos: if over_rdma { draft.transport_tos } else { 0 },
         rdma_srq_size: if over_rdma { draft.rdma_srq_size } else { 0 },
@@ -121,6 +139,12 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
         seed: draft.seed,
         reconnect: draft.reconnect,
         timeout_ms: draft.timeout_ms,
+        json: draft.json,
+        csv: draft.csv,
+        hlog: draft.hlog,
+        interval,
+        ndjson: draft.ndjson,
+        strict: draft.strict,
         notes,
     })
 }

@@ -36,6 +36,8 @@ const FAULTS: &[Fault] = &[
         false,
     ),
     fault(&[("--timing", Some("off")), ("-L", Some(""))], "--timing off takes no latencies", false),
+    fault(&[("--timing", Some("off")), ("--hlog", Some("x"))], "--timing off takes no latencies, which --hlog", false),
+    fault(&[("--json", Some("-")), ("--csv", Some("-"))], "--json and --csv cannot both", false),
     fault(&[("--iova-mode", Some("xa"))], "--iova-mode: \"xa\" is not", false),
     fault(&[("--no-huge", Some(""))], "--no-huge needs -s", false),
     fault(&[("-c", Some("0x"))], "-c (--core-mask): \"0x\" is not", false),
@@ -79,7 +81,7 @@ fn of_two_faults_the_earlier_is_reported() {
             pairs += 1;
         }
     }
-    assert_eq!(pairs, 20 * 19 / 2 - 4, "all but three pairs of -w faults and one of -w and --embedded");
+    assert_eq!(pairs, 23 * 22 / 2 - 4, "all but three pairs of -w faults and one of -w and --embedded");
 }
 
 #[test]
