@@ -75,7 +75,7 @@ pub(crate) struct Reactor {
     poll_in: u32,
     next_check: Instant,
     changes: u64,
-    /// A listener is not watched until the next check.
+    /// A listener is not watched until the next check, or has lost its place and is brought back then.
     looks_away: bool,
 }
 
@@ -276,7 +276,10 @@ impl Reactor {
                     self.seat(Connection::VfioUser(connection));
                 }
                 Err(error) => match error.kind() {
-                    io::ErrorKind::WouldBlock => return,
+                    io::ErrorKind::WouldBlock => {
+                        self.looks_away |= !self.listeners[at].restore();
+                        return;
+                    }
                     io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
                     _ => {
                         // Out of descriptors or memory: look away until the next check.

@@ -607,3 +607,6 @@ fn gather(ranges: &[Range], context: &mut Context) {
         at = end;
     }
 }
+
+#[cfg(test)]
+mod tests;
