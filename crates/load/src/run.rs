@@ -621,6 +621,10 @@ fn context<'a>(
             AnyQueue::Tcp(queue) => Some(*queue),
             _ => None,
         }),
+        Some(AnyQueue::Rdma(_)) => context_of(common, plan, queues, again, |queue| match queue {
+            AnyQueue::Rdma(queue) => Some(*queue),
+            _ => None,
+        }),
         Some(AnyQueue::Ring(_)) => context_of(common, plan, queues, again, |queue| match queue {
             AnyQueue::Ring(queue) => Some(*queue),
             _ => None,

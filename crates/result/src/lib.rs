@@ -288,6 +288,8 @@ impl LatencyStats {
 pub struct TransportCounters {
     /// `TCP`, `PCIE`, `RDMA` or the name of a custom transport.
     pub transport: String,
+    /// The device that they are of, where they are told by device.
+    pub device: Option<String>,
     /// Label and value in the order they are printed.
     pub counters: Vec<(&'static str, u64)>,
 }
