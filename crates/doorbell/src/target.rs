@@ -39,6 +39,9 @@ pub struct Arguments {
     /// Most bytes one command transfers: a power of two from 8K to 4M
     #[arg(long, value_name = "SIZE", default_value = "1M", value_parser = size::parse)]
     max_transfer: u64,
+    /// Send data of so many bytes or more without a copy to hosts on other machines [default: copy all]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    zerocopy_threshold: Option<u64>,
     /// Most I/O queues a controller grants
     #[arg(long, default_value_t = 128)]
     max_queues: u16,
@@ -176,6 +179,7 @@ pub fn run(arguments: &Arguments) -> Result<(), String> {
     config.cores = arguments.core_mask.as_deref().map(<[usize]>::to_vec);
     config.poll = arguments.poll;
     (config.fault, config.fault_log) = (arguments.fault.clone(), arguments.fault_log.clone());
+    config.zero_copy = arguments.zerocopy_threshold.map(|bytes| u32::try_from(bytes).unwrap_or(u32::MAX));
     let (sender, ended) = mpsc::channel();
     signals::on_signal(move || {
         let _ = sender.send(());
@@ -183,8 +187,8 @@ pub fn run(arguments: &Arguments) -> Result<(), String> {
     .map_err(|why| format!("handling signals: {why}"))?;
     // A descriptor a connection: the usual soft limit is for programs that use select().
     open_files::raise_limit();
-    // What it cannot do for its hosts is nowhere else to be seen.
-    log(Level::ERROR);
+    // What it cannot do for its hosts is nowhere else to be seen, nor what became of zero-copy.
+    log(if config.zero_copy.is_some() { Level::WARN } else { Level::ERROR });
     let target = Target::start(config).map_err(|why| why.to_string())?;
     show(&format!("Serving {}\n", arguments.nqn));
     for address in target.addresses() {

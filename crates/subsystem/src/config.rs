@@ -24,6 +24,8 @@ pub struct TargetConfig {
     pub poll: bool,
     /// Bytes of memory for data on its way between sockets and namespaces, all connections together. What does not fit waits.
     pub transfer_memory: usize,
+    /// Fewest bytes of data of a PDU that are sent without a copy to a host on another machine; `None` copies all.
+    pub zero_copy: Option<u32>,
     /// How long hosts are waited for.
     pub deadlines: Deadlines,
     /// What goes wrong with I/O commands, and when.
@@ -67,6 +69,7 @@ impl TargetConfig {
             cores: None,
             poll: false,
             transfer_memory: 64 << 20,
+            zero_copy: None,
             deadlines: Deadlines::default(),
             fault: None,
             fault_log: None,

@@ -79,7 +79,7 @@ impl FrameStore {
     /// frame is kept as long as its content is: nobody changes it while it is held, and who changes it later acquires the count
     /// that the caller releases.
     pub(crate) fn checksum(&self, ranges: &[Range]) -> Option<u32> {
-        let whole = |range: &Range| range.offset.is_multiple_of(u64::from(FRAME)) && range.len.is_multiple_of(FRAME);
+        let whole = |range: &Range| range.end().is_multiple_of(FRAME.into()) && range.len.is_multiple_of(FRAME);
         let frames =
             |range: &Range| (range.offset / u64::from(FRAME)) as Frame..(range.end() / u64::from(FRAME)) as Frame;
         let sums = || ranges.iter().flat_map(frames).map(|frame| self.checksum_of(frame));

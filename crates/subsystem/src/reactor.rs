@@ -314,7 +314,7 @@ impl Reactor {
     }
 
     fn seat_newcomer(&mut self, newcomer: Newcomer) {
-        match newcomer.seat(self.context.now) {
+        match newcomer.seat(self.context.now, self.context.shared.zero_copy) {
             Ok(connection) => self.seat(connection),
             Err(error) => self.unseated(&error),
         }

@@ -21,6 +21,7 @@ use doorbell_host::{Cancel, Controller, ControllerOptions, Namespace, Probed, Re
 use doorbell_load::{Event, Limit, Pattern, PollMode, RunOptions, StopFlag, Target, run};
 use doorbell_platform::open_files;
 use doorbell_result::{Document, document::ExitReason};
+use tracing::Level;
 
 use crate::{
     output::{log, show as out, tell},
@@ -74,7 +75,8 @@ pub fn main(program: &str, arguments: impl IntoIterator<Item = OsString>) -> Exi
 
 /// Runs the load; returns whether everything went well. What is known of it by and by is added to the document.
 fn perform(options: &Options, document: &mut Document, outputs: &Outputs) -> Result<bool, String> {
-    log(options.log_level);
+    // Who asks for zero-copy wants to know what became of it.
+    log(if options.zero_copy.is_some() { options.log_level.max(Level::WARN) } else { options.log_level });
     for note in &options.notes {
         tell(note);
     }
@@ -144,6 +146,7 @@ fn controller_options(options: &Options) -> ControllerOptions {
         data_digest: options.data_digest,
         rdma_srq_size: options.rdma_srq_size,
         transport_tos: options.transport_tos,
+        zero_copy: options.zero_copy,
         disable_sq_flow_control: options.disable_sq_flow_control,
         interrupts: options.poll_mode != PollMode::Poll,
         sq_cmb: !environment.no_sq_cmb,

@@ -185,6 +185,7 @@ impl BringUp<'_> {
             group: group.clone(),
             shared_receives: Some(self.options.rdma_srq_size).filter(|&size| size > 0 && qid > 0),
             type_of_service: self.options.transport_tos,
+            zero_copy: self.options.zero_copy,
             deadline: Instant::now() + self.options.connect_timeout,
             cancel: self.cancel.clone(),
         };

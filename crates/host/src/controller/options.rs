@@ -40,6 +40,8 @@ pub struct ControllerOptions {
     pub rdma_srq_size: u32,
     /// Type of service of what is sent over RDMA; 0 for none.
     pub transport_tos: u8,
+    /// Fewest bytes of data of a PDU that are sent without a copy to another machine (TCP); `None` copies all.
+    pub zero_copy: Option<u32>,
     /// Ask for submission queues without flow control.
     pub disable_sq_flow_control: bool,
     /// Let devices within reach report completions by interrupts, for workers that sleep.
@@ -76,6 +78,7 @@ impl Default for ControllerOptions {
             data_digest: false,
             rdma_srq_size: 0,
             transport_tos: 0,
+            zero_copy: None,
             disable_sq_flow_control: false,
             interrupts: false,
             sq_cmb: true,

@@ -55,6 +55,8 @@ pub struct QueueRequest {
     pub shared_receives: Option<u32>,
     /// Type of service of what is sent (RDMA); 0 for none.
     pub type_of_service: u8,
+    /// Fewest bytes of data that are sent without a copy to another machine (I/O queues over TCP); `None` copies all.
+    pub zero_copy: Option<u32>,
     /// When to give up.
     pub deadline: Instant,
     /// Whether to give up earlier.

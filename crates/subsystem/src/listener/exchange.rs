@@ -179,9 +179,9 @@ impl Exchange {
     /// Releases the frames that have been sent.
     #[inline]
     pub(super) fn sent(&mut self, pool: &mut Pool) {
-        let sent = self.sender.sent();
+        let released = self.sender.released();
         while let Some(&(position, frame)) = self.held.front()
-            && position <= sent
+            && position <= released
         {
             pool.frames.release(frame);
             self.held.pop_front();
@@ -224,10 +224,15 @@ impl Exchange {
         self.end_faults(context);
     }
 
-    /// Releases what is left.
-    pub(super) fn close(&mut self, context: &mut Context) {
+    /// Releases what is left, but for frames that the system still sends from, which nobody may use again; returns how many.
+    pub(super) fn close(&mut self, context: &mut Context) -> usize {
         self.end(context);
+        self.sent(&mut context.pool);
+        if self.sender.released() < self.sender.sent() {
+            return std::mem::take(&mut self.held).len();
+        }
         self.held.drain(..).for_each(|(_, frame)| context.pool.frames.release(frame));
+        0
     }
 
     #[inline]

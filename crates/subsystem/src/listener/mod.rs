@@ -54,9 +54,9 @@ impl Newcomer {
     ///
     /// # Errors
     /// What the system or the device refused.
-    pub(crate) fn seat(self, now: Instant) -> io::Result<Connection> {
+    pub(crate) fn seat(self, now: Instant, zero_copy: Option<u32>) -> io::Result<Connection> {
         Ok(match self {
-            Self::Tcp(socket) => Connection::Tcp(Box::new(TcpConnection::new(socket, now)?)),
+            Self::Tcp(socket) => Connection::Tcp(Box::new(TcpConnection::new(socket, now, zero_copy)?)),
             Self::Rdma(newcomer) => Connection::Rdma(Box::new(RdmaConnection::new(*newcomer, now)?)),
         })
     }

@@ -72,6 +72,8 @@ pub struct Options {
     pub header_digest: bool,
     /// `-I`.
     pub data_digest: bool,
+    /// Fewest bytes of data that are sent without a copy, to other machines; `None` copies all.
+    pub zero_copy: Option<u32>,
     /// `--disable-sq-flow-control`.
     pub disable_sq_flow_control: bool,
     /// `--transport-tos`: type of service over RDMA; 0: none.

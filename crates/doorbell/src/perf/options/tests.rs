@@ -157,10 +157,25 @@ fn options_for_what_is_within_reach_are_honoured_where_something_is() {
 fn zero_copy_send_is_for_other_machines() {
     let base = ["-q", "32", "-o", "4k", "-w", "write", "-t", "5", "-Z", "posix", "-r", "trtype:TCP traddr:127.0.0.1"];
     let Parsed::Run(options) = parse_words(&base).unwrap() else { panic!("no run") };
-    assert!(options.notes.iter().any(|note| note.contains("this machine itself")), "{:?}", options.notes);
+    assert!(
+        options.notes.iter().any(|note| note.contains("no target over TCP on another machine")),
+        "{:?}",
+        options.notes
+    );
+    let threshold = |kind| ["--zerocopy-threshold", "8k", "--zerocopy-threshold-sock-impl", kind];
     for other in ["trtype:TCP traddr:192.0.2.1", "trtype:TCP traddr:localhost"] {
-        let error = parse_words(&[&base[..], &["-r", other]].concat()).unwrap_err().to_string();
-        assert!(error.contains("zero-copy send is not built yet"), "{error}");
+        let run = |more: &[&str]| match parse_words(&[&base[..], &["-r", other], more].concat()).unwrap() {
+            Parsed::Run(options) => (options.zero_copy, options.notes),
+            _ => panic!("no run"),
+        };
+        assert_eq!(run(&[]), (Some(0), Vec::new()));
+        assert_eq!(run(&threshold("posix")), (Some(8192), Vec::new()));
+        let (zero_copy, notes) = run(&threshold("ssl"));
+        assert!(
+            zero_copy == Some(0) && notes.len() == 2 && notes[0].contains("sockets are of another kind"),
+            "{notes:?}"
+        );
+        assert_eq!(run(&["-z", "posix"]), (None, Vec::new()));
     }
 }
 

@@ -14,7 +14,7 @@ use doorbell_spec::{
     nqn::DISCOVERY_NQN,
     tcp::{DISCOVERY_PORT, Fes, IO_PORT, IcReq, IcResp, MAXH2CDATA_MIN, PDA_MAX, PFV},
 };
-use doorbell_tcp::{Digests, Link, Lost, Pdu, Role, Sink, Violation};
+use doorbell_tcp::{Digests, Link, Lost, Pdu, Role, Sink, Violation, is_local};
 use rustix::event::PollFlags;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -124,6 +124,11 @@ fn initialize(socket: TcpStream, address: SocketAddr, request: &QueueRequest) ->
     }
     link.receiver().use_digests(agreed);
     link.sender.use_agreement(agreed, answer.cpda);
+    if let Some(threshold) = request.zero_copy.filter(|_| request.qid != 0)
+        && !is_local(link.socket()).map_err(|error| fail(error.to_string()))?
+    {
+        link.use_zero_copy(threshold).map_err(|error| fail(format!("zero-copy send (SO_ZEROCOPY): {error}")))?;
+    }
     let agreement = queue::Agreement {
         qid: request.qid,
         slots: request.entries.saturating_sub(1).clamp(1, u16::MAX.into()) as u16,

@@ -103,7 +103,7 @@ fn rows() -> Vec<Row> {
         row(Id::Hdgst, "enable-tcp-h", "", Set(|o| o.header_digest, |o| !o.header_digest), FLAG),
         row(Id::Ddgst, "enable-tcp-d", "", Set(|o| o.data_digest, |o| !o.data_digest), FLAG),
         row(Id::SockImpl, "def", "posix", Same, ("tcp", "sockets are posix, ssl, uring")),
-        row(Id::EnableZcopy, "enable-z", "ssl", Note("sockets are of another kind"), ("posix", "zero-copy send is not built")),
+        row(Id::EnableZcopy, "enable-z", "ssl", Note("sockets are of another kind"), ANY),
         row(Id::DisableZcopy, "disable-z", "posix", Same, ANY),
         row(Id::ZerocopyThreshold, "zerocopy-threshold", "4k",
             Refused("needs --zerocopy-threshold-sock-impl"), ("4q", NUMBER)),
@@ -305,7 +305,6 @@ fn tls_sockets_and_zero_copy() {
     for (words, expected) in [
         (&["-S", "ssl", "--tls-version", "13"][..], "-S (--default-sock-impl): ssl is not built"),
         (&["-S", "uring"], "uring is not built yet"),
-        (&["-Z", "posix"], "zero-copy send is not built yet"),
     ] {
         let error = run(words).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
