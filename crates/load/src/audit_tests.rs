@@ -120,8 +120,8 @@ fn the_drain_counted_is_found() {
     let run = Trial { defect: Some(Defect::CountsDrain), ..trial() }.run();
     let finding = failed(&run).remove(0);
     assert_eq!(finding.check, Check::LittlesLaw);
-    // All of the last I/Os ran over the end, by half of their time on average.
-    assert!(finding.size.unwrap() > 0.02, "{finding:?}");
+    // All of the last I/Os ran over the end, by half of their time if they come evenly.
+    assert!(finding.size.unwrap() > 0.01, "{finding:?}");
 }
 
 #[test]

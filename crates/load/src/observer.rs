@@ -50,6 +50,8 @@ pub struct Second {
     pub cores: usize,
     /// Share of the workers' time spent in polls that found completions, in percent.
     pub busy_percent: f64,
+    /// Seconds to the end of the window, at most.
+    pub left: f64,
 }
 
 /// Receives events, from any thread of the run.

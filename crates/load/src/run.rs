@@ -428,7 +428,8 @@ impl Run<'_> {
                 ];
                 let [ios, busy, idle] = [0, 1, 2].map(|index| sums[index].saturating_sub(last.1[index]));
                 let busy_percent = busy as f64 / (busy + idle).max(1) as f64 * 100.0;
-                let second = Second { warm_up: warming, ios, seconds, cores: progress.len(), busy_percent };
+                let left = (self.options.warm_up + self.options.time).saturating_sub(begin.elapsed()).as_secs_f64();
+                let second = Second { warm_up: warming, ios, seconds, cores: progress.len(), busy_percent, left };
                 (self.observer)(Event::Second(second));
                 last = (Instant::now(), sums);
             }

@@ -1,4 +1,5 @@
-//! The line that `doorbell perf` rewrites each second on a terminal (reference 3.1).
+//! The line that `doorbell perf` rewrites each second on a terminal: as the original's (reference 3.1) where that ends, and then how
+//! the run goes.
 
 use std::fmt::Write;
 
@@ -18,6 +19,19 @@ pub struct StatusLine {
     pub seconds: f64,
     /// With `-m`: how many cores, and the share of their time that found completions, 0 to 100.
     pub busy: Option<(usize, f64)>,
+    /// How the run goes besides.
+    pub course: Course,
+}
+
+/// What the line holds behind the part that the original has too.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Course {
+    /// Seconds that the run takes yet, at most.
+    pub left: f64,
+    /// Median and 99th percentile of the latest slice in microseconds, where latencies are taken.
+    pub latency: Option<(f64, f64)>,
+    /// I/Os that failed so far.
+    pub failed: u64,
 }
 
 impl StatusLine {
@@ -31,7 +45,11 @@ impl StatusLine {
             // Writing to a String cannot fail.
             let _ = write!(text, "{cores:3} Core(s): {percent:6.2}% Busy");
         }
-        text.push('\r');
+        let Course { left, latency, failed } = self.course;
+        if let Some((p50, p99)) = latency {
+            let _ = write!(text, ", p50 {p50:.1} us, p99 {p99:.1} us");
+        }
+        let _ = write!(text, ", {failed} failed, {left:.0} s left\x1b[K\r");
         text
     }
 }
@@ -42,16 +60,33 @@ mod tests {
 
     #[test]
     fn layout() {
-        let mut line = StatusLine { warm_up: false, ios: 350_778, io_size: 4096, seconds: 1.0, busy: None };
-        assert_eq!(line.text(), "   350778 IOPS,  1370.23 MiB/s\r");
+        let mut line = StatusLine {
+            warm_up: false,
+            ios: 350_778,
+            io_size: 4096,
+            seconds: 1.0,
+            busy: None,
+            course: Course::default(),
+        };
+        assert_eq!(line.text(), "   350778 IOPS,  1370.23 MiB/s, 0 failed, 0 s left\x1b[K\r");
         line.warm_up = true;
         line.busy = Some((2, 97.5));
-        assert_eq!(line.text(), "[warmup]    350778 IOPS,  1370.23 MiB/s  2 Core(s):  97.50% Busy\r");
+        line.course = Course { left: 12.4, latency: Some((104.25, 1530.0)), failed: 3 };
+        let (own, more) =
+            ("[warmup]    350778 IOPS,  1370.23 MiB/s  2 Core(s):  97.50% Busy", "p99 1530.0 us, 3 failed");
+        assert_eq!(line.text(), format!("{own}, p50 104.2 us, {more}, 12 s left\x1b[K\r"));
     }
 
     #[test]
     fn a_late_line_is_not_a_faster_one() {
-        let late = StatusLine { warm_up: false, ios: 300, io_size: 1 << 20, seconds: 1.5, busy: None };
-        assert_eq!(late.text(), "      200 IOPS,   200.00 MiB/s\r");
+        let late = StatusLine {
+            warm_up: false,
+            ios: 300,
+            io_size: 1 << 20,
+            seconds: 1.5,
+            busy: None,
+            course: Course::default(),
+        };
+        assert!(late.text().starts_with("      200 IOPS,   200.00 MiB/s, "));
     }
 }

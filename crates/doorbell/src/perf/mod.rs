@@ -37,6 +37,8 @@ const IO_QUEUES: u32 = 1024;
 const MOST_ENTRIES: u32 = 65_535;
 /// Longest wait for what is in flight when the load has ended.
 const DRAIN: Duration = Duration::from_secs(8);
+/// Slices from which the line on a terminal has its percentiles.
+const SECOND: Duration = Duration::from_secs(1);
 /// How long the tool's own speed is measured after the run.
 const HEAD_ROOM: Duration = Duration::from_millis(100);
 /// Time after which no further I/O queue is connected.
@@ -116,7 +118,8 @@ fn perform(options: &Options, document: &mut Document, outputs: &Outputs) -> Res
     let controllers: Vec<Controller> = targets.iter().map(|target| target.controller.clone()).collect();
 
     let companion = embedded.as_ref().and_then(|embedded| embedded.companion(options.cores[0]));
-    let observer = |event: Event<'_>| show::event(&event, options, outputs);
+    let live = show::Live::new(options, outputs);
+    let observer = |event: Event<'_>| live.event(&event);
     let result = run(targets, &run_options, companion, &stop, &observer);
     record::add_result(document, &result);
     let good = show::result(&result, document, options) && all_there;
@@ -221,6 +224,7 @@ fn run_options(options: &Options, seed: u64) -> RunOptions {
         timing: options.timing,
         histogram: options.latency != options::LatencyOutput::None
             || options.rate.is_some()
+            || show::is_watched()
             || [&options.json, &options.csv, &options.hlog, &options.ndjson].iter().any(|sink| sink.is_some()),
         transport_stats: options.transport_stats,
         drain: DRAIN,
@@ -228,7 +232,7 @@ fn run_options(options: &Options, seed: u64) -> RunOptions {
         reconnect: options.reconnect,
         rate: options.rate,
         timeout: options.timeout_ms.map(|milliseconds| Duration::from_millis(milliseconds.into())),
-        interval: options.interval,
+        interval: options.interval.or(show::is_watched().then_some(SECOND)),
         head_room: HEAD_ROOM,
     }
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use doorbell_report::{csv, hlog};
-use doorbell_result::Document;
+use doorbell_result::{Document, document::Slice};
 
 use super::options::{Options, Sink};
 use crate::{
@@ -55,9 +55,9 @@ impl Outputs {
     }
 
     /// Writes a line of the time series. The first that cannot be written is the last that is tried.
-    pub fn slice(&self, line: &str) {
+    pub fn slice(&self, slice: &Slice) {
         let mut ndjson = self.ndjson.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(Err(why)) = ndjson.as_mut().map(|output| output.write(line)) {
+        if let Some(Err(why)) = ndjson.as_mut().map(|output| output.write(&slice.to_line())) {
             tell(why);
             *ndjson = None;
         }

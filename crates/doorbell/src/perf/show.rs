@@ -1,11 +1,14 @@
 //! What a run shows: lines while it goes on, tables at its end.
 
-use std::io::{IsTerminal, stdout};
+use std::{
+    io::{IsTerminal, stdout},
+    sync::{Mutex, PoisonError},
+};
 
 use doorbell_load::{Event, Second};
 use doorbell_report::{
     audit, failures, open_loop, percentiles, spdk_latency, spdk_table,
-    status_line::{ERASE, StatusLine},
+    status_line::{Course, ERASE, StatusLine},
     timing, transport_stats,
 };
 use doorbell_result::{Document, RunResult, audit::holds};
@@ -16,33 +19,60 @@ use super::{
 };
 use crate::output::{show as out, tell};
 
-/// Shows an event of the run.
-pub fn event(event: &Event<'_>, options: &Options, outputs: &Outputs) {
-    match event {
-        Event::Skipped(why) => out(&format!("WARNING: {why}\n")),
-        Event::Advice(line) => out(&format!("{line}\n")),
-        Event::Notice(line) | Event::Error(line) => tell(line),
-        Event::Associated { name, core, percent_ios } => {
-            out(&format!("Associating {name} with lcore {core}\n"));
-            if let Some(ios) = percent_ios {
-                out(&format!("{name} with lcore {core} runs {ios} I/Os\n"));
-            }
-        }
-        Event::Launching => out("Initialization complete. Launching workers.\n"),
-        Event::Second(second) if stdout().is_terminal() => out(&status(second, options).text()),
-        Event::WarmedUp if stdout().is_terminal() => out(ERASE),
-        Event::Slice(slice) => outputs.slice(&slice.to_line()),
-        Event::Second(_) | Event::WarmedUp => {}
-    }
+/// Shows a run while it goes on.
+pub struct Live<'a> {
+    options: &'a Options,
+    outputs: &'a Outputs,
+    /// What the slices so far say.
+    course: Mutex<Course>,
 }
 
-fn status(second: &Second, options: &Options) -> StatusLine {
-    StatusLine {
-        warm_up: second.warm_up,
-        ios: second.ios,
-        io_size: options.io_size,
-        seconds: second.seconds,
-        busy: options.cpu_usage.then_some((second.cores, second.busy_percent)),
+/// Whether somebody watches the run go on.
+pub fn is_watched() -> bool {
+    stdout().is_terminal()
+}
+
+impl<'a> Live<'a> {
+    /// Nothing has happened yet.
+    pub fn new(options: &'a Options, outputs: &'a Outputs) -> Self {
+        Self { options, outputs, course: Mutex::default() }
+    }
+
+    /// Shows an event of the run.
+    pub fn event(&self, event: &Event<'_>) {
+        match event {
+            Event::Skipped(why) => out(&format!("WARNING: {why}\n")),
+            Event::Advice(line) => out(&format!("{line}\n")),
+            Event::Notice(line) | Event::Error(line) => tell(line),
+            Event::Associated { name, core, percent_ios } => {
+                out(&format!("Associating {name} with lcore {core}\n"));
+                if let Some(ios) = percent_ios {
+                    out(&format!("{name} with lcore {core} runs {ios} I/Os\n"));
+                }
+            }
+            Event::Launching => out("Initialization complete. Launching workers.\n"),
+            Event::Second(second) if is_watched() => out(&self.status(second).text()),
+            Event::WarmedUp if is_watched() => out(ERASE),
+            Event::Slice(slice) => {
+                self.outputs.slice(slice);
+                let mut course = self.course.lock().unwrap_or_else(PoisonError::into_inner);
+                course.latency = slice.p50_us.zip(slice.p99_us);
+                course.failed += slice.failed;
+            }
+            Event::Second(_) | Event::WarmedUp => {}
+        }
+    }
+
+    fn status(&self, second: &Second) -> StatusLine {
+        let course = *self.course.lock().unwrap_or_else(PoisonError::into_inner);
+        StatusLine {
+            warm_up: second.warm_up,
+            ios: second.ios,
+            io_size: self.options.io_size,
+            seconds: second.seconds,
+            busy: self.options.cpu_usage.then_some((second.cores, second.busy_percent)),
+            course: Course { left: second.left, ..course },
+        }
     }
 }
 
