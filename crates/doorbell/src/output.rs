@@ -4,12 +4,25 @@
 use std::{
     fmt::Display,
     io::{self, Write},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use tracing::Level;
 
-/// Writes text to standard output at once.
+/// Standard output belongs to a result that is to stand there alone.
+static TAKEN: AtomicBool = AtomicBool::new(false);
+
+/// From now on what would be shown on standard output goes to standard error.
+pub fn leave_stdout() {
+    TAKEN.store(true, Ordering::Relaxed);
+}
+
+/// Writes text to standard output at once, or to standard error where standard output is taken.
 pub fn show(text: &str) {
+    if TAKEN.load(Ordering::Relaxed) {
+        let _ = io::stderr().write_all(text.as_bytes());
+        return;
+    }
     let mut stdout = io::stdout().lock();
     let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
 }

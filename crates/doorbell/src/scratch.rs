@@ -1,5 +1,5 @@
-//! A folder of this process alone, for sockets that only it connects to; it goes with what it was made for, or with the process when a
-//! second signal ends that.
+//! What goes when this process goes, even when a second signal ends it: a folder of this process alone, for sockets that only it
+//! connects to, and files that are not complete.
 
 use std::{
     fs,
@@ -14,10 +14,10 @@ use std::{
 /// Names drawn before giving up.
 const DRAWS: u32 = 16;
 
-static FOLDERS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+static LEFT: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
-fn folders() -> MutexGuard<'static, Vec<PathBuf>> {
-    FOLDERS.lock().unwrap_or_else(PoisonError::into_inner)
+fn left() -> MutexGuard<'static, Vec<PathBuf>> {
+    LEFT.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Such a folder.
@@ -41,7 +41,7 @@ impl Folder {
             // What exists is somebody else's.
             match fs::DirBuilder::new().mode(0o700).create(&path) {
                 Ok(()) => {
-                    folders().push(path.clone());
+                    left().push(path.clone());
                     return Ok(Self(path));
                 }
                 Err(why) if why.kind() == io::ErrorKind::AlreadyExists => {}
@@ -59,15 +59,25 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        folders().retain(|folder| *folder != self.0);
+        forget(&self.0);
         let _ = fs::remove_dir_all(&self.0);
     }
 }
 
-/// Removes all folders of a process that is about to exit without ending what it does.
+/// Has a file removed when the process exits before it is forgotten.
+pub fn add(file: PathBuf) {
+    left().push(file);
+}
+
+/// Leaves a file or folder alone from now on.
+pub fn forget(path: &Path) {
+    left().retain(|one| one != path);
+}
+
+/// Removes what is left by a process that is about to exit without ending what it does.
 pub fn clear() {
-    for folder in folders().drain(..) {
-        let _ = fs::remove_dir_all(folder);
+    for path in left().drain(..) {
+        let _ = fs::remove_file(&path).or_else(|_| fs::remove_dir_all(&path));
     }
 }
 

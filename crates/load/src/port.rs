@@ -40,7 +40,7 @@ pub(crate) trait Port: Send + Sync {
 
 impl Target {
     /// What is said of the controller, or of a namespace of it, begins with this: the name, which has not got the port.
-    fn path(&self, name: &str) -> String {
+    pub fn path(&self, name: &str) -> String {
         match self.controller.id().trsvcid.as_str() {
             "" => name.into(),
             port => format!("{name}, port {port}"),

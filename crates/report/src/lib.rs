@@ -2,8 +2,11 @@
 //! of text from the result model, and prints nothing itself. The layouts that `spdk_nvme_perf` has too are
 //! the same byte for byte, so that what reads its output reads ours.
 
+pub mod csv;
 pub mod failures;
+pub mod hlog;
 pub mod open_loop;
+pub mod percentiles;
 pub mod spdk_latency;
 pub mod spdk_table;
 pub mod status_line;

@@ -115,13 +115,17 @@ impl Distribution {
         (self.samples > 0).then(|| self.us(self.sum as f64 / self.samples as f64))
     }
 
+    /// The middle of each bucket in ticks and its count, ascending: what stands for the samples where one value must.
+    pub fn middles(&self) -> impl Iterator<Item = (f64, u64)> + '_ {
+        self.buckets.iter().map(|&(start, count)| ((start as f64 + (end(start) - 1) as f64) / 2.0, count))
+    }
+
     /// The standard deviation in microseconds, each sample standing in the middle of its bucket, so that it is wrong by half a
     /// percent at most; `None` without buckets.
     pub fn stdev_us(&self) -> Option<f64> {
-        let middle = |&(start, count): &(u64, u64)| ((start as f64 + (end(start) - 1) as f64) / 2.0, count as f64);
-        let count: f64 = self.buckets.iter().map(|bucket| bucket.1 as f64).sum();
-        let mean = self.buckets.iter().map(middle).map(|(value, count)| value * count).sum::<f64>() / count;
-        let squares: f64 = self.buckets.iter().map(middle).map(|(value, count)| (value - mean).powi(2) * count).sum();
+        let count: f64 = self.middles().map(|(_, count)| count as f64).sum();
+        let mean = self.middles().map(|(value, count)| value * count as f64).sum::<f64>() / count;
+        let squares: f64 = self.middles().map(|(value, count)| (value - mean).powi(2) * count as f64).sum();
         (count > 0.0).then(|| self.us((squares / count).sqrt()))
     }
 

@@ -1,8 +1,11 @@
 //! `doorbell perf`: from the command line to the tables.
 
 mod embedded;
+mod machine;
 pub mod options;
+mod outputs;
 mod paths;
+mod record;
 mod show;
 mod targets;
 
@@ -15,8 +18,9 @@ use std::{
 };
 
 use doorbell_host::{Cancel, Controller, ControllerOptions, Namespace, Probed, Reconnect, TransportType, probe};
-use doorbell_load::{Limit, Pattern, PollMode, RunOptions, StopFlag, Target, run};
+use doorbell_load::{Event, Limit, Pattern, PollMode, RunOptions, StopFlag, Target, run};
 use doorbell_platform::open_files;
+use doorbell_result::{Document, document::ExitReason};
 
 use crate::{
     output::{log, show as out, tell},
@@ -24,6 +28,7 @@ use crate::{
 };
 use embedded::Embedded;
 use options::{NumberOfIos, Options, Parsed};
+use outputs::Outputs;
 
 /// I/O queues asked for when the load needs fewer; the controller grants what it has.
 const IO_QUEUES: u32 = 1024;
@@ -36,35 +41,44 @@ const CONNECT: Duration = Duration::from_secs(120);
 
 /// Runs the subcommand and says with which status to exit.
 pub fn main(program: &str, arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let outcome = match options::parse(arguments) {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let mut document = record::begin(program, &arguments);
+    let (outputs, outcome) = match options::parse(arguments.iter().cloned()) {
         Ok(Parsed::Help(text)) => {
             out(&text);
             return ExitCode::SUCCESS;
         }
-        Ok(Parsed::Run(options)) => perform(&options),
-        Err(why) => Err(why.to_string()),
+        Ok(Parsed::Run(options)) => {
+            let (outputs, opened) = Outputs::open(&options);
+            let outcome = opened.and_then(|()| perform(&options, &mut document, &outputs));
+            (outputs, outcome)
+        }
+        Err(why) => (Outputs::after_a_fault(options::json_of(arguments)), Err(why.to_string())),
     };
-    match outcome {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => {
-            tell(format_args!("{program}: errors occurred"));
-            ExitCode::FAILURE
-        }
-        Err(why) => {
-            tell(format_args!("{program}: {why}"));
-            ExitCode::FAILURE
-        }
+    record::end(&mut document, &outcome);
+    let written = outputs.complete(&document);
+    if let Err(why) = &outcome {
+        tell(format_args!("{program}: {why}"));
+    } else if outcome == Ok(false) {
+        tell(format_args!("{program}: errors occurred"));
     }
+    if let Err(why) = &written {
+        tell(format_args!("{program}: {why}"));
+    }
+    if outcome == Ok(true) && written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Runs the load; returns whether everything went well.
-fn perform(options: &Options) -> Result<bool, String> {
+/// Runs the load; returns whether everything went well. What is known of it by and by is added to the document.
+fn perform(options: &Options, document: &mut Document, outputs: &Outputs) -> Result<bool, String> {
     log(options.log_level);
     for note in &options.notes {
         tell(note);
     }
+    // 53 bits, which every reader of JSON keeps.
+    let seed = options.seed.unwrap_or_else(|| RandomState::new().hash_one(std::process::id()) >> 11);
+    let run_options = run_options(options, seed);
+    record::add_plan(document, options, &run_options);
     let mut ids = targets::ids(options)?;
-    let seed = options.seed.unwrap_or_else(|| RandomState::new().hash_one(std::process::id()));
     tell(format_args!("Seed: {seed}"));
     // A descriptor a queue: the usual soft limit is for programs that use select().
     open_files::raise_limit();
@@ -83,16 +97,25 @@ fn perform(options: &Options) -> Result<bool, String> {
         embedded = Some(started);
     }
     out("Initializing NVMe Controllers\n");
-    let (targets, mut good) = attach(probe(&ids, &controller_options(options), &cancel))?;
+    let controller_options = controller_options(options);
+    let probed = probe(&ids, &controller_options, &cancel);
+    let attached = attach(probed, &mut document.exit.errors);
+    if stop.requests() > 0 {
+        document.exit.reason = ExitReason::Signal;
+    }
+    let targets = attached?;
+    let all_there = document.exit.errors.is_empty();
+    record::add_paths(document, &targets, options, controller_options.num_io_queues);
     for line in paths::describe(&targets).lines() {
         tell(line);
     }
     let controllers: Vec<Controller> = targets.iter().map(|target| target.controller.clone()).collect();
 
     let companion = embedded.as_ref().and_then(|embedded| embedded.companion(options.cores[0]));
-    let run_options = run_options(options, seed);
-    let result = run(targets, &run_options, companion, &stop, &|event| show::event(&event, options));
-    good &= show::result(&result, options);
+    let observer = |event: Event<'_>| show::event(&event, options, outputs);
+    let result = run(targets, &run_options, companion, &stop, &observer);
+    record::add_result(document, &result);
+    let good = show::result(&result, document, options) && all_there;
     if result.contexts.iter().any(|context| context.account.abandoned > context.lost_in_outages()) {
         // What does not answer I/Os will not answer a shutdown either: it gets a moment, not its full time.
         cancel.cancel();
@@ -125,15 +148,18 @@ fn controller_options(options: &Options) -> ControllerOptions {
     }
 }
 
-/// Says which controllers came up, and picks the namespaces to test; the flag is false when something asked for is missing.
-fn attach(probed: Vec<Probed>) -> Result<(Vec<Target>, bool), String> {
-    let (mut targets, mut good, mut any) = (Vec::new(), true, false);
+/// Says which controllers came up, and picks the namespaces to test; what is missing of those asked for is added to `missing`.
+fn attach(probed: Vec<Probed>, missing: &mut Vec<String>) -> Result<Vec<Target>, String> {
+    let (mut targets, mut any) = (Vec::new(), false);
+    let mut miss = |why: String| {
+        tell(&why);
+        missing.push(why);
+    };
     for Probed { id, outcome } in probed {
         let controller = match outcome {
             Ok(controller) => controller,
             Err(why) => {
-                tell(why);
-                good = false;
+                miss(why.to_string());
                 continue;
             }
         };
@@ -148,15 +174,14 @@ fn attach(probed: Vec<Probed>) -> Result<(Vec<Target>, bool), String> {
         if let (Some(ns), true) = (id.ns, wanted.is_empty()) {
             let active: Vec<String> = controller.namespaces().iter().map(|one| one.nsid.to_string()).collect();
             let name = controller.name();
-            tell(format_args!("{name}: namespace {ns} is not active there; active are: {}", active.join(", ")));
-            good = false;
+            miss(format!("{name}: namespace {ns} is not active there; active are: {}", active.join(", ")));
         }
         targets.extend(wanted.into_iter().map(|namespace| Target { controller: controller.clone(), namespace }));
     }
     match (any, targets.is_empty()) {
         (false, _) => Err("No valid NVMe controllers found".into()),
         (true, true) => Err("No active namespaces found".into()),
-        (true, false) => Ok((targets, good)),
+        (true, false) => Ok(targets),
     }
 }
 
@@ -187,7 +212,9 @@ fn run_options(options: &Options, seed: u64) -> RunOptions {
         seed,
         poll_mode: options.poll_mode,
         timing: options.timing,
-        histogram: options.latency != options::LatencyOutput::None || options.rate.is_some(),
+        histogram: options.latency != options::LatencyOutput::None
+            || options.rate.is_some()
+            || [&options.json, &options.csv, &options.hlog, &options.ndjson].iter().any(|sink| sink.is_some()),
         transport_stats: options.transport_stats,
         drain: DRAIN,
         connect: CONNECT,

@@ -4,17 +4,20 @@ use std::io::{IsTerminal, stdout};
 
 use doorbell_load::{Event, Second};
 use doorbell_report::{
-    failures, open_loop, spdk_latency, spdk_table,
+    failures, open_loop, percentiles, spdk_latency, spdk_table,
     status_line::{ERASE, StatusLine},
     timing, transport_stats,
 };
-use doorbell_result::RunResult;
+use doorbell_result::{Document, RunResult};
 
-use super::options::{LatencyOutput, Options};
+use super::{
+    options::{LatencyOutput, Options},
+    outputs::Outputs,
+};
 use crate::output::{show as out, tell};
 
 /// Shows an event of the run.
-pub fn event(event: &Event<'_>, options: &Options) {
+pub fn event(event: &Event<'_>, options: &Options, outputs: &Outputs) {
     match event {
         Event::Skipped(why) => out(&format!("WARNING: {why}\n")),
         Event::Advice(line) => out(&format!("{line}\n")),
@@ -43,13 +46,16 @@ fn status(second: &Second, options: &Options) -> StatusLine {
 }
 
 /// Shows the result; returns whether it is that of a run in which everything went well.
-pub fn result(result: &RunResult, options: &Options) -> bool {
+pub fn result(result: &RunResult, document: &Document, options: &Options) -> bool {
     if options.transport_stats {
         out(&transport_stats::blocks(result));
     }
     out(&spdk_table::table(result));
     if options.latency != LatencyOutput::None {
         out(&spdk_latency::summaries(result));
+    }
+    if options.latency != LatencyOutput::None {
+        out(&percentiles::merged(&document.results));
     }
     if options.latency == LatencyOutput::Histogram {
         out(&spdk_latency::histograms(result));

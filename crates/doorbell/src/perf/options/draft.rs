@@ -4,19 +4,22 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use doorbell_load::{Arrival, PollMode, Timing};
 use tracing::Level;
 
 use super::numbers::{capacity, capacity32, number_of_ios, plain, wide};
 use super::table::{Entry, Id};
-use super::{Environment, Link, NumberOfIos, UsageError, checks};
+use super::{Environment, Link, NumberOfIos, Sink, UsageError, checks};
 
 /// Most `-r`, and most `-b`.
 const TRANSPORTS: usize = 256;
 const PCI_ADDRESSES: usize = 128;
 /// Most attempts of `--reconnect`: more than an hour of them.
 const RECONNECTS: u32 = 1000;
+/// Shortest slice of `--interval` in milliseconds: the run looks for finished ones twice in that time.
+const SHORTEST_INTERVAL: u64 = 10;
 
 /// The options as given, each in its own grammar.
 pub struct Draft {
@@ -69,6 +72,12 @@ pub struct Draft {
     /// I/Os a second, and whether by each worker.
     pub rate: Option<(f64, bool)>,
     pub arrival: Option<Arrival>,
+    pub json: Option<Sink>,
+    pub csv: Option<Sink>,
+    pub hlog: Option<Sink>,
+    pub interval: Option<Duration>,
+    pub ndjson: Option<Sink>,
+    pub strict: bool,
     pub files: Vec<PathBuf>,
     /// Every option in the order of the command line.
     pub given: Vec<&'static Entry>,
@@ -124,6 +133,12 @@ impl Default for Draft {
             timeout_ms: None,
             rate: None,
             arrival: None,
+            json: None,
+            csv: None,
+            hlog: None,
+            interval: None,
+            ndjson: None,
+            strict: false,
             files: Vec::new(),
             given: Vec::new(),
             notes: Vec::new(),
@@ -268,6 +283,12 @@ impl Draft {
                     _ => return Err(wrong("modes are poll, interrupt and adaptive".into()).into()),
                 });
             }
+            Id::Json => self.json = Some(sink(&text).map_err(wrong)?),
+            Id::Csv => self.csv = Some(sink(&text).map_err(wrong)?),
+            Id::Hlog => self.hlog = Some(sink(&text).map_err(wrong)?),
+            Id::Interval => self.interval = Some(interval(&text).map_err(wrong)?),
+            Id::Ndjson => self.ndjson = Some(sink(&text).map_err(wrong)?),
+            Id::Strict => self.strict = true,
             Id::Reconnect => match plain(label, &text)? {
                 attempts @ 1..=RECONNECTS => self.reconnect = Some(attempts),
                 _ => return Err(wrong(format!("1 to {RECONNECTS} attempts can be asked for")).into()),
@@ -345,6 +366,30 @@ fn arrival(text: &str) -> Result<Arrival, String> {
         ("poisson", _) => Ok(Arrival::Poisson),
         (_, Some(Ok(count @ 1..))) => Ok(Arrival::Burst(count)),
         _ => Err("fixed, poisson and burst:N (N of 1 or more) are known".into()),
+    }
+}
+
+fn sink(text: &str) -> Result<Sink, String> {
+    match text {
+        "" => Err("the name of a file is expected, or - for standard output".into()),
+        "-" => Ok(Sink::Stdout),
+        file => Ok(Sink::File(file.into())),
+    }
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_lowercase());
+    let unit = match &text[digits.len()..] {
+        "ms" => Some(1),
+        "s" => Some(1000),
+        "m" => Some(60_000),
+        _ => None,
+    };
+    let number = digits.parse::<u64>().ok().filter(|_| digits.bytes().all(|byte| byte.is_ascii_digit()));
+    match number.zip(unit).and_then(|(number, unit)| number.checked_mul(unit)) {
+        Some(milliseconds @ SHORTEST_INTERVAL..) => Ok(Duration::from_millis(milliseconds)),
+        Some(_) => Err(format!("a slice takes {SHORTEST_INTERVAL}ms at least")),
+        None => Err("a number with ms, s or m is expected, as 100ms".into()),
     }
 }
 

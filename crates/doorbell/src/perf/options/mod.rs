@@ -13,6 +13,8 @@ mod table;
 
 use std::ffi::OsString;
 use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use doorbell_load::{PollMode, Rate, Timing};
 use doorbell_platform::pci::Address;
@@ -94,8 +96,29 @@ pub struct Options {
     pub timeout_ms: Option<u32>,
     /// `--rate`, `--arrival`: when I/Os arrive; `None`: when others are over.
     pub rate: Option<Rate>,
+    /// `--json`: where the whole result goes.
+    pub json: Option<Sink>,
+    /// `--csv`: where its sums go.
+    pub csv: Option<Sink>,
+    /// `--hlog`: where an HdrHistogram log goes.
+    pub hlog: Option<Sink>,
+    /// `--interval`: length of the slices of a time series, 10 ms or more.
+    pub interval: Option<Duration>,
+    /// `--ndjson`: where they go one by one.
+    pub ndjson: Option<Sink>,
+    /// `--strict`: a failed audit is a failed run.
+    pub strict: bool,
     /// Lines for standard error: what was given and has no effect.
     pub notes: Vec<String>,
+}
+
+/// Where something is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sink {
+    /// `-`: standard output, which then holds nothing else.
+    Stdout,
+    /// A file.
+    File(PathBuf),
 }
 
 /// The options for devices that read and write this process's memory: local ones, and processes that play one.
@@ -212,6 +235,19 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, UsageEr
         }
     }
     Ok(Parsed::Run(Box::new(resolve::resolve(draft)?)))
+}
+
+/// Where a command line wants the whole result, as far as that can be read: it is written even when the rest cannot.
+pub fn json_of(args: impl IntoIterator<Item = OsString>) -> Option<Sink> {
+    let mut draft = draft::Draft::default();
+    for item in Getopt::new(table::TABLE, args.into_iter()).flatten() {
+        if let Item::Option(entry, value) = item
+            && entry.id == Id::Json
+        {
+            draft.set(entry, value).ok()?;
+        }
+    }
+    draft.json
 }
 
 #[cfg(test)]

@@ -1,10 +1,12 @@
 //! The options looked at together: the refusals of reference 1.4 in their order, then our own, then the
 //! final [`Options`]. Called once by [`super::parse`].
 
+use std::time::Duration;
+
 use doorbell_load::{PollMode, Rate, Timing};
 
 use super::draft::Draft;
-use super::{Environment, LatencyOutput, NumberOfIos, Options, Pattern, UsageError, later};
+use super::{Environment, LatencyOutput, NumberOfIos, Options, Pattern, Sink, UsageError, later};
 use crate::core_mask;
 
 /// Checks and completes a command line. The first fault in the order of the code is the one reported.
@@ -70,6 +72,19 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
         return Err(message.to_string().into());
     }
     let rate = rate(&draft, poll_mode)?;
+    if draft.timing == Timing::Off && draft.hlog.is_some() {
+        return Err("--timing off takes no latencies, which --hlog is to hold".to_string().into());
+    }
+    let sinks = [("json", &draft.json), ("csv", &draft.csv), ("hlog", &draft.hlog), ("ndjson", &draft.ndjson)];
+    let taken: Vec<_> = sinks.iter().filter(|(_, sink)| **sink == Some(Sink::Stdout)).map(|(name, _)| *name).collect();
+    if let [one, other, ..] = taken[..] {
+        return Err(format!("--{one} and --{other} cannot both have standard output; name a file for one").into());
+    }
+    let kept = draft.json.is_some() || draft.ndjson.is_some() || draft.hlog.is_some();
+    if draft.interval.is_some() && !kept {
+        notes.push("--interval has no effect: it keeps a time series for --json, --ndjson or --hlog".into());
+    }
+    let interval = draft.interval.filter(|_| kept).or(draft.ndjson.as_ref().map(|_| Duration::from_secs(1)));
     environment(&draft)?;
     let cores = core_mask::cores(&draft.core_mask)?;
     notes.extend(later::check(&draft)?);
@@ -120,6 +135,12 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
         reconnect: draft.reconnect,
         timeout_ms: draft.timeout_ms,
         rate,
+        json: draft.json,
+        csv: draft.csv,
+        hlog: draft.hlog,
+        interval,
+        ndjson: draft.ndjson,
+        strict: draft.strict,
         notes,
     })
 }

@@ -262,6 +262,18 @@ Own {
         "How latencies are taken. exact (default): the clock is read when an I/O is issued and when it is over. batch: once for all that a poll finds and once for all issued after it. sampled:N: exactly, for one I/O in N. off: not at all, and not with -L."
     PollMode - "poll-mode" "WORD" Built
         "What a core does while nothing completes: poll (default), interrupt (sleep, as -E) or adaptive (poll for 50 us, then sleep)."
+    Json - "json" "FILE|-" Built
+        "Write the whole result as JSON (docs/result-schema.md), whatever becomes of the run; to standard output with -, and the tables then go to standard error."
+    Csv - "csv" "FILE|-" Built
+        "Write the sums of the result as comma-separated values, a row for each core, namespace and operation."
+    Hlog - "hlog" "FILE|-" Built
+        "Write the latencies as an HdrHistogram log (V2), in nanoseconds: a line for the run, or for each slice with --interval."
+    Interval - "interval" "TIME" Built
+        "Keep a time series with a histogram for each slice of this length: 10ms or more, as 100ms, 1s or 1m. It is in --json, and in --ndjson while the run goes on."
+    Ndjson - "ndjson" "FILE|-" Built
+        "Write each slice of the time series as a line of JSON when it is over. Slices are of 1s without --interval."
+    Strict - "strict" - Built
+        "Exit with an error when the run finds that its own numbers do not hold: when a line of the audit at its end fails."
     Reconnect - "reconnect" "N" Built
         "Bring a lost controller back, with at most N attempts after each loss (1 to 1000), and go on. Default: a loss ends the run."
     Rate - "rate" "N[/worker]" Built

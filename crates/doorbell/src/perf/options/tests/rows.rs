@@ -3,6 +3,7 @@
 
 use super::super::table::{Entry, Id};
 use super::*;
+use doorbell_load::Arrival;
 
 type Check = fn(&Options) -> bool;
 
@@ -141,8 +142,22 @@ fn rows() -> Vec<Row> {
             Set(|o| o.timing == Timing::Sampled(100), |o| o.timing == Timing::Exact), ("sampled:0", "exact, batch, sampled:N")),
         row(Id::PollMode, "po", "adaptive",
             Set(|o| o.poll_mode == PollMode::Adaptive, |o| o.poll_mode == PollMode::Poll), ("sleep", "modes are poll")),
+        row(Id::Json, "js", "-", Set(|o| o.json == Some(Sink::Stdout), |o| o.json.is_none()), ("", "the name of a file")),
+        row(Id::Csv, "cs", "a/b", Set(|o| o.csv == Some(Sink::File("a/b".into())), |o| o.csv.is_none()), ("", "or - for")),
+        row(Id::Hlog, "hl", "x.hlog",
+            Set(|o| o.hlog == Some(Sink::File("x.hlog".into())), |o| o.hlog.is_none()), ("", "or - for")),
+        row(Id::Interval, "int", "100ms", Note("--interval has no effect"), ("9ms", "10ms at least")),
+        row(Id::Ndjson, "nd", "-",
+            Set(|o| o.ndjson == Some(Sink::Stdout) && o.interval == Some(Duration::from_secs(1)),
+                |o| o.ndjson.is_none() && o.interval.is_none()),
+            ("", "or - for")),
+        row(Id::Strict, "str", "", Set(|o| o.strict, |o| !o.strict), FLAG),
         row(Id::Reconnect, "rec", "1000",
             Set(|o| o.reconnect == Some(1000), |o| o.reconnect.is_none()), ("0", "1 to 1000 attempts")),
+        row(Id::Rate, "rat", "1.5k/worker",
+            Set(|o| o.rate == Some(Rate { per_second: 1500.0, arrival: Arrival::Fixed, each_worker: true }), |o| o.rate.is_none()),
+            ("0", "I/Os a second like 500")),
+        row(Id::Arrival, "arr", "poisson", Refused("--arrival says how the I/Os of --rate"), ("burst:0", "burst:N (N of 1 or more)")),
         row(Id::Timeout, "timeo", "250",
             Set(|o| o.timeout_ms == Some(250), |o| o.timeout_ms.is_none()), ("0", "at least a millisecond")),
     ]
@@ -263,6 +278,31 @@ fn all_log_levels() {
     ] {
         assert_eq!(run(&["--log-level", text]).unwrap().log_level, level);
     }
+}
+
+#[test]
+fn slices_are_as_long_as_asked_for_where_they_go_somewhere() {
+    for (words, milliseconds) in [
+        (&["--interval", "10ms", "--json", "x"][..], Some(10)),
+        (&["--ndjson", "x", "--interval=2s"], Some(2000)),
+        (&["--interval", "1m", "--hlog", "-"], Some(60_000)),
+        (&["--json", "x", "--csv", "-"], None),
+    ] {
+        let interval = run(words).unwrap().interval;
+        assert_eq!(interval.map(|interval| interval.as_millis()), milliseconds, "{words:?}");
+    }
+    for bad in ["", "100", "ms", "0.1s", "-1s", "+1s", "1h", "99999999999999999m", "1 s"] {
+        let error = run(&["--json", "-", "--interval", bad]).unwrap_err().to_string();
+        assert!(error.contains("--interval") && error.contains("as 100ms"), "{bad}: {error}");
+    }
+}
+
+#[test]
+fn where_the_result_goes_is_known_though_the_rest_is_wrong() {
+    let of = |words: &[&str]| json_of(words.iter().map(OsString::from));
+    assert_eq!(of(&["-q", "none", "--json", "x", "--unknown"]), Some(Sink::File("x".into())));
+    assert_eq!(of(&["-q", "--json=-"]), None, "that is the value of -q");
+    assert_eq!(of(&["--json", "x", "--json=-", "-w"]), Some(Sink::Stdout));
 }
 
 #[test]
