@@ -16,7 +16,7 @@ use std::{
 
 use doorbell_platform::{
     Range, Region, cpu,
-    socket::{self, Segment},
+    socket::{self, Segment, Sending},
 };
 
 /// What an I/O is.
@@ -221,11 +221,12 @@ impl<'a> End<'a> {
                 offered += segment.len();
                 fits
             });
-            let mut left = match socket::send(self.stream.as_fd(), batch, &self.headers, Some(self.memory)) {
-                Ok(sent) => sent as u32,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(error),
-            };
+            let mut left =
+                match socket::send(self.stream.as_fd(), batch, &self.headers, Some(self.memory), Sending::Copied) {
+                    Ok(sent) => sent as u32,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                    Err(error) => return Err(error),
+                };
             while let Some(segment) = self.out.front_mut() {
                 if segment.len() > left {
                     match segment {

@@ -1,4 +1,4 @@
-//! `doorbell target`: an NVMe subsystem over NVMe/TCP and vfio-user, until ctrl-C.
+//! `doorbell target`: an NVMe subsystem over NVMe/TCP, NVMe/RDMA and vfio-user, until ctrl-C.
 
 use std::{net::SocketAddr, path::PathBuf, sync::mpsc, time::Duration};
 
@@ -22,7 +22,7 @@ pub struct Arguments {
     #[command(flatten)]
     namespaces: Namespaces,
     /// Where to listen, again for another: an address, of which port 0 takes a free one, or a directory for the socket of one host
-    #[arg(long, value_name = "[tcp:]ADDRESS:PORT|vfio-user:DIRECTORY", default_value = "127.0.0.1:4420", value_parser = listen)]
+    #[arg(long, value_name = "[tcp:|rdma:]ADDRESS:PORT|vfio-user:DIRECTORY", default_value = "127.0.0.1:4420", value_parser = listen)]
     listen: Vec<Listen>,
     /// NVMe Qualified Name of the subsystem
     #[arg(long, default_value = DEFAULT_NQN)]
@@ -39,6 +39,9 @@ pub struct Arguments {
     /// Most bytes one command transfers: a power of two from 8K to 4M
     #[arg(long, value_name = "SIZE", default_value = "1M", value_parser = size::parse)]
     max_transfer: u64,
+    /// Send data of so many bytes or more without a copy to hosts on other machines [default: copy all]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    zerocopy_threshold: Option<u64>,
     /// Most I/O queues a controller grants
     #[arg(long, default_value_t = 128)]
     max_queues: u16,
@@ -64,21 +67,20 @@ fn cores(text: &str) -> Result<Cores, String> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Listen {
     Tcp(SocketAddr),
+    Rdma(SocketAddr),
     VfioUser(PathBuf),
 }
 
 fn listen(text: &str) -> Result<Listen, String> {
-    let address = text.strip_prefix("tcp:").unwrap_or(text);
-    match text.split_once(':') {
+    let (kind, address): (fn(SocketAddr) -> Listen, &str) = match text.split_once(':') {
         Some(("vfio-user", "")) => return Err("\"vfio-user:\" needs a directory, like vfio-user:/tmp/drive".into()),
         Some(("vfio-user", directory)) => return Ok(Listen::VfioUser(directory.into())),
-        Some(("rdma", _)) => return Err("listening over rdma is not built yet; use tcp:ADDRESS:PORT".into()),
-        _ => {}
-    }
-    address
-        .parse()
-        .map(Listen::Tcp)
-        .map_err(|_| format!("\"{address}\" is no ADDRESS:PORT, like 127.0.0.1:4420 or [::1]:4420"))
+        Some(("rdma", address)) => (Listen::Rdma, address),
+        Some(("tcp", address)) => (Listen::Tcp, address),
+        _ => (Listen::Tcp, text),
+    };
+    let no_address = |_| format!("\"{address}\" is no ADDRESS:PORT, like 127.0.0.1:4420 or [::1]:4420");
+    address.parse().map(kind).map_err(no_address)
 }
 
 /// The namespaces in the order they were given, which is the order of their identifiers.
@@ -170,12 +172,14 @@ pub fn run(arguments: &Arguments) -> Result<(), String> {
     for listen in &arguments.listen {
         match listen {
             Listen::Tcp(address) => config.listen.push(*address),
+            Listen::Rdma(address) => config.rdma.push(*address),
             Listen::VfioUser(directory) => config.vfio_user.push(directory.clone()),
         }
     }
     config.cores = arguments.core_mask.as_deref().map(<[usize]>::to_vec);
     config.poll = arguments.poll;
     (config.fault, config.fault_log) = (arguments.fault.clone(), arguments.fault_log.clone());
+    config.zero_copy = arguments.zerocopy_threshold.map(|bytes| u32::try_from(bytes).unwrap_or(u32::MAX));
     let (sender, ended) = mpsc::channel();
     signals::on_signal(move || {
         let _ = sender.send(());
@@ -183,12 +187,15 @@ pub fn run(arguments: &Arguments) -> Result<(), String> {
     .map_err(|why| format!("handling signals: {why}"))?;
     // A descriptor a connection: the usual soft limit is for programs that use select().
     open_files::raise_limit();
-    // What it cannot do for its hosts is nowhere else to be seen.
-    log(Level::ERROR);
+    // What it cannot do for its hosts is nowhere else to be seen, nor what became of zero-copy.
+    log(if config.zero_copy.is_some() { Level::WARN } else { Level::ERROR });
     let target = Target::start(config).map_err(|why| why.to_string())?;
     show(&format!("Serving {}\n", arguments.nqn));
     for address in target.addresses() {
         show(&format!("Listening on tcp:{address}\n"));
+    }
+    for address in target.rdma_addresses() {
+        show(&format!("Listening on rdma:{address}\n"));
     }
     for directory in target.directories() {
         show(&format!("Listening on vfio-user:{}\n", directory.display()));
@@ -234,11 +241,15 @@ mod tests {
 
     #[test]
     fn addresses_and_directories_may_be_mixed() {
-        let arguments = parse("--ram 1G --listen vfio-user:/tmp/a:b --listen [::1]:0 --listen tcp:10.0.0.1:1").unwrap();
+        let arguments = parse(
+            "--ram 1G --listen vfio-user:/tmp/a:b --listen [::1]:0 --listen tcp:10.0.0.1:1 --listen rdma:[::1]:2",
+        )
+        .unwrap();
         let wanted = [
             Listen::VfioUser("/tmp/a:b".into()),
             Listen::Tcp("[::1]:0".parse().unwrap()),
             Listen::Tcp("10.0.0.1:1".parse().unwrap()),
+            Listen::Rdma("[::1]:2".parse().unwrap()),
         ];
         assert_eq!(arguments.listen, wanted);
     }
@@ -251,7 +262,7 @@ mod tests {
             ("--ram 1G,metadata=8", "not built"),
             ("--file ,block=512", "path"),
             ("--ram 1G --listen 127.0.0.1", "ADDRESS:PORT"),
-            ("--ram 1G --listen rdma:10.0.0.1:4420", "not built"),
+            ("--ram 1G --listen rdma:10.0.0.1", "ADDRESS:PORT"),
             ("--ram 1G --listen vfio-user:", "directory"),
             ("--ram 1G -c zz", "zz"),
         ] {

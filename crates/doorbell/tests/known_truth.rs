@@ -179,6 +179,8 @@ impl Truth {
             reconnect: None,
             timeout: None,
             rate: None,
+            interval: None,
+            head_room: Duration::ZERO,
         };
         change(&mut options);
         let namespace = controller.namespaces().remove(0);

@@ -41,6 +41,11 @@ impl Split {
         Self { block_size, most_blocks, stripe: stripe.saturating_sub(1), most_pieces: most_pieces as usize }
     }
 
+    /// The same cuts on blocks of another size.
+    pub fn with_block_size(self, block_size: u32) -> Self {
+        Self { block_size, ..self }
+    }
+
     /// Most pieces an I/O of this size can have.
     pub fn most_pieces(&self) -> usize {
         self.most_pieces

@@ -14,21 +14,25 @@ use std::{
 use doorbell_host::AnyQueue;
 use doorbell_platform::{Arena, Backing};
 use doorbell_queue::{Counters, Done, Down, Drain, IoQueue, REAP_BATCH, Slot, Wait};
-use doorbell_result::{ContextResult, EndReason, Precision, Timeouts, Timing};
+use doorbell_result::{
+    ContextResult, EndReason, Layout, Operation, Precision, QueueUse, Timeouts, Timing, document::QueuePlan,
+};
 use doorbell_spec::{
     command::NvmOpcode,
     status::{self, Status},
 };
 
 use crate::{
+    coverage::{Coverage, Kind},
     lane::{Fate, Geometry, Lane, Tag},
     observer::Reporter,
     pacing::Pacing,
     recorder::Recorder,
+    slices::{Exchange, Slice},
     stop::Clock,
     timing::{Batch, Exact, Mode, Off, Sampled, Sampler, cost_of_reading},
     transport_counters::counters,
-    workload::{Workload, fill_byte},
+    workload::{Part, Workload, fill_byte},
 };
 
 pub(crate) use outage::Comeback;
@@ -62,6 +66,9 @@ pub(crate) struct Task {
     pub timing: Timing,
     /// Keep a histogram of them.
     pub histogram: bool,
+    /// How its offsets are chosen, and from which part of the namespace, in I/O units.
+    pub kind: Kind,
+    pub part: Part,
 }
 
 /// A context as its worker sees it, whatever its queues are.
@@ -105,6 +112,8 @@ pub(crate) struct Outcome {
     pub result: ContextResult,
     pub end: EndReason,
     pub problems: Vec<String>,
+    /// What was recorded last, when slices were given away; the result has none of their sums then.
+    pub last: Option<Box<Slice>>,
 }
 
 /// The load on one namespace over queues of one kind.
@@ -121,6 +130,11 @@ pub(crate) struct Context<'a, Q, C> {
     /// The last reading of the clock.
     now: u64,
     sampler: Sampler,
+    coverage: Coverage,
+    /// Commands that came back with an error status.
+    failed_commands: u64,
+    /// Slices are given away.
+    series: bool,
     /// Ticks that a reading takes.
     clock_cost: f64,
     /// Longest time from a reading to its last use as a stamp.
@@ -128,7 +142,8 @@ pub(crate) struct Context<'a, Q, C> {
     ended: Option<EndReason>,
     problems: Vec<String>,
     reporter: &'a Reporter<'a>,
-    transport: Option<String>,
+    /// The name of the queues' transport, and of their device where they have one, when their counters are wanted.
+    transport: Option<(String, Option<String>)>,
     /// Queues that are only there (`-U`).
     idle: Vec<AnyQueue>,
     /// When the first I/O was issued.
@@ -141,6 +156,8 @@ pub(crate) struct Context<'a, Q, C> {
     /// The outage that is not over.
     outage: Option<outage::Open>,
     outages: Vec<doorbell_result::Outage>,
+    /// What the first queues carry.
+    queues: Vec<QueuePlan>,
     /// What the queues of earlier incarnations counted.
     counted: Vec<Counters>,
     patience: Option<Patience>,
@@ -190,9 +207,14 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             queue.attach(&arena)?;
             Lane::new(queue, &task.geometry, &tags, own)
         });
-        let lanes = lanes.collect::<Result<_, _>>().map_err(|error| fail("cannot prepare an I/O queue", &error))?;
+        let lanes: Vec<_> =
+            lanes.collect::<Result<_, _>>().map_err(|error| fail("cannot prepare an I/O queue", &error))?;
         Ok(Self {
             recorder: Recorder::new(task.histogram),
+            coverage: Coverage::new(task.kind, task.part),
+            failed_commands: 0,
+            series: false,
+            queues: lanes.iter().zip(&shares).map(|(lane, own)| lane.plan(own.len())).collect(),
             sampler: Sampler::new(if let Timing::Sampled(every) = task.timing { every } else { 1 }, task.core as u64),
             task,
             workload,
@@ -225,7 +247,8 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
 
     /// Makes the result hold the queues' counters under this name of their transport, when there is one.
     pub fn with_counters(self, transport: Option<String>) -> Self {
-        Self { transport, ..self }
+        let device = self.lanes.first().and_then(|lane| lane.queue.device()).map(str::to_string);
+        Self { transport: transport.map(|name| (name, device)), ..self }
     }
 
     /// Keeps these queues as long as the others.
@@ -238,6 +261,15 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
         Self { incarnation, comeback, ..self }
     }
 
+    /// Gives what it records away in slices of so many ticks.
+    pub fn with_series(mut self, series: Option<(Arc<Exchange>, u64)>) -> Self {
+        self.series = series.is_some();
+        if let Some((exchange, interval)) = series {
+            self.recorder.give_away(exchange, interval);
+        }
+        self
+    }
+
     /// Has I/Os aborted that take too long.
     pub fn with_patience(self, patience: Option<Patience>) -> Self {
         Self { next_look: if patience.is_some() { 0 } else { u64::MAX }, patience, ..self }
@@ -248,6 +280,11 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
         Self { pacing: pacing.map(Box::new), ..self }
     }
 
+    #[cfg(test)]
+    pub fn recorder_mut(&mut self) -> &mut Recorder {
+        &mut self.recorder
+    }
+
     fn running(&self) -> bool {
         self.ended.is_none()
     }
@@ -256,7 +293,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
     fn issue<M: Mode>(&mut self, index: u32, lane: usize) {
         let draw = self.workload.draw();
         let sampled = M::SAMPLED && self.sampler.picks();
-        if M::EACH || sampled {
+        if sampled {
             self.now = self.clock.now();
         }
         let stamp = self.now;
@@ -264,18 +301,17 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             return self.end(EndReason::Time);
         }
         self.recorder.issued(stamp);
-        let tag = &mut self.tags[index as usize];
-        *tag = Tag {
+        self.coverage.observe(draw.offset);
+        let geometry = &self.task.geometry;
+        let tag = Tag {
             stamp,
-            slba: draw.offset * u64::from(self.task.geometry.blocks),
-            left: self.task.geometry.blocks,
+            slba: draw.offset * u64::from(geometry.blocks),
+            left: geometry.blocks,
             opcode: if draw.read { NvmOpcode::READ.0 } else { NvmOpcode::WRITE.0 },
-            buffer: tag.buffer,
             sampled,
-            number: tag.number,
             ..Tag::default()
         };
-        self.lanes[lane].push(index);
+        self.lanes[lane].push(index, tag, geometry, &mut self.tags);
         if self.task.limit.is_some_and(|limit| self.recorder.submitted() >= limit) {
             self.ended = Some(EndReason::Count);
         }
@@ -325,19 +361,21 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
         found
     }
 
-    /// Records a batch, then issues as many I/Os as were over.
+    /// Records a batch and issues an I/O for each that is over: the reading of the clock that ends one begins the next.
     #[inline]
     fn settle<M: Mode>(&mut self, lane: usize, done: &[Done]) {
         self.look();
+        // As `share_out` says. Where each queue keeps its I/Os, a batch of answers becomes a batch of commands.
+        let next = if self.tags.len() >= self.lanes.len() { lane } else { (lane + 1) % self.lanes.len() };
+        let stopped = self.lanes[lane].stopped;
         let mut fresh = true;
-        let mut over = [0; REAP_BATCH];
-        let mut count = 0;
         for done in done {
             let index = self.lanes[lane].retire(done);
             let tag = &mut self.tags[index as usize];
             tag.outstanding -= 1;
-            if !done.status.is_success() {
-                note_failure(tag, self.lanes[lane].stopped, done.status);
+            let failed = !done.status.is_success();
+            if failed {
+                self.failed_commands += u64::from(note_failure(tag, stopped, done.status));
             }
             if !tag.is_live() {
                 let sampled = M::SAMPLED && tag.sampled;
@@ -345,31 +383,21 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
                     self.look();
                 }
                 self.record(index, M::EACH || M::SHARED || sampled);
-                over[count] = index;
-                count += 1;
+                if M::EACH && failed {
+                    // To tell of it took a while.
+                    self.look();
+                }
+                // What comes out of a stopped queue is not issued again: the others are stopped too, or the context has ended.
+                if let Some(pacing) = self.pacing.as_mut().filter(|_| !stopped) {
+                    pacing.over(&[index], next as u32);
+                } else if !stopped && self.running() {
+                    self.issue::<M>(index, next);
+                }
             }
             fresh = false;
         }
         self.last_over = self.now;
-        // What comes out of a stopped queue is not issued again: the others are stopped too, or the context has ended.
-        if self.lanes[lane].stopped {
-            return;
-        }
-        // As `share_out` says. Where each queue keeps its I/Os, a batch of answers becomes a batch of commands.
-        let next = if self.tags.len() >= self.lanes.len() { lane } else { (lane + 1) % self.lanes.len() };
-        if let Some(pacing) = &mut self.pacing {
-            return pacing.over(&over[..count], next as u32);
-        }
-        if M::SHARED && count > 0 {
-            self.share(count);
-        }
-        for &index in &over[..count] {
-            if !self.running() {
-                break;
-            }
-            self.issue::<M>(index, next);
-        }
-        if M::SHARED && count > 1 {
+        if M::SHARED && done.len() > 1 {
             self.longest_use = self.longest_use.max(self.clock.now() - self.now);
         }
     }
@@ -381,15 +409,6 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
         self.recorder.advance(self.now);
     }
 
-    /// Reads the clock for the I/Os that are issued after `count` completions.
-    #[inline]
-    fn share(&mut self, count: usize) {
-        let read = std::mem::replace(&mut self.now, self.clock.now());
-        if count > 1 {
-            self.longest_use = self.longest_use.max(self.now - read);
-        }
-    }
-
     /// Records an I/O whose last piece is over.
     #[inline]
     fn record(&mut self, index: u32, timed: bool) {
@@ -397,7 +416,8 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
         if tag.fate == Fate::Abandoned {
             self.recorder.abandoned(tag.stamp, self.now);
         } else if tag.status.is_success() {
-            self.recorder.succeeded(tag.stamp, self.now, tag.opcode == NvmOpcode::READ.0, timed);
+            let lba = tag.slba.wrapping_sub(self.task.geometry.blocks.into());
+            self.recorder.succeeded(tag.stamp, self.now, tag.opcode == NvmOpcode::READ.0, lba, timed);
             if let Some(pacing) = &mut self.pacing {
                 pacing.succeeded(index, self.now, timed);
             }
@@ -492,6 +512,9 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
         for first in (0..self.task.depth).step_by(REAP_BATCH) {
             self.now = self.clock.now();
             for index in first..self.task.depth.min(first + REAP_BATCH as u32) {
+                if M::EACH {
+                    self.now = self.clock.now();
+                }
                 if self.running() {
                     self.issue::<M>(index, index as usize % self.lanes.len());
                 }
@@ -531,6 +554,7 @@ impl<Q: IoQueue, C: Clock> Pass for Context<'_, Q, C> {
             self.now = self.clock.now();
         }
         self.recorder.polled(self.now, found > 0);
+        self.recorder.slice(self.now);
         if self.running() && self.now >= self.recorder.end() {
             self.end(EndReason::Time);
         }
@@ -615,33 +639,63 @@ impl<Q: IoQueue, C: Clock> Pass for Context<'_, Q, C> {
         }
         self.end_outage(false);
         self.counted.extend(self.lanes.iter().map(|lane| lane.queue.counters()));
-        let transport = self.transport.take().map(|name| counters(name, &self.counted));
+        let transport = self.transport.take().map(|(name, device)| counters(name, device, &self.counted));
         let precision = self.precision();
         // Who was to issue so many I/Os has dropped none.
         let until = if self.ended == Some(EndReason::Count) { 0 } else { self.recorder.end().min(self.now) };
         let open_loop = self.pacing.take().map(|pacing| pacing.finish(until));
-        let sums = self.recorder.finish(self.clock.now());
-        Outcome {
-            result: ContextResult {
-                name: self.task.name,
-                path: self.task.path,
-                core: self.task.core,
-                window_ticks: sums.window_ticks,
-                reads: sums.reads,
-                writes: sums.writes,
-                precision,
-                account: sums.account,
-                audit: sums.audit,
-                busy_ticks: sums.busy_ticks,
-                idle_ticks: sums.idle_ticks,
-                transport,
-                outages: self.outages,
-                timeouts: self.timeouts,
-                open_loop,
-            },
-            end: self.ended.unwrap_or_default(),
-            problems: self.problems,
+        let mut queue_use = QueueUse::default();
+        for queue in &self.counted {
+            queue_use.polls += queue.polls;
+            queue_use.completions += queue.completions;
+            queue_use.doorbells +=
+                queue.sq_doorbells + queue.sq_shadow_doorbells + queue.cq_doorbells + queue.cq_shadow_doorbells;
         }
+        let sums = self.recorder.finish(self.clock.now());
+        let (blocks, task) = (u64::from(self.task.geometry.blocks), self.task);
+        let [read_errors, write_errors] = sums.errors;
+        let mut result = ContextResult {
+            layout: Layout {
+                depth: task.depth,
+                ios: task.limit,
+                sequential: task.kind == Kind::Sequential,
+                first_block: task.part.start * blocks,
+                blocks: (task.part.end - task.part.start) * blocks,
+                commands_per_io: task.geometry.most_pieces,
+                queues: self.queues,
+                memory_node: task.node,
+            },
+            name: task.name,
+            path: task.path,
+            core: task.core,
+            window_start: sums.window_start,
+            window_ticks: sums.window_ticks,
+            reads: Operation { errors: read_errors, ..Operation::default() },
+            writes: Operation { errors: write_errors, ..Operation::default() },
+            precision,
+            account: sums.account,
+            audit: sums.audit,
+            coverage: self.coverage.finish(),
+            failed_commands: self.failed_commands,
+            slowest: sums.slowest,
+            queue_use,
+            busy_ticks: sums.busy_ticks,
+            idle_ticks: sums.idle_ticks,
+            transport,
+            outages: self.outages,
+            timeouts: self.timeouts,
+            open_loop,
+        };
+        let last = match self.series {
+            true => Some(sums.slice),
+            false => {
+                let Slice { reads, writes, .. } = *sums.slice;
+                (result.reads.completed, result.reads.latency) = (reads.completed, reads.latency);
+                (result.writes.completed, result.writes.latency) = (writes.completed, writes.latency);
+                None
+            }
+        };
+        Outcome { result, end: self.ended.unwrap_or_default(), problems: self.problems, last }
     }
 }
 
@@ -663,11 +717,15 @@ fn share_out(tags: &mut [Tag], queues: usize) -> Vec<Vec<u32>> {
     shares
 }
 
+/// Notes why a command failed, and returns whether it did: one that a stopped queue gives back was only given up.
 #[cold]
-fn note_failure(tag: &mut Tag, stopped: bool, status: Status) {
+fn note_failure(tag: &mut Tag, stopped: bool, status: Status) -> bool {
     if stopped && status.is(status::generic::ABORTED_SQ_DELETION) {
         tag.fate = Fate::Abandoned;
-    } else if tag.status.is_success() {
+        return false;
+    }
+    if tag.status.is_success() {
         tag.status = status;
     }
+    true
 }

@@ -2,12 +2,18 @@
 //! them so that the result can be checked. `doorbell perf` calls [`run()`]; the `report` crate shows what it returns.
 //!
 //! [`plan`] says who drives what, `run` connects and watches, `worker` is the loop of a core, `context` one worker's load on one
-//! namespace, `lane` one of its queues, `timing` how its I/Os are stamped, `pacing` when they arrive in an open loop, `recorder` its counts, `outage` how lost queues are
-//! replaced, `memory` whether there is enough for all, [`workload`] (with [`zipf`]) its sequence of I/Os.
+//! namespace, `lane` one of its queues, `timing` how its I/Os are stamped, `pacing` when they arrive in an open loop, `recorder` its counts, `slices` their course in time,
+//! `coverage` where they went, `outage` how lost queues are replaced, `memory` whether there is enough for all, [`workload`] (with
+//! [`zipf`]) its sequence of I/Os. `clock_check` and `head_room` measure the tool itself.
 
+#[cfg(test)]
+mod audit_tests;
+mod clock_check;
 mod context;
 #[cfg(test)]
 mod context_tests;
+mod coverage;
+mod head_room;
 mod lane;
 mod memory;
 mod observer;
@@ -23,6 +29,7 @@ mod rest_tests;
 mod run;
 #[cfg(test)]
 mod run_tests;
+mod slices;
 mod stop;
 #[cfg(test)]
 mod test_queue;

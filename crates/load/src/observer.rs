@@ -5,6 +5,8 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
+use doorbell_result::document;
+
 /// Something that happened in a run, in the order it is worth showing.
 #[derive(Clone, Debug)]
 pub enum Event<'a> {
@@ -29,6 +31,8 @@ pub enum Event<'a> {
     Second(Second),
     /// The warm-up is over, the measurement begins.
     WarmedUp,
+    /// A slice of the time series is complete.
+    Slice(&'a document::Slice),
     /// Something failed: a line for the error stream.
     Error(&'a str),
 }

@@ -6,7 +6,7 @@ use std::sync::{
     mpsc::{self, Sender},
 };
 
-use doorbell_host::AnyQueue;
+use doorbell_host::{AnyQueue, PollGroup};
 use doorbell_queue::IoQueue;
 use doorbell_result::{EndReason, Timeouts};
 use doorbell_spec::status::generic;
@@ -42,7 +42,7 @@ impl Port for TestPort {
     fn transport(&self) -> String {
         "TEST".into()
     }
-    fn connect(&self, _: u32) -> Result<AnyQueue, String> {
+    fn connect(&self, _: u32, _: &PollGroup) -> Result<AnyQueue, String> {
         unreachable!("the test connects")
     }
     fn failure(&self) -> Option<String> {

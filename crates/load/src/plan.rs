@@ -71,6 +71,10 @@ pub struct RunOptions {
     pub rate: Option<Rate>,
     /// Have an I/O aborted that takes longer, and give its queue up when that does not help (`--timeout`).
     pub timeout: Option<Duration>,
+    /// Length of the slices of a time series (`--interval`).
+    pub interval: Option<Duration>,
+    /// How long to measure afterwards what the tool itself can drive; zero for not at all.
+    pub head_room: Duration,
 }
 
 /// What a worker does when it finds nothing completed.
@@ -116,6 +120,8 @@ pub enum Access {
     Shared,
     /// A device, for which the kernel pins them.
     Pinned,
+    /// An RDMA device, for which the kernel pins memory of this process's own.
+    Registered,
 }
 
 /// What matters of a namespace for a plan.
@@ -297,6 +303,8 @@ pub(crate) mod tests {
             reconnect: None,
             timeout: None,
             rate: None,
+            interval: None,
+            head_room: Duration::ZERO,
         }
     }
 

@@ -22,11 +22,14 @@ use doorbell_platform::{
     cpu, numa, poll,
 };
 use doorbell_queue::{IoQueue, Wait};
-use doorbell_result::{EndReason, RunResult};
+use doorbell_result::{ContextResult, EndReason, RunResult, WorkerResult};
 use doorbell_spec::command::control;
 
 use crate::{
+    clock_check::Question,
     context::{Comeback, Context, Outcome, Pass, Patience, Task},
+    coverage::Kind,
+    head_room::{self, Again},
     lane::Geometry,
     memory,
     observer::{Event, Observer, Reporter, Second},
@@ -34,6 +37,7 @@ use crate::{
     pacing::{Pacing, Schedule},
     plan::{Access, Limit, PollMode, RunOptions, associate},
     port::{Port, Target},
+    slices::{Exchange, Series, Slice},
     stop::{StopFlag, Tsc},
     worker::{Beside, Ending, Progress, Rest, Times, drive},
     workload::{Part, Workload, generator},
@@ -89,6 +93,7 @@ pub(crate) fn run_on(
         reporter: &Reporter::new(observer, options.continue_on_error.unwrap_or(1)),
         ending: &Ending { stop: stop.clone(), ..Ending::default() },
         clock: Clock::since(start),
+        series: Series::default(),
         result: RunResult {
             io_size: options.io_size,
             seed: options.seed,
@@ -115,10 +120,16 @@ struct Plan {
     incarnation: u64,
     /// What the context will be told of lost controllers, when they are brought back.
     news: Option<Receiver<News>>,
+    /// Its place among all contexts.
+    index: usize,
+    /// Where its slices go.
+    exchange: Option<Arc<Exchange>>,
 }
 
 /// What a worker is sent.
 enum Job {
+    /// Say what time it is.
+    Answer(Arc<Question>),
     /// Make these contexts ready.
     Prepare(Vec<(Plan, Queues)>),
     /// Start.
@@ -129,7 +140,15 @@ enum Job {
 struct Worker<'scope> {
     core: usize,
     jobs: Sender<Job>,
-    thread: ScopedJoinHandle<'scope, Vec<Outcome>>,
+    thread: ScopedJoinHandle<'scope, Through>,
+}
+
+/// What a worker leaves.
+#[derive(Default)]
+struct Through {
+    /// Of each context with its place among all.
+    outcomes: Vec<(usize, Outcome)>,
+    result: WorkerResult,
 }
 
 /// Everything workers share.
@@ -143,6 +162,10 @@ struct Common<'a> {
     timeout: Option<u64>,
     /// Ticks without a completion after which workers sleep; never without.
     spin: Option<u64>,
+    /// Ticks of a slice.
+    interval: Option<u64>,
+    /// Ticks of the measurement of the tool itself.
+    head_room: u64,
 }
 
 /// A run under way.
@@ -152,6 +175,7 @@ struct Run<'a> {
     reporter: &'a Reporter<'a>,
     ending: &'a Ending,
     clock: Clock,
+    series: Series,
     result: RunResult,
 }
 
@@ -185,7 +209,7 @@ impl Run<'_> {
             let schedule = Schedule::new(rate.arrival, self.clock.rate() / share, phase, random);
             Some(Pacing::new(schedule, share, options.io_depth))
         };
-        let plans = pairs.iter().enumerate().map(|(at, pair)| {
+        let plans = pairs.iter().enumerate().map(|(place, pair)| {
             let (port, shape) = &admitted[pair.namespace];
             let (core, index) = (options.cores[pair.worker], of_worker[pair.worker]);
             of_worker[pair.worker] += 1;
@@ -196,20 +220,21 @@ impl Run<'_> {
             let zipf = options.zipf.filter(|_| options.pattern.random);
             let zipf = zipf.map(|theta| *zipfs.entry(units).or_insert_with(|| Zipf::new(units, theta)));
             let split = shape.split(options.io_size);
+            let part = Part::of(units, pair.share, pair.sharers);
+            let (kind, range) = match (options.pattern.random, zipf.is_some()) {
+                (false, _) => (Kind::Sequential, part),
+                (true, skewed) => (if skewed { Kind::Skewed } else { Kind::Uniform }, Part { start: 0, end: units }),
+            };
             Plan {
                 worker: pair.worker,
                 access: shape.access,
                 incarnation: port.incarnation().unwrap_or(0),
                 news: None,
+                index: place,
+                exchange: options.interval.map(|_| Exchange::new()),
                 port: port.clone(),
-                pacing: pacing(at, pair.worker, generator(!options.seed, core, index)),
-                workload: Workload::new(
-                    options.pattern,
-                    units,
-                    Part::of(units, pair.share, pair.sharers),
-                    zipf,
-                    generator(options.seed, core, index),
-                ),
+                pacing: pacing(place, pair.worker, generator(!options.seed, core, index)),
+                workload: Workload::new(options.pattern, units, part, zipf, generator(options.seed, core, index)),
                 task: Task {
                     name: shape.name.clone(),
                     path: shape.path.clone(),
@@ -234,6 +259,8 @@ impl Run<'_> {
                     continue_on_error: options.continue_on_error.is_some(),
                     timing: options.timing,
                     histogram: options.histogram,
+                    kind,
+                    part: range,
                 },
             }
         });
@@ -259,12 +286,17 @@ impl Run<'_> {
                 hurried_drain: span(self.options.drain.min(HURRIED_DRAIN)),
             },
             timeout: self.options.timeout.map(span),
+            interval: self.options.interval.map(|interval| span(interval).max(1)),
+            head_room: span(self.options.head_room),
             spin: match self.options.poll_mode {
                 PollMode::Poll => None,
                 PollMode::Interrupt => Some(0),
                 PollMode::Adaptive => Some(span(SPIN)),
             },
         };
+        self.result.asked_ticks = common.times.time;
+        self.series =
+            Series::new(self.options.io_size, plans.iter().filter_map(|plan| plan.exchange.clone()).collect());
         let progress: Vec<Progress> = self.options.cores.iter().map(|_| Progress::default()).collect();
         let ports: Vec<_> = plans.iter().map(|plan| plan.port.clone()).collect();
         let keep = |plan: &mut Plan| {
@@ -287,6 +319,7 @@ impl Run<'_> {
             }
             drop(report);
             if self.prepare(plans, &connecting, &workers, &reports) {
+                self.compare_clocks(&workers);
                 (self.observer)(Event::Launching);
                 for worker in &workers {
                     // A worker that is gone is found when it is joined.
@@ -330,6 +363,15 @@ impl Run<'_> {
         true
     }
 
+    fn compare_clocks(&mut self, workers: &[Worker<'_>]) {
+        for worker in workers {
+            let question = Arc::new(Question::default());
+            if worker.jobs.send(Job::Answer(question.clone())).is_ok() {
+                self.result.clocks.extend(question.ask(worker.core));
+            }
+        }
+    }
+
     /// The next message before the start; `None` when a request to stop came, or a sender or a worker is gone.
     fn next<T>(&mut self, messages: &Receiver<T>, workers: &[Worker<'_>]) -> Option<T> {
         loop {
@@ -363,8 +405,10 @@ impl Run<'_> {
         let mut last = (begin, [0; 3]);
         let observer = self.observer;
         let tell = || ports.iter().flat_map(|port| port.events()).for_each(|event| observer(Event::Notice(&event)));
-        while reports.recv_timeout(WATCH) == Err(RecvTimeoutError::Timeout) {
+        let watch = self.options.interval.map_or(WATCH, |interval| WATCH.min(interval / 2));
+        while reports.recv_timeout(watch) == Err(RecvTimeoutError::Timeout) {
             tell();
+            self.tell_slices();
             self.look_for_losses(ports, &mut lost);
             let look = |keeper: &mut Keeper| keeper.look(self.options, &self.ending.stop);
             if keepers.iter_mut().map(look).filter(|&news| news).count() > 0 {
@@ -394,6 +438,13 @@ impl Run<'_> {
         self.look_for_losses(ports, &mut lost);
     }
 
+    /// Tells of the slices that are complete.
+    fn tell_slices(&mut self) {
+        let told = self.series.slices.len();
+        self.series.collect(&self.clock.start());
+        self.series.slices[told..].iter().for_each(|slice| (self.observer)(Event::Slice(slice)));
+    }
+
     /// Ends the run when a controller is lost for good, and tells of each that is; `told` are those known before.
     fn look_for_losses(&mut self, ports: &[Arc<dyn Port>], told: &mut Vec<String>) {
         for why in ports.iter().filter_map(|port| port.failure()) {
@@ -412,27 +463,19 @@ impl Run<'_> {
         for worker in workers {
             drop(worker.jobs);
             match worker.thread.join() {
-                Ok(outcomes) => {
-                    for outcome in outcomes {
+                Ok(Through { outcomes, result }) => {
+                    for (index, outcome) in outcomes {
                         ends.push(outcome.end);
                         self.result.problems.extend(outcome.problems);
-                        let context = outcome.result;
-                        let (missing, difference) = (context.account.missing(), context.audit.difference());
-                        if missing != 0 || difference > AUDIT_TOLERANCE {
-                            self.problem(format!(
-                                "{} from core {}: the result does not add up: {missing} I/Os are missing, the numbers in flight \
-                                 differ by {:.3} %; do not trust it, and report this",
-                                context.path,
-                                context.core,
-                                difference * 100.0
-                            ));
-                        }
-                        self.result.contexts.push(context);
+                        self.add(index, outcome.result, outcome.last.as_deref());
                     }
+                    self.result.workers.push(WorkerResult { core: worker.core, ..result });
                 }
                 Err(_) => self.problem(format!("the worker on core {} broke down", worker.core)),
             }
         }
+        self.tell_slices();
+        self.result.series = std::mem::take(&mut self.series.slices);
         if !ends.is_empty() {
             let all_counted = ends.iter().all(|&end| end == EndReason::Count);
             self.result.end = [EndReason::Signal, EndReason::Lost]
@@ -440,6 +483,25 @@ impl Run<'_> {
                 .find(|reason| ends.contains(reason))
                 .unwrap_or(if all_counted { EndReason::Count } else { EndReason::Time });
         }
+    }
+
+    fn add(&mut self, index: usize, mut context: ContextResult, last: Option<&Slice>) {
+        if let Some(last) = last {
+            // What it left before comes first.
+            self.series.collect(&self.clock.start());
+            self.series.complete(index, last, &mut context);
+        }
+        let (missing, difference) = (context.account.missing(), context.audit.difference());
+        if missing != 0 || difference > AUDIT_TOLERANCE {
+            self.problem(format!(
+                "{} from core {}: the result does not add up: {missing} I/Os are missing, the numbers in flight differ by \
+                 {:.3} %; do not trust it, and report this",
+                context.path,
+                context.core,
+                difference * 100.0
+            ));
+        }
+        self.result.contexts.push(context);
     }
 
     fn problem(&mut self, text: String) {
@@ -488,43 +550,63 @@ fn work(
     mut companion: Option<Box<dyn FnMut() + Send>>,
     inbox: &Receiver<Job>,
     report: Sender<Vec<String>>,
-) -> Vec<Outcome> {
+) -> Through {
     let pinned = cpu::pin(core);
-    let Some(Job::Prepare(jobs)) = next_job(inbox, &mut companion) else { return Vec::new() };
-    let mut problems = Vec::new();
-    let mut contexts = Vec::new();
+    let Some(Job::Prepare(jobs)) = next_job(inbox, &mut companion) else { return Through::default() };
+    let (mut problems, mut contexts, mut indices, mut again) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     match pinned {
         Err(error) => {
             problems.push(format!("no worker on core {core}: {error}; -c must name cores this process may run on"))
         }
         Ok(()) => {
             for (plan, queues) in jobs {
-                match context(common, plan, queues) {
-                    Ok(context) => contexts.push(context),
+                let index = plan.index;
+                match context(common, plan, queues, &mut again) {
+                    Ok(context) => {
+                        contexts.push(context);
+                        indices.push(index);
+                    }
                     Err(why) => problems.push(why),
                 }
             }
         }
     }
     let _ = report.send(problems);
-    let Some(Job::Go) = next_job(inbox, &mut companion) else { return Vec::new() };
+    loop {
+        match next_job(inbox, &mut companion) {
+            Some(Job::Answer(question)) => question.answer(),
+            Some(Job::Go) => break,
+            _ => return Through::default(),
+        }
+    }
     // Who shares the core must not sleep with it.
     let spin = common.spin.filter(|_| companion.is_none());
     // I/Os that never come back wake nobody.
     let longest = common.options.timeout.map_or(LONGEST_SLEEP, |timeout| LONGEST_SLEEP.min(timeout / 4));
+    // A slice is given away when a worker is awake.
+    let longest = common.options.interval.map_or(longest, |interval| longest.min(interval / 4));
     let sleep = move |waits: &[Wait]| sleep(waits, longest);
     let beside = Beside {
         companion: companion.as_deref_mut().map(|run| run as _),
         rest: spin.map(|spin| Rest { spin, sleep: &sleep }),
     };
+    let (begin, had) = (Instant::now(), cpu::time_of_thread());
     drive(&mut contexts, &Tsc, common.times, common.ending, progress, beside);
-    let outcomes = contexts.into_iter().map(|context| context.finish()).collect();
+    let cpu_share = (cpu::time_of_thread() - had).as_secs_f64() / begin.elapsed().as_secs_f64().max(1e-9);
+    let outcomes: Vec<_> = contexts.into_iter().map(|context| context.finish()).collect();
+    let wanted = common.head_room > 0 && common.ending.stop.requests() == 0;
+    let measured = wanted && outcomes.iter().any(|outcome| outcome.result.completed() > 0 || outcome.last.is_some());
+    let head_room = measured
+        .then(|| head_room::measure(again, &Tsc, common.options.head_room, common.head_room))
+        .flatten()
+        .filter(|&rate| rate > 0.0);
     // This worker is through; its companion goes on until all are.
     drop(report);
     if companion.is_some() {
         next_job(inbox, &mut companion);
     }
-    outcomes
+    let result = WorkerResult { core, cpu_share, head_room };
+    Through { outcomes: indices.into_iter().zip(outcomes).collect(), result }
 }
 
 /// The next job; the companion runs meanwhile.
@@ -540,17 +622,26 @@ fn next_job(inbox: &Receiver<Job>, companion: &mut Option<Box<dyn FnMut() + Send
 }
 
 /// A context whose loop is compiled for its kind of queue.
-fn context<'a>(common: Common<'a>, plan: Plan, queues: Queues) -> Result<Box<dyn Pass + 'a>, String> {
+fn context<'a>(
+    common: Common<'a>,
+    plan: Plan,
+    queues: Queues,
+    again: &mut Vec<Again>,
+) -> Result<Box<dyn Pass + 'a>, String> {
     match queues.active.first() {
-        Some(AnyQueue::Tcp(_)) => context_of(common, plan, queues, |queue| match queue {
+        Some(AnyQueue::Tcp(_)) => context_of(common, plan, queues, again, |queue| match queue {
             AnyQueue::Tcp(queue) => Some(*queue),
             _ => None,
         }),
-        Some(AnyQueue::Ring(_)) => context_of(common, plan, queues, |queue| match queue {
+        Some(AnyQueue::Rdma(_)) => context_of(common, plan, queues, again, |queue| match queue {
+            AnyQueue::Rdma(queue) => Some(*queue),
+            _ => None,
+        }),
+        Some(AnyQueue::Ring(_)) => context_of(common, plan, queues, again, |queue| match queue {
             AnyQueue::Ring(queue) => Some(*queue),
             _ => None,
         }),
-        _ => context_of(common, plan, queues, |queue| match queue {
+        _ => context_of(common, plan, queues, again, |queue| match queue {
             AnyQueue::Custom(queue) => Some(queue),
             _ => None,
         }),
@@ -561,15 +652,21 @@ fn context_of<'a, Q: IoQueue + 'a>(
     common: Common<'a>,
     plan: Plan,
     queues: Queues,
+    again: &mut Vec<Again>,
     of_kind: fn(AnyQueue) -> Option<Q>,
 ) -> Result<Box<dyn Pass + 'a>, String> {
     let Plan { port, incarnation, pacing, .. } = plan;
-    let active = queues.active.into_iter().filter_map(of_kind).collect();
+    let active: Vec<Q> = queues.active.into_iter().filter_map(of_kind).collect();
+    again.push(Again::new(&plan.task, &plan.workload, active.iter().map(|queue| queue.needs().slots).collect()));
     let context = Context::new(plan.task, plan.workload, active, Tsc, common.reporter)?;
     let (transport, attempts) = (common.options.transport_stats.then(|| port.transport()), port.attempts());
     let patience = common.timeout.map(|ticks| Patience { ticks, port: port.clone() });
     let comeback = plan.news.map(|news| Comeback { port, news, attempts, of_kind });
-    let context = context.with_counters(transport).with_idle(queues.idle).with_pacing(pacing);
+    let context = context
+        .with_series(plan.exchange.zip(common.interval))
+        .with_counters(transport)
+        .with_idle(queues.idle)
+        .with_pacing(pacing);
     Ok(Box::new(context.with_patience(patience).with_comeback(incarnation, comeback)))
 }
 

@@ -69,8 +69,8 @@ fn a_mode_reads_the_clock_as_often_as_it_says() {
     const IOS: u64 = 32_000;
     // A full batch in every poll, and no time but that of readings.
     for (timing, readings) in [
-        (Timing::Exact, 2 * IOS),
-        (Timing::Batch, 3 * IOS / 32),
+        (Timing::Exact, IOS),
+        (Timing::Batch, 2 * IOS / 32),
         (Timing::Sampled(100), IOS / 32 + 2 * IOS / 100),
         (Timing::Off, IOS / 32),
     ] {
@@ -106,7 +106,7 @@ fn what_batches_cost_in_truth_is_stated() {
     assert_eq!(error, 1.0, "a reading");
     let (batch, stated) = mean(Timing::Batch);
     assert!((400.0..420.0).contains(&stated), "four failures a batch: {stated}");
-    assert!(truth - batch > 150.0 && truth - batch <= stated, "{batch} for {truth}");
+    assert!((truth - batch).abs() <= stated, "{batch} for {truth}");
     let (sampled, error) = mean(Timing::Sampled(10));
     // The other readings of a batch are what the truth has in excess here.
     assert!((truth - sampled).abs() < 40.0 && error == 1.0, "{sampled} for {truth}");

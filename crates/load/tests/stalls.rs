@@ -42,6 +42,8 @@ fn options() -> RunOptions {
         reconnect: None,
         timeout: None,
         rate: None,
+        interval: None,
+        head_room: Duration::ZERO,
     }
 }
 

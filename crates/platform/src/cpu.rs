@@ -1,8 +1,11 @@
 //! Cores: which there are, and keeping a thread on one.
 
-use std::io;
+use std::{io, time::Duration};
 
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use rustix::{
+    thread::{CpuSet, sched_getaffinity, sched_setaffinity},
+    time::{ClockId, clock_gettime},
+};
 
 /// The cores this process may run on, ascending.
 ///
@@ -50,6 +53,12 @@ pub fn pin_to(cores: &[usize]) -> io::Result<()> {
     Ok(sched_setaffinity(None, &set)?)
 }
 
+/// How long the calling thread has had a processor so far.
+pub fn time_of_thread() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -65,6 +74,15 @@ mod tests {
         })
         .join()
         .unwrap();
+    }
+
+    #[test]
+    fn a_thread_that_sleeps_has_no_processor() {
+        let before = time_of_thread();
+        std::thread::sleep(Duration::from_millis(50));
+        let slept = time_of_thread() - before;
+        assert!(slept < Duration::from_millis(25), "{slept:?}");
+        while time_of_thread() - before < Duration::from_millis(2) + slept {}
     }
 
     #[test]

@@ -41,6 +41,102 @@ impl Segment {
     }
 }
 
+/// What becomes of the memory that is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sending {
+    /// It is copied.
+    Copied,
+    /// It is copied, and more is sent at once.
+    CopiedBeforeMore,
+    /// The kernel sends from it until [`zero_copy_over`] says that it is over, if [`allow_zero_copy`] was called.
+    ZeroCopy,
+}
+
+/// Allows [`Sending::ZeroCopy`] on a socket.
+///
+/// # Errors
+/// What the system answered.
+pub fn allow_zero_copy(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: the kernel reads an int.
+    let answer = unsafe {
+        let on = std::ptr::from_ref(&on).cast();
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ZEROCOPY, on, size_of::<libc::c_int>() as u32)
+    };
+    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Whether a call with [`Sending::ZeroCopy`] failed because the kernel has no room for another note of what it sends from
+/// (net.core.optmem_max), or keeps as much memory in place for us as it may (RLIMIT_MEMLOCK).
+pub fn is_out_of_notes(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ENOBUFS)
+}
+
+/// Calls with [`Sending::ZeroCopy`] whose memory is the caller's again. They are numbered from 0 on a socket, modulo 2^32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ZeroCopyOver {
+    /// The first.
+    pub first: u32,
+    /// The last.
+    pub last: u32,
+    /// The kernel has copied the data all the same.
+    pub copied: bool,
+}
+
+/// Takes the next message about calls that are over from the socket's error queue, without waiting; none when none is there.
+///
+/// # Errors
+/// What the system answered.
+pub fn zero_copy_over(socket: BorrowedFd<'_>) -> io::Result<Option<ZeroCopyOver>> {
+    /// Of linux/errqueue.h: `ee_origin` of such a message, and `ee_code` where the data was copied.
+    const ORIGIN: u8 = 5;
+    const COPIED: u8 = 1;
+    /// Room for the message, and the address that may come with it, aligned for its header.
+    type Control = [u64; 16];
+    loop {
+        let mut control: Control = [0; 16];
+        // SAFETY: an all-zero msghdr is the empty message.
+        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+        message.msg_control = control.as_mut_ptr().cast();
+        message.msg_controllen = size_of::<Control>() as _;
+        // SAFETY: the kernel writes at most `msg_controllen` bytes to `control`, which outlives the call, and data nowhere.
+        if unsafe { libc::recvmsg(socket.as_raw_fd(), &mut message, libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT) } < 0 {
+            let error = io::Error::last_os_error();
+            return if error.kind() == io::ErrorKind::WouldBlock { Ok(None) } else { Err(error) };
+        }
+        // SAFETY: the message describes `control` as the kernel filled it; the header, if there is one, lies in it whole.
+        let header = unsafe { libc::CMSG_FIRSTHDR(&message).as_ref() };
+        let Some(header) = header else { continue };
+        let kind = (header.cmsg_level, header.cmsg_type);
+        let is_error = [(libc::SOL_IP, libc::IP_RECVERR), (libc::SOL_IPV6, libc::IPV6_RECVERR)].contains(&kind);
+        // SAFETY: only the length of one is asked for.
+        let whole = unsafe { libc::CMSG_LEN(size_of::<libc::sock_extended_err>() as u32) } as usize;
+        if !is_error || header.cmsg_len < whole {
+            continue;
+        }
+        // SAFETY: the header says that as many bytes follow it in `control`; any bytes are such a struct.
+        let error = unsafe { libc::CMSG_DATA(header).cast::<libc::sock_extended_err>().read_unaligned() };
+        if error.ee_errno == 0 && error.ee_origin == ORIGIN {
+            let copied = error.ee_code & COPIED != 0;
+            return Ok(Some(ZeroCopyOver { first: error.ee_info, last: error.ee_data, copied }));
+        }
+    }
+}
+
+/// Resets a TCP connection: what is queued is not sent any more, and what the kernel sends from memory of the caller's is soon over.
+///
+/// # Errors
+/// What the system answered.
+pub fn reset(socket: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: an all-zero address is one of no family, which dissolves the connection.
+    let nowhere: libc::sockaddr = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel reads an address of the length said.
+    match unsafe { libc::connect(socket.as_raw_fd(), &nowhere, size_of::<libc::sockaddr>() as u32) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Sends up to [`MOST_PIECES`] segments in one call, without waiting and without raising SIGPIPE; returns the bytes taken.
 ///
 /// # Errors
@@ -53,7 +149,13 @@ pub fn send(
     segments: impl Iterator<Item = Segment>,
     headers: &[u8],
     region: Option<&Region>,
+    sending: Sending,
 ) -> io::Result<usize> {
+    let how = match sending {
+        Sending::Copied => 0,
+        Sending::CopiedBeforeMore => libc::MSG_MORE,
+        Sending::ZeroCopy => libc::MSG_ZEROCOPY,
+    };
     let mut vectors = [const { MaybeUninit::<libc::iovec>::uninit() }; MOST_PIECES];
     let mut count = 0;
     for segment in segments.take(MOST_PIECES) {
@@ -74,8 +176,8 @@ pub fn send(
     message.msg_iov = vectors.as_mut_ptr().cast();
     message.msg_iovlen = count as _;
     // SAFETY: the first `count` vectors are written and each points at bytes checked to lie in `headers` or in the region,
-    // both alive for the call; sending only reads them.
-    let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) };
+    // both alive for the call; sending only reads them. What the kernel reads later it keeps from being freed.
+    let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &message, how | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) };
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(sent as usize) }
 }
 
@@ -143,7 +245,7 @@ mod tests {
             Segment::Payload(Range { offset: 100, len: 7 }),
             Segment::Header { at: 0, len: 2 },
         ];
-        assert_eq!(send(left.as_fd(), segments.into_iter(), b"!!head", Some(&region)).unwrap(), 13);
+        assert_eq!(send(left.as_fd(), segments.into_iter(), b"!!head", Some(&region), Sending::Copied).unwrap(), 13);
         let mut got = [0; 13];
         right.read_exact(&mut got).unwrap();
         assert_eq!(&got, b"headpayload!!");
@@ -171,7 +273,8 @@ mod tests {
     fn a_peer_that_is_gone_is_an_error_not_a_signal() {
         let (left, right) = UnixStream::pair().unwrap();
         drop(right);
-        let error = send(left.as_fd(), [Segment::Header { at: 0, len: 1 }].into_iter(), b"x", None).unwrap_err();
+        let segment = [Segment::Header { at: 0, len: 1 }].into_iter();
+        let error = send(left.as_fd(), segment, b"x", None, Sending::Copied).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
     }
 }

@@ -2,6 +2,7 @@
 //! of text from the result model, and prints nothing itself. The layouts that `spdk_nvme_perf` has too are
 //! the same byte for byte, so that what reads its output reads ours.
 
+pub mod audit;
 pub mod csv;
 pub mod failures;
 pub mod hlog;

@@ -75,6 +75,7 @@ fn tcp_counters_and_table() {
     let mut context = context(MALLOC, 35_023_360, [9135, 6828, 427_759]);
     context.transport = Some(TransportCounters {
         transport: "TCP".into(),
+        device: None,
         counters: vec![
             ("polls", 14_453_424),
             ("idle_polls", 14_236_882),
@@ -94,6 +95,7 @@ fn pcie_counters_and_table() {
     let mut context = context(VFIO_USER, 362_223_700, [3530, 1163, 424_265]);
     context.transport = Some(TransportCounters {
         transport: "PCIE".into(),
+        device: None,
         counters: vec![
             ("polls", 70_045_135),
             ("idle_polls", 69_709_823),
@@ -109,6 +111,22 @@ fn pcie_counters_and_table() {
     let result = run(vec![context]);
     let text = transport_stats::blocks(&result) + &spdk_table::table(&result);
     assert_eq!(text, format!("{}\n", include_str!("fixtures/vfu-null-stats-q128.txt")));
+}
+
+#[test]
+fn rdma_counters_are_told_by_device_and_closed_by_a_line() {
+    let mut context = context(MALLOC, 1000, [1, 1, 1]);
+    context.transport = Some(TransportCounters {
+        transport: "RDMA".into(),
+        device: Some("rxe0".into()),
+        counters: vec![("polls", 5), ("total_send_wrs", 12), ("send_doorbell_updates", 3)],
+    });
+    let text = transport_stats::blocks(&run(vec![context]));
+    let (_, block) = text.split_once("RDMA transport:\n").unwrap();
+    // The numbers start in column 24, counted from 1 behind the tab.
+    let expected = "\tdev name:              rxe0\n\tpolls:                 5\n\ttotal_send_wrs:        12\n\tsend_doorbell_updates: 3\n\
+                    \t---------------------------------\n";
+    assert_eq!(block, expected);
 }
 
 #[test]

@@ -480,6 +480,14 @@ pub struct Slice {
     pub distribution: Option<Distribution>,
 }
 
+impl Slice {
+    /// The line of `--ndjson`, with its line feed.
+    pub fn to_line(&self) -> String {
+        // As for a document.
+        serde_json::to_string(self).expect("a slice is plain data") + "\n"
+    }
+}
+
 /// A slow I/O.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SlowIo {

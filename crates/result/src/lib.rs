@@ -3,10 +3,12 @@
 //!
 //! Latencies are kept in clock ticks, with the rate of the clock beside them, so that nothing is rounded before it is shown.
 
+pub mod audit;
 mod distribution;
 pub mod document;
 mod histogram;
 mod open_loop;
+mod proof;
 mod results;
 pub mod schema;
 
@@ -14,6 +16,7 @@ pub use distribution::{CUT_OFFS, Distribution, Percentile};
 pub use document::{Document, Latency, Measurement};
 pub use histogram::{Bucket, LatencyHistogram};
 pub use open_loop::{Arrival, OpenLoop};
+pub use proof::{Audit, ClockOffset, Coverage, Layout, QueueUse, SlowRecord, WorkerResult};
 
 use std::collections::BTreeMap;
 
@@ -32,6 +35,14 @@ pub struct RunResult {
     pub timing: Timing,
     /// One a (core, namespace) pair, workers ascending, in the order of association.
     pub contexts: Vec<ContextResult>,
+    /// What the workers did besides.
+    pub workers: Vec<WorkerResult>,
+    /// What their clocks say beside each other, as far as that could be told.
+    pub clocks: Vec<ClockOffset>,
+    /// Length of the window that was asked for, in ticks.
+    pub asked_ticks: u64,
+    /// The time series, when asked for.
+    pub series: Vec<document::Slice>,
     /// Why the run ended.
     pub end: EndReason,
     /// What went wrong besides failed I/Os, for people: lost queues, stuck drains, audit findings.
@@ -97,6 +108,10 @@ pub struct ContextResult {
     pub path: String,
     /// The worker's core.
     pub core: usize,
+    /// How it was laid out.
+    pub layout: Layout,
+    /// Start of the measured window by the worker's clock.
+    pub window_start: u64,
     /// Length of the measured window in ticks: after warm-up, before the drain.
     pub window_ticks: u64,
     /// Reads.
@@ -109,6 +124,14 @@ pub struct ContextResult {
     pub account: Account,
     /// The two sides of the in-flight check.
     pub audit: Audit,
+    /// Where its I/Os went.
+    pub coverage: Coverage,
+    /// Commands that came back with an error status from a queue that was not stopped.
+    pub failed_commands: u64,
+    /// Its slowest I/Os, slowest first.
+    pub slowest: Vec<SlowRecord>,
+    /// What its queues counted.
+    pub queue_use: QueueUse,
     /// Ticks spent in polls that found completions, and in polls that did not.
     pub busy_ticks: u64,
     /// Ticks of polls that found nothing.
@@ -224,23 +247,6 @@ impl Account {
     }
 }
 
-/// Both sides of Little's law for the window, in I/O-ticks: what was in flight, summed over time, and how long each I/O was there.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Audit {
-    /// Integral of the number in flight over the window, kept at each change.
-    pub in_flight_integral: u128,
-    /// Residence within the window of every I/O, those included that were in flight at its edges.
-    pub residence: u128,
-}
-
-impl Audit {
-    /// The relative difference of the two sides; 0 for an idle context.
-    pub fn difference(&self) -> f64 {
-        let (a, b) = (self.in_flight_integral as f64, self.residence as f64);
-        if a.max(b) == 0.0 { 0.0 } else { (a - b).abs() / a.max(b) }
-    }
-}
-
 /// Latencies of a context in ticks.
 #[derive(Clone, Debug, Default)]
 pub struct LatencyStats {
@@ -286,6 +292,8 @@ impl LatencyStats {
 pub struct TransportCounters {
     /// `TCP`, `PCIE`, `RDMA` or the name of a custom transport.
     pub transport: String,
+    /// The device that they are of, where they are told by device.
+    pub device: Option<String>,
     /// Label and value in the order they are printed.
     pub counters: Vec<(&'static str, u64)>,
 }

@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 
 use crate::{
     ContextResult, Distribution, Latency, LatencyStats, Measurement, OpenLoop, Operation, RunResult,
-    document::{ContextMeasurement, OpenLoopRecord, OutageRecord, Results},
+    document::{ContextMeasurement, ContextPlan, OpenLoopRecord, OutageRecord, Results, SlowIo, WorkerUse},
 };
+
+/// The slowest I/Os of a run that are told.
+const SLOWEST: usize = 16;
 
 impl Results {
     /// The sums of a run.
@@ -79,6 +82,73 @@ impl ContextMeasurement {
             timed_out: (context.timeouts.timed_out, context.timeouts.aborts, context.timeouts.aborted),
             counters: counters.map(|(name, value)| ((*name).to_owned(), *value)).collect(),
         }
+    }
+}
+
+impl ContextPlan {
+    /// What each worker did on each namespace.
+    pub fn all(run: &RunResult) -> Vec<Self> {
+        let plan = |context: &ContextResult| Self {
+            core: context.core,
+            path: context.path.clone(),
+            ios: context.layout.ios,
+            first_block: context.layout.first_block,
+            blocks: context.layout.blocks,
+            commands_per_io: context.layout.commands_per_io,
+            queues: context.layout.queues.clone(),
+            memory_node: context.layout.memory_node,
+        };
+        run.contexts.iter().map(plan).collect()
+    }
+}
+
+impl SlowIo {
+    /// The slowest I/Os of all contexts, slowest first.
+    pub fn all(run: &RunResult) -> Vec<Self> {
+        let seconds = |ticks: u64| ticks as f64 / run.ticks_per_second;
+        let of = |context: &'_ ContextResult| {
+            let (path, core) = (context.path.clone(), context.core);
+            let slow = context.slowest.iter().map(move |io| Self {
+                latency_us: seconds(io.latency) * 1e6,
+                issued_s: seconds(io.issued),
+                operation: if io.read { "read" } else { "write" }.into(),
+                lba: io.lba,
+                path: path.clone(),
+                core,
+                in_flight: io.in_flight,
+            });
+            slow.collect::<Vec<_>>()
+        };
+        let mut all: Vec<Self> = run.contexts.iter().flat_map(of).collect();
+        all.sort_by(|one, other| other.latency_us.total_cmp(&one.latency_us));
+        all.truncate(SLOWEST);
+        all
+    }
+}
+
+impl WorkerUse {
+    /// What each worker's core did.
+    pub fn all(run: &RunResult) -> Vec<Self> {
+        let one = |worker: &crate::WorkerResult| {
+            let contexts = || run.contexts.iter().filter(|context| context.core == worker.core);
+            let sum = |of: &dyn Fn(&ContextResult) -> u64| contexts().map(of).sum::<u64>() as f64;
+            let (busy, idle) = (sum(&|context| context.busy_ticks), sum(&|context| context.idle_ticks));
+            let (ios, all_ios) = (sum(&ContextResult::completed), sum(&|context| context.account.submitted));
+            let doorbells = sum(&|context| context.queue_use.doorbells);
+            let share = |part: f64, whole: f64| (whole > 0.0).then(|| part / whole);
+            Self {
+                core: worker.core,
+                cpu_percent: worker.cpu_share * 100.0,
+                busy_percent: share(busy, busy + idle).unwrap_or(0.0) * 100.0,
+                ticks_per_io: share(busy, ios),
+                polls_per_completion: share(
+                    sum(&|context| context.queue_use.polls),
+                    sum(&|context| context.queue_use.completions),
+                ),
+                doorbells_per_io: share(doorbells, all_ios).filter(|_| doorbells > 0.0),
+            }
+        };
+        run.workers.iter().map(one).collect()
     }
 }
 

@@ -11,8 +11,10 @@ use crate::{Error, Script};
 pub struct TargetConfig {
     /// The NVM subsystems; the discovery subsystem comes by itself.
     pub subsystems: Vec<SubsystemConfig>,
-    /// Where to listen; port 0 takes a free one, see [`crate::Target::addresses`].
+    /// Where to listen over TCP; port 0 takes a free one, see [`crate::Target::addresses`].
     pub listen: Vec<SocketAddr>,
+    /// Where to listen for hosts over RDMA.
+    pub rdma: Vec<SocketAddr>,
     /// Directories in which to offer the first subsystem as a PCI function over vfio-user, to one host at a time each: their socket
     /// is called `cntrl`.
     pub vfio_user: Vec<PathBuf>,
@@ -22,6 +24,8 @@ pub struct TargetConfig {
     pub poll: bool,
     /// Bytes of memory for data on its way between sockets and namespaces, all connections together. What does not fit waits.
     pub transfer_memory: usize,
+    /// Fewest bytes of data of a PDU that are sent without a copy to a host on another machine; `None` copies all.
+    pub zero_copy: Option<u32>,
     /// How long hosts are waited for.
     pub deadlines: Deadlines,
     /// What goes wrong with I/O commands, and when.
@@ -60,10 +64,12 @@ impl TargetConfig {
         Self {
             subsystems: vec![subsystem],
             listen: Vec::new(),
+            rdma: Vec::new(),
             vfio_user: Vec::new(),
             cores: None,
             poll: false,
             transfer_memory: 64 << 20,
+            zero_copy: None,
             deadlines: Deadlines::default(),
             fault: None,
             fault_log: None,
@@ -72,7 +78,10 @@ impl TargetConfig {
 
     pub(crate) fn check(&self) -> Result<(), Error> {
         let fail = |what: String| Err(Error::Config(what));
-        if self.listen.is_empty() && self.vfio_user.is_empty() {
+        if self.fault.is_some() && !self.rdma.is_empty() {
+            return fail("a fault script does not reach hosts over RDMA: listen over TCP or vfio-user".into());
+        }
+        if self.listen.is_empty() && self.rdma.is_empty() && self.vfio_user.is_empty() {
             return fail("a target needs an address to listen on".into());
         }
         if let Some(first) = self.vfio_user.first() {

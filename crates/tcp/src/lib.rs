@@ -4,15 +4,25 @@
 //! bytes, and own no socket and no clock. [`Link`] is the thin shell that joins both to a socket. What a PDU *means* is decided by
 //! the owner, who implements [`Sink`].
 
+use std::{io, net::TcpStream};
+
 mod digest;
 mod link;
 mod receiver;
 mod sender;
 mod unplugged;
+mod zero_copy;
 
 pub use link::{Link, Lost};
 pub use receiver::{Fault, Pdu, Receiver, Sink, Violation};
 pub use sender::{DataPdu, Sender};
+pub use zero_copy::{ZeroCopy, ZeroCopyCounts};
+
+/// Whether both ends of a connection are on one machine, between which nothing is sent without a copy.
+pub fn is_local(socket: &TcpStream) -> io::Result<bool> {
+    let (local, peer) = (socket.local_addr()?.ip().to_canonical(), socket.peer_addr()?.ip().to_canonical());
+    Ok(peer.is_loopback() || peer == local)
+}
 
 /// Which end of the connection we are; it decides which PDUs may come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

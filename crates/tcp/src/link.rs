@@ -62,6 +62,22 @@ impl Link {
         self.socket.as_raw_fd()
     }
 
+    /// Looks whether memory is back that the kernel sent from.
+    ///
+    /// # Errors
+    /// [`Lost::Io`].
+    pub fn collect(&mut self) -> Result<(), Lost> {
+        Ok(self.sender.collect(self.socket.as_fd())?)
+    }
+
+    /// Has the kernel send data of `threshold` bytes or more from where it lies.
+    ///
+    /// # Errors
+    /// The system's answer; nothing has changed.
+    pub fn use_zero_copy(&mut self, threshold: u32) -> io::Result<()> {
+        self.sender.use_zero_copy(self.socket.as_fd(), threshold)
+    }
+
     /// Sends what is queued; returns whether all of it left.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use std::{collections::VecDeque, io, os::fd::BorrowedFd};
 
 use doorbell_platform::{
     Range, Region,
-    socket::{self, Segment},
+    socket::{self, Segment, Sending},
 };
 use doorbell_spec::{
     command::Command,
@@ -16,7 +16,7 @@ use doorbell_spec::{
 };
 use zerocopy::{FromZeros, Immutable, IntoBytes};
 
-use crate::{Digests, Role, Violation, digest, digest::DataDigest};
+use crate::{Digests, Role, Violation, ZeroCopy, ZeroCopyCounts, digest, digest::DataDigest};
 
 /// Most bytes one call offers to the socket: more only pushes what was just made out of the cache.
 const CALL_BYTES: u32 = 512 << 10;
@@ -55,6 +55,7 @@ pub struct Sender {
     /// How many of the first segments have gone into data digests, and the digest of the data that is the last of them.
     digested: usize,
     digest: DataDigest,
+    zero_copy: Option<ZeroCopy>,
 }
 
 impl Sender {
@@ -70,7 +71,18 @@ impl Sender {
             sent: 0,
             digested: 0,
             digest: DataDigest::new(),
+            zero_copy: None,
         }
+    }
+
+    /// Has the kernel send data from where it lies, where a PDU carries `threshold` bytes or more.
+    ///
+    /// # Errors
+    /// The system's answer; nothing has changed.
+    pub fn use_zero_copy(&mut self, socket: BorrowedFd<'_>, threshold: u32) -> io::Result<()> {
+        socket::allow_zero_copy(socket)?;
+        self.zero_copy = Some(ZeroCopy::new(threshold));
+        Ok(())
     }
 
     /// What ICReq and ICResp agreed on, `pda` being the peer's CPDA or HPDA; holds from the next PDU on.
@@ -98,6 +110,38 @@ impl Sender {
         self.sent
     }
 
+    /// Position in the stream before which the memory of all data is its owner's again: where [`Sender::sent`] is, unless the kernel
+    /// still sends from there.
+    #[inline]
+    pub fn released(&self) -> u64 {
+        self.zero_copy.as_ref().and_then(ZeroCopy::oldest).unwrap_or(self.sent)
+    }
+
+    /// Whether nothing waits to be sent and all memory is back.
+    #[inline]
+    pub fn is_idle(&self) -> bool {
+        self.is_empty() && self.released() == self.sent
+    }
+
+    /// Looks whether memory is back that the kernel sent from.
+    ///
+    /// # Errors
+    /// What the system answered.
+    #[inline]
+    pub fn collect(&mut self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        self.zero_copy.as_mut().map_or(Ok(()), |zero_copy| zero_copy.collect(socket))
+    }
+
+    /// What became of calls that were to send without a copy.
+    pub fn zero_copy_counts(&self) -> ZeroCopyCounts {
+        self.zero_copy.as_ref().map_or_else(ZeroCopyCounts::default, ZeroCopy::counts)
+    }
+
+    /// Gives out what is known of memory that the kernel sends from; nothing more is sent so.
+    pub fn take_zero_copy(&mut self) -> Option<ZeroCopy> {
+        self.zero_copy.take()
+    }
+
     /// Bytes of the buffer of headers, and of small data, that wait to be sent.
     pub fn header_bytes(&self) -> usize {
         self.headers.len()
@@ -116,7 +160,7 @@ impl Sender {
     /// Queues a command with the in-capsule data in `data`, if any.
     pub fn command(&mut self, command: &Command, data: &[Range]) {
         let pdu = CapsuleCmd { common: self.common(PduType::CAPSULE_CMD, 0, data), command: *command };
-        self.pdu(pdu.as_bytes(), data);
+        self.pdu(pdu.as_bytes(), data, None);
     }
 
     /// Queues a command whose in-capsule data is small and not in a region.
@@ -148,8 +192,18 @@ impl Sender {
         self.header(pdu.as_bytes());
     }
 
+    /// Whether data is followed by its digest.
+    pub fn digests_data(&self) -> bool {
+        self.digests.data
+    }
+
     /// Queues H2CData (hosts) or C2HData (controllers) with the data in `data`, at least one byte.
     pub fn data(&mut self, pdu: DataPdu, data: &[Range]) {
+        self.data_with_checksum(pdu, data, None);
+    }
+
+    /// Queues such a PDU; `checksum` is the CRC-32C of the data, where that is known and the data comes in whole dwords.
+    pub fn data_with_checksum(&mut self, pdu: DataPdu, data: &[Range], checksum: Option<u32>) {
         let kind = if self.role == Role::Host { PduType::H2C_DATA } else { PduType::C2H_DATA };
         let last = if pdu.last { flags::LAST } else { 0 };
         let success = if pdu.success { flags::SUCCESS } else { 0 };
@@ -157,7 +211,7 @@ impl Sender {
         header.common = self.common(kind, last | success, data);
         (header.cccid, header.ttag, header.datao) = (pdu.cccid.into(), pdu.ttag.into(), pdu.datao.into());
         header.datal = total(data).into();
-        self.pdu(header.as_bytes(), data);
+        self.pdu(header.as_bytes(), data, checksum);
     }
 
     /// Queues a termination request for the peer's breach of the protocol; nothing may follow it.
@@ -174,17 +228,53 @@ impl Sender {
     /// # Errors
     /// What the system answered, a full socket excepted.
     pub fn send(&mut self, socket: BorrowedFd<'_>, region: Option<&Region>) -> io::Result<bool> {
+        let mut refused = false;
         while !self.segments.is_empty() {
             let ready = self.ready(region);
-            let batch = self.segments.iter().copied().take(ready);
-            match socket::send(socket, batch, &self.headers, region) {
-                Ok(taken) => self.taken(taken),
+            let (count, sending) = self.next_call(ready, refused);
+            refused = false;
+            let batch = self.segments.iter().copied().take(count);
+            match socket::send(socket, batch, &self.headers, region, sending) {
+                Ok(taken) => {
+                    if let (Sending::ZeroCopy, Some(zero_copy)) = (sending, &mut self.zero_copy) {
+                        zero_copy.called(self.sent);
+                    }
+                    self.taken(taken);
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+                Err(error) => match &mut self.zero_copy {
+                    Some(zero_copy) if sending == Sending::ZeroCopy && socket::is_out_of_notes(&error) => {
+                        zero_copy.refused();
+                        refused = true;
+                    }
+                    _ => return Err(error),
+                },
             }
         }
         Ok(true)
+    }
+
+    /// How many of the first `ready` segments the next call is to offer, and how: with zero-copy, the data of a PDU that is long enough
+    /// alone, unless that has just been refused, and what lies before such data by itself.
+    #[inline]
+    fn next_call(&self, ready: usize, refused: bool) -> (usize, Sending) {
+        let Some(zero_copy) = &self.zero_copy else { return (ready, Sending::Copied) };
+        let mut at = 0;
+        while at < ready {
+            // Between the data of two PDUs there is a header.
+            let data = self.segments.range(at..ready).take_while(|segment| matches!(segment, Segment::Payload(_)));
+            let (count, bytes) =
+                data.fold((0, 0), |(count, bytes), segment| (count + 1, bytes + u64::from(segment.len())));
+            let long = count > 0 && bytes >= u64::from(zero_copy.threshold);
+            match at {
+                0 if long && refused => return (count, Sending::Copied),
+                0 if long => return (count, Sending::ZeroCopy),
+                _ if long => return (at, Sending::CopiedBeforeMore),
+                _ => at += count.max(1),
+            }
+        }
+        (ready, Sending::Copied)
     }
 
     /// Moves everything that is queued to the end of `out` in place of a socket.
@@ -269,20 +359,30 @@ impl Sender {
         CommonHeader::new(kind, bits, pdo, plen)
     }
 
-    fn pdu(&mut self, header: &[u8], data: &[Range]) {
+    fn pdu(&mut self, header: &[u8], data: &[Range], checksum: Option<u32>) {
         self.header(header);
         if data.is_empty() {
             return;
         }
         self.pad(header.len(), header[3]);
+        let made = checksum.is_some() && self.has_all_digests();
         for &range in data {
             self.queued += u64::from(range.len);
             self.segments.push_back(Segment::Payload(range));
         }
         if self.digests.data {
-            // Made when it is sent: a header that follows data begins with the digest.
-            self.bytes(&[0; DIGEST_LEN]);
+            // If it is not known it is made when it is sent: a header that follows data begins with the digest.
+            self.bytes(&checksum.unwrap_or(0).to_le_bytes());
+            if made {
+                self.digested = self.segments.len();
+            }
         }
+    }
+
+    /// Whether no data digest of what is queued is still to be made.
+    fn has_all_digests(&self) -> bool {
+        let mut rest = self.segments.iter().skip(self.digested);
+        !self.digest.is_begun() && !rest.any(|segment| matches!(segment, Segment::Payload(_)))
     }
 
     /// How many of the first segments one call is to offer; the data digests among them are made.
@@ -310,6 +410,7 @@ impl Sender {
             }
         };
         (0..DIGEST_LEAD).for_each(|_| ask());
+        let count = count.max(self.digested);
         let mut follows_data = self.digest.is_begun();
         for segment in self.segments.range(self.digested..count) {
             for piece in pieces(segment) {

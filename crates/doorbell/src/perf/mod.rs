@@ -21,6 +21,7 @@ use doorbell_host::{Cancel, Controller, ControllerOptions, Namespace, Probed, Re
 use doorbell_load::{Event, Limit, Pattern, PollMode, RunOptions, StopFlag, Target, run};
 use doorbell_platform::open_files;
 use doorbell_result::{Document, document::ExitReason};
+use tracing::Level;
 
 use crate::{
     output::{log, show as out, tell},
@@ -36,6 +37,8 @@ const IO_QUEUES: u32 = 1024;
 const MOST_ENTRIES: u32 = 65_535;
 /// Longest wait for what is in flight when the load has ended.
 const DRAIN: Duration = Duration::from_secs(8);
+/// How long the tool's own speed is measured after the run.
+const HEAD_ROOM: Duration = Duration::from_millis(100);
 /// Time after which no further I/O queue is connected.
 const CONNECT: Duration = Duration::from_secs(120);
 
@@ -70,7 +73,8 @@ pub fn main(program: &str, arguments: impl IntoIterator<Item = OsString>) -> Exi
 
 /// Runs the load; returns whether everything went well. What is known of it by and by is added to the document.
 fn perform(options: &Options, document: &mut Document, outputs: &Outputs) -> Result<bool, String> {
-    log(options.log_level);
+    // Who asks for zero-copy wants to know what became of it.
+    log(if options.zero_copy.is_some() { options.log_level.max(Level::WARN) } else { options.log_level });
     for note in &options.notes {
         tell(note);
     }
@@ -137,6 +141,9 @@ fn controller_options(options: &Options) -> ControllerOptions {
         keep_alive: (options.keep_alive_ms > 0).then(|| Duration::from_millis(options.keep_alive_ms.into())),
         header_digest: options.header_digest,
         data_digest: options.data_digest,
+        rdma_srq_size: options.rdma_srq_size,
+        transport_tos: options.transport_tos,
+        zero_copy: options.zero_copy,
         disable_sq_flow_control: options.disable_sq_flow_control,
         interrupts: options.poll_mode != PollMode::Poll,
         sq_cmb: !environment.no_sq_cmb,
@@ -221,5 +228,7 @@ fn run_options(options: &Options, seed: u64) -> RunOptions {
         reconnect: options.reconnect,
         rate: options.rate,
         timeout: options.timeout_ms.map(|milliseconds| Duration::from_millis(milliseconds.into())),
+        interval: options.interval,
+        head_room: HEAD_ROOM,
     }
 }

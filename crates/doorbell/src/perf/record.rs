@@ -9,8 +9,10 @@ use doorbell_host::TransportType;
 use doorbell_load::{PollMode, RunOptions, Target};
 use doorbell_platform::{Sysfs, pci::Address};
 use doorbell_result::{
-    Document, EndReason, RunResult,
-    document::{ExitReason, Granted, Path, Plan, Results, SCHEMA_VERSION, Tool},
+    Document, EndReason, RunResult, audit,
+    document::{
+        ContextPlan, ExitReason, Granted, Path, Plan, Results, SCHEMA_VERSION, Series, SlowIo, Tool, WorkerUse,
+    },
 };
 
 use super::{machine, options::Options};
@@ -115,6 +117,14 @@ pub fn add_result(document: &mut Document, result: &RunResult) {
     };
     document.exit.errors.extend(result.problems.iter().cloned());
     document.results = Results::of(result);
+    document.slowest = SlowIo::all(result);
+    document.workers = WorkerUse::all(result);
+    document.audit = audit::audit(result);
+    if let Some(plan) = &mut document.plan {
+        plan.contexts = ContextPlan::all(result);
+        let slices = result.series.clone();
+        document.series = plan.interval_s.map(|interval_s| Series { interval_s, slices });
+    }
     let precisions = || result.contexts.iter().map(|context| context.precision);
     let seconds = |ticks: f64| ticks / result.ticks_per_second;
     document.platform.ticks_per_second = Some(result.ticks_per_second);

@@ -4,11 +4,11 @@ use std::io::{IsTerminal, stdout};
 
 use doorbell_load::{Event, Second};
 use doorbell_report::{
-    failures, open_loop, percentiles, spdk_latency, spdk_table,
+    audit, failures, open_loop, percentiles, spdk_latency, spdk_table,
     status_line::{ERASE, StatusLine},
     timing, transport_stats,
 };
-use doorbell_result::{Document, RunResult};
+use doorbell_result::{Document, RunResult, audit::holds};
 
 use super::{
     options::{LatencyOutput, Options},
@@ -31,6 +31,7 @@ pub fn event(event: &Event<'_>, options: &Options, outputs: &Outputs) {
         Event::Launching => out("Initialization complete. Launching workers.\n"),
         Event::Second(second) if stdout().is_terminal() => out(&status(second, options).text()),
         Event::WarmedUp if stdout().is_terminal() => out(ERASE),
+        Event::Slice(slice) => outputs.slice(&slice.to_line()),
         Event::Second(_) | Event::WarmedUp => {}
     }
 }
@@ -63,10 +64,15 @@ pub fn result(result: &RunResult, document: &Document, options: &Options) -> boo
     out(&open_loop::summary(result));
     timing::line(result).lines().for_each(tell);
     failures::failures(result).lines().for_each(tell);
+    audit::lines(&document.audit).lines().for_each(tell);
     let measured = result.contexts.iter().any(|context| context.completed() > 0);
     if !measured {
         tell("Nothing was measured: no I/O was issued and completed within the window");
     }
     let failed = result.contexts.iter().any(|context| context.failed() > 0);
-    measured && !failed && result.problems.is_empty()
+    let trusted = !options.strict || holds(&document.audit);
+    if !trusted {
+        tell("The audit failed, and --strict was asked for");
+    }
+    measured && !failed && trusted && result.problems.is_empty()
 }

@@ -36,6 +36,12 @@ pub struct ControllerOptions {
     pub header_digest: bool,
     /// Offer a digest over data.
     pub data_digest: bool,
+    /// Receives that the queues of a poll group share, for each RDMA device; 0 for receives of each queue's own.
+    pub rdma_srq_size: u32,
+    /// Type of service of what is sent over RDMA; 0 for none.
+    pub transport_tos: u8,
+    /// Fewest bytes of data of a PDU that are sent without a copy to another machine (TCP); `None` copies all.
+    pub zero_copy: Option<u32>,
     /// Ask for submission queues without flow control.
     pub disable_sq_flow_control: bool,
     /// Let devices within reach report completions by interrupts, for workers that sleep.
@@ -70,6 +76,9 @@ impl Default for ControllerOptions {
             keep_alive: Some(Duration::from_secs(10)),
             header_digest: false,
             data_digest: false,
+            rdma_srq_size: 0,
+            transport_tos: 0,
+            zero_copy: None,
             disable_sq_flow_control: false,
             interrupts: false,
             sq_cmb: true,

@@ -39,6 +39,9 @@ impl<Q: IoQueue, C: Clock> Context<'_, Q, C> {
                 pacing.issued(index, self.tags[index as usize].stamp);
                 any = true;
             }
+            if M::EACH {
+                self.now = self.clock.now();
+            }
         }
         if M::SHARED && any {
             self.longest_use = self.longest_use.max(self.clock.now() - self.now);

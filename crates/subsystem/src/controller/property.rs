@@ -25,7 +25,7 @@ impl Admin {
         let subsystem = &self.association.subsystem;
         let css = if subsystem.is_discovery { Cap::CSS_NVM } else { Cap::CSS_NVM | Cap::CSS_IO };
         Cap::new()
-            .with_mqes((subsystem.config.max_queue_entries - 1) as u16)
+            .with_mqes((self.max_queue_entries() - 1) as u16)
             .with_cqr(true)
             .with_to(READY_TIMEOUT)
             .with_css(css)
@@ -82,7 +82,7 @@ impl Admin {
 
     /// Most entries of an I/O queue.
     pub(crate) fn max_queue_entries(&self) -> u32 {
-        self.association.subsystem.config.max_queue_entries
+        self.transport.max_entries(self.association.subsystem.config.max_queue_entries)
     }
 
     /// Nothing can be done any more but a reset (CSTS.CFS).

@@ -13,7 +13,6 @@ use doorbell_platform::Range;
 use doorbell_spec::{
     command::{Command, Direction, NvmOpcode, SglKind},
     completion::Completion,
-    fabrics::{ConnectData, Fctype, fctype},
     status::{Status, generic},
     tcp::{DataHeader, Fes, IcReq, IcResp, PDA_MAX, PFV, flags},
 };
@@ -21,9 +20,9 @@ use doorbell_tcp::{DataPdu, Digests, Pdu, Role, Sender, Sink, Violation};
 
 use super::Context;
 use crate::{
-    controller::{Accepted, Need, Progress, Session, connect},
+    controller::{Accepted, Need, Progress, Session, Transport, connect},
     fault::Faults,
-    frames::{Frame, frames_for, place, push_ranges},
+    frames::{Frame, FrameStore, frames_for, place, push_ranges},
     namespace::{Found, Outcome, Pool, RESERVE},
 };
 
@@ -180,9 +179,9 @@ impl Exchange {
     /// Releases the frames that have been sent.
     #[inline]
     pub(super) fn sent(&mut self, pool: &mut Pool) {
-        let sent = self.sender.sent();
+        let released = self.sender.released();
         while let Some(&(position, frame)) = self.held.front()
-            && position <= sent
+            && position <= released
         {
             pool.frames.release(frame);
             self.held.pop_front();
@@ -225,10 +224,15 @@ impl Exchange {
         self.end_faults(context);
     }
 
-    /// Releases what is left.
-    pub(super) fn close(&mut self, context: &mut Context) {
+    /// Releases what is left, but for frames that the system still sends from, which nobody may use again; returns how many.
+    pub(super) fn close(&mut self, context: &mut Context) -> usize {
         self.end(context);
+        self.sent(&mut context.pool);
+        if self.sender.released() < self.sender.sent() {
+            return std::mem::take(&mut self.held).len();
+        }
         self.held.drain(..).for_each(|(_, frame)| context.pool.frames.release(frame));
+        0
     }
 
     #[inline]
@@ -266,7 +270,7 @@ impl Exchange {
         }
         self.outstanding += 1;
         self.head = if self.head + 1 >= self.entries { 0 } else { self.head + 1 };
-        let checked = carried(command, data_len).and_then(|len| Ok((len, self.check(command, len)?)));
+        let checked = carried(command, data_len).and_then(|len| Ok((len, self.session.check(command, len)?)));
         let checked = if self.faults.is_some() { self.spoil(command, checked) } else { checked };
         match checked {
             Ok((len, Need::Nothing)) if data_len == 0 => {
@@ -370,30 +374,6 @@ impl Exchange {
             slot.stage = Stage::Ready;
             self.run_or_park(index, context);
         }
-    }
-
-    fn check(&self, command: &Command, len: u32) -> Result<Need, Status> {
-        let most = match &self.session {
-            Session::Io(queue) => return queue.check(command, len),
-            Session::None => {
-                if !command.is_fabrics() || fctype(command) != Fctype::CONNECT {
-                    return Err(generic::COMMAND_SEQUENCE_ERROR.with_dnr());
-                }
-                if len as usize != size_of::<ConnectData>() {
-                    return Err(generic::DATA_SGL_LENGTH_INVALID.with_dnr());
-                }
-                len
-            }
-            Session::Admin(admin) => {
-                admin.check(command)?;
-                admin.max_transfer()
-            }
-        };
-        if command.fuse() != 0 || !command.uses_sgl() || len > most {
-            return Err(generic::INVALID_FIELD.with_dnr());
-        }
-        let sends = command.direction() == Direction::HostToController && len > 0;
-        Ok(if sends { Need::Data { skew: 0 } } else { Need::Nothing })
     }
 
     /// A slot for a command.
@@ -538,7 +518,7 @@ impl Exchange {
     }
 
     fn connect(&mut self, command: &Command, context: &mut Context) {
-        match connect(&context.shared, command, &context.bytes, self.local, context.now) {
+        match connect(&context.shared, command, &context.bytes, Transport::Tcp(self.local), context.now) {
             Ok(Accepted { session, entries, flow_control, dw0 }) => {
                 if matches!(session, Session::Io(_)) {
                     context.shared.desks[context.desk].queues.fetch_add(1, Ordering::Relaxed);
@@ -568,15 +548,16 @@ impl Exchange {
         if self.faults.is_some() {
             return self.hold_found(cid, status, context);
         }
-        self.deliver(cid, status, &mut context.found);
+        self.deliver(cid, status, &mut context.found, &context.pool.frames.store);
     }
 
     #[inline]
-    fn deliver(&mut self, cid: u16, status: Status, found: &mut Found) {
+    fn deliver(&mut self, cid: u16, status: Status, found: &mut Found, store: &FrameStore) {
         // The response may be left out only where nothing is lost by it: no head to tell (TCP 3.3.2.1).
         let success = !self.flow_control;
         let pdu = DataPdu { cccid: cid, ttag: 0, datao: 0, last: true, success };
-        self.sender.data(pdu, &found.ranges);
+        let checksum = if self.sender.digests_data() { store.checksum(&found.ranges) } else { None };
+        self.sender.data_with_checksum(pdu, &found.ranges, checksum);
         let position = self.sender.queued();
         self.held.extend(found.frames.drain(..).map(|frame| (position, frame)));
         found.ranges.clear();

@@ -9,7 +9,7 @@ use std::{
 };
 
 use doorbell_platform::socket;
-use doorbell_tcp::{Fault, Lost, Receiver, Role};
+use doorbell_tcp::{Fault, Lost, Receiver, Role, is_local};
 use rustix::{event::epoll::EventFlags, net::sockopt};
 
 use super::{
@@ -55,11 +55,13 @@ pub(crate) struct Connection {
     starved: bool,
     /// The protocol is over; what is left of the connection ends then.
     closing: Option<Instant>,
+    /// The connection has been reset; what the system sent from memory of ours is waited for.
+    reset: bool,
 }
 
 impl Connection {
-    /// Takes over an accepted socket.
-    pub(crate) fn new(socket: TcpStream, now: Instant) -> io::Result<Self> {
+    /// Takes over an accepted socket; data of `zero_copy` bytes or more goes to another machine without a copy.
+    pub(crate) fn new(socket: TcpStream, now: Instant, zero_copy: Option<u32>) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         socket.set_nodelay(true)?;
         // A host that is gone without a word would stay for ever if it wanted no keep alive timer.
@@ -68,16 +70,23 @@ impl Connection {
         sockopt::set_tcp_keepintvl(&socket, PROBE_EVERY)?;
         sockopt::set_tcp_keepcnt(&socket, PROBES)?;
         let (local, peer) = (socket.local_addr()?, socket.peer_addr()?);
+        let mut exchange = Exchange::new(local);
+        if let Some(threshold) = zero_copy
+            && !is_local(&socket)?
+        {
+            exchange.sender.use_zero_copy(socket.as_fd(), threshold)?;
+        }
         Ok(Self {
             socket,
             peer,
             receiver: Receiver::new(Role::Controller, MOST_H2C_DATA),
-            exchange: Exchange::new(local),
+            exchange,
             opened: now,
             came: now,
             left: now,
             starved: false,
             closing: None,
+            reset: false,
         })
     }
 
@@ -145,9 +154,23 @@ impl Connection {
         Served::Busy
     }
 
-    /// Releases everything.
+    /// Releases everything, at once.
     pub(crate) fn close(&mut self, context: &mut Context) {
-        self.exchange.close(context);
+        if !self.has_memory_back() {
+            let _ = socket::reset(self.socket.as_fd());
+            let _ = self.exchange.sender.collect(self.socket.as_fd());
+        }
+        let counts = self.exchange.sender.zero_copy_counts();
+        if counts.copied + counts.refused > 0 {
+            tracing::warn!("{}: {counts}", self.peer);
+        }
+        let lost = self.exchange.close(context);
+        if lost > 0 {
+            tracing::error!(
+                "{}: the system does not say that it is done with {lost} frames; they are not used again",
+                self.peer
+            );
+        }
     }
 
     #[inline]
@@ -157,7 +180,7 @@ impl Connection {
             self.start_closing(context);
             return Ok(true);
         }
-        if self.exchange.sender.is_empty() {
+        if self.exchange.sender.is_idle() {
             self.left = context.now;
         }
         let mut busy = self.exchange.resume(context);
@@ -207,12 +230,13 @@ impl Connection {
     #[inline]
     fn flush(&mut self, context: &mut Context) -> io::Result<bool> {
         let sender = &mut self.exchange.sender;
-        if sender.is_empty() {
+        if sender.is_idle() {
             return Ok(false);
         }
-        let before = sender.sent();
+        let before = (sender.sent(), sender.released());
+        sender.collect(self.socket.as_fd())?;
         sender.send(self.socket.as_fd(), Some(context.pool.frames.store.region()))?;
-        if sender.sent() == before {
+        if (sender.sent(), sender.released()) == before {
             return Ok(false);
         }
         self.left = context.now;
@@ -233,7 +257,7 @@ impl Connection {
         }
         // Each by itself: a host that is busy with one thing may never come to the other.
         let since = |then: Instant| now >= then + deadlines.stall;
-        if !exchange.sender.is_empty() && since(self.left) {
+        if !exchange.sender.is_idle() && since(self.left) {
             return Some("the host does not take what is sent");
         }
         if self.receiver.is_within_pdu() && since(self.came) {
@@ -269,6 +293,9 @@ impl Connection {
 
     /// Sends the rest and reads until the host closes, as closing a socket with unread data would take back what was sent.
     fn linger(&mut self, staging: &mut Staging, context: &mut Context) -> Served {
+        if self.reset {
+            return self.gone(context);
+        }
         if !self.exchange.sender.is_empty() {
             if self.flush(context).is_err() {
                 return self.gone(context);
@@ -284,8 +311,24 @@ impl Connection {
         }
     }
 
+    /// Ends all, when the system does not send from our frames any more: it would send what comes into them later.
     fn gone(&mut self, context: &mut Context) -> Served {
-        self.exchange.close(context);
+        if !self.has_memory_back() {
+            if !self.reset {
+                let _ = socket::reset(self.socket.as_fd());
+                self.exchange.end(context);
+                (self.reset, self.closing) = (true, Some(context.now + context.shared.deadlines.linger));
+            }
+            let _ = self.exchange.sender.collect(self.socket.as_fd());
+            if !self.has_memory_back() && self.closing.is_some_and(|end| context.now < end) {
+                return Served::Idle;
+            }
+        }
+        self.close(context);
         Served::Gone
+    }
+
+    fn has_memory_back(&self) -> bool {
+        self.exchange.sender.released() == self.exchange.sender.sent()
     }
 }

@@ -60,7 +60,7 @@ impl Unplugged {
 
     /// Releases everything the connection holds.
     pub fn close(mut self, target: &mut Cooperative) {
-        self.exchange.close(target.context());
+        let _ = self.exchange.close(target.context());
     }
 
     fn answer(&mut self, context: &mut Context, answers: &mut Vec<u8>) {

@@ -37,7 +37,7 @@ pub fn check(draft: &Draft) -> Result<Vec<String>, String> {
     Ok(notes)
 }
 
-/// Files, kernel block devices and RDMA cannot be tested so far.
+/// Files and kernel block devices cannot be tested so far.
 fn targets(draft: &Draft) -> Result<(), String> {
     if let Some(file) = draft.files.first() {
         return Err(format!(
@@ -46,13 +46,6 @@ fn targets(draft: &Draft) -> Result<(), String> {
             file.display()
         ));
     }
-    for text in &draft.transport_ids {
-        if trtype(text) == "RDMA" {
-            return Err(format!(
-                "-r \"{text}\": transport RDMA is not built yet: it needs the RDMA link; use trtype:TCP"
-            ));
-        }
-    }
     Ok(())
 }
 
@@ -60,6 +53,11 @@ fn targets(draft: &Draft) -> Result<(), String> {
 fn tests_pcie(draft: &Draft) -> bool {
     let all = draft.transport_ids.is_empty() && draft.embedded.is_none();
     all || draft.transport_ids.iter().any(|text| trtype(text) == "PCIE")
+}
+
+/// Whether anything is tested over RDMA.
+pub fn tests_rdma(draft: &Draft) -> bool {
+    draft.transport_ids.iter().any(|text| trtype(text) == "RDMA")
 }
 
 /// Whether anything is tested that reads and writes this process's memory: a local device, or a process that plays one.
@@ -78,10 +76,11 @@ fn value<'a>(text: &'a str, key: &str) -> Option<&'a str> {
     pairs.find(|(name, _)| name.eq_ignore_ascii_case(key)).map(|(_, value)| value)
 }
 
-/// Whether all that is tested is on this machine, by the addresses given.
-fn is_loopback(draft: &Draft) -> bool {
+/// Whether a target over TCP may be on another machine, by the addresses given.
+fn sends_elsewhere(draft: &Draft) -> bool {
     let address = |text: &String| value(text, "traddr").and_then(|text| text.parse::<IpAddr>().ok());
-    draft.transport_ids.iter().all(|text| address(text).is_some_and(|ip| ip.is_loopback()))
+    let mut over_tcp = draft.transport_ids.iter().filter(|text| trtype(text) == "TCP");
+    over_tcp.any(|text| !address(text).is_some_and(|ip| ip.is_loopback()))
 }
 
 fn fate(entry: &Entry, draft: &Draft) -> Fate {
@@ -119,16 +118,20 @@ fn fate(entry: &Entry, draft: &Draft) -> Fate {
         Id::SockImpl if draft.sock_impl == "uring" => {
             Fate::NotBuilt { what: "uring", needs: "sockets on io_uring", instead: "use -S posix" }
         }
-        Id::EnableZcopy if draft.zero_copy.contains(&draft.sock_impl) && is_loopback(draft) => {
-            Fate::NoEffect("data for this machine itself is copied in any case")
+        Id::EnableZcopy if draft.zero_copy.contains(&draft.sock_impl) && !sends_elsewhere(draft) => Fate::NoEffect(
+            "no target over TCP on another machine is tested, and data for this one is copied in any case",
+        ),
+        Id::EnableZcopy if !draft.zero_copy.is_empty() && !draft.zero_copy.contains(&draft.sock_impl) => {
+            Fate::NoEffect("sockets are of another kind (-S)")
         }
-        Id::EnableZcopy if draft.zero_copy.contains(&draft.sock_impl) => Fate::NotBuilt {
-            what: "zero-copy send",
-            needs: "completions from the socket's error queue",
-            instead: "leave it out",
-        },
-        Id::EnableZcopy if !draft.zero_copy.is_empty() => Fate::NoEffect("sockets are of another kind (-S)"),
-        Id::ZerocopyThreshold | Id::ZerocopyThresholdSockImpl => Fate::NoEffect("zero-copy send is off"),
+        Id::ZerocopyThreshold | Id::ZerocopyThresholdSockImpl if draft.zero_copy.is_empty() => {
+            Fate::NoEffect("zero-copy send is off")
+        }
+        Id::ZerocopyThreshold | Id::ZerocopyThresholdSockImpl
+            if draft.zero_copy_threshold_for.as_ref() != Some(&draft.sock_impl) =>
+        {
+            Fate::NoEffect("sockets are of another kind (-S)")
+        }
         Id::DisableKtls | Id::EnableKtls | Id::TlsVersion | Id::PskPath => tls("TLS"),
         Id::PskIdentity => Fate::NoEffect("the identity is derived from the key and the NQNs"),
         Id::DhchapKey | Id::DhchapCtrlrKey => Fate::NotBuilt {
@@ -136,6 +139,7 @@ fn fate(entry: &Entry, draft: &Draft) -> Fate {
             needs: "DH-HMAC-CHAP",
             instead: "leave it out and test a subsystem that asks for none",
         },
+        Id::TransportTos | Id::RdmaSrqSize if tests_rdma(draft) => Fate::Honoured,
         Id::TransportTos | Id::RdmaSrqSize => Fate::NoEffect("no RDMA target is tested"),
         Id::SsdLatency => Fate::NotBuilt {
             what: "latency tracking inside the device",

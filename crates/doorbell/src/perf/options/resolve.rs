@@ -88,6 +88,7 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
     environment(&draft)?;
     let cores = core_mask::cores(&draft.core_mask)?;
     notes.extend(later::check(&draft)?);
+    let over_rdma = later::tests_rdma(&draft);
     let within_reach = later::tests_within_reach(&draft);
     let environment = if within_reach { draft.environment } else { Environment::default() };
 
@@ -95,6 +96,8 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
         notes.push(format!("-F (--zipf) has no effect: -w {word} is sequential"));
     }
     notes.splice(0..0, draft.notes);
+    let thresholds_for_these = draft.zero_copy_threshold_for.as_ref() == Some(&draft.sock_impl);
+    let zero_copy_threshold = if thresholds_for_these { draft.zero_copy_threshold } else { 0 };
     Ok(Options {
         io_depth,
         io_size,
@@ -119,7 +122,10 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
         continue_on_error: draft.continue_on_error,
         header_digest: draft.header_digest,
         data_digest: draft.data_digest,
+        zero_copy: draft.zero_copy.contains(&draft.sock_impl).then_some(zero_copy_threshold),
         disable_sq_flow_control: draft.disable_sq_flow_control,
+        transport_tos: if over_rdma { draft.transport_tos } else { 0 },
+        rdma_srq_size: if over_rdma { draft.rdma_srq_size } else { 0 },
         keep_alive_ms: draft.keep_alive_ms,
         poll_mode,
         timing: draft.timing,

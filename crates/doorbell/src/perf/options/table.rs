@@ -202,13 +202,13 @@ Tcp {
         "Ask for data digests (CRC-32C)."
     SockImpl 'S' "default-sock-impl" "NAME" Built
         "Kind of sockets: posix (default); ssl and uring are not built yet."
-    EnableZcopy 'Z' "enable-zcopy" "NAME" Later
+    EnableZcopy 'Z' "enable-zcopy" "NAME" Built
         "Zero-copy send for this kind of sockets. Repeatable."
     DisableZcopy 'z' "disable-zcopy" "NAME" Built
         "No zero-copy send for this kind of sockets (the default). Repeatable."
-    ZerocopyThreshold - "zerocopy-threshold" "BYTES" Later
+    ZerocopyThreshold - "zerocopy-threshold" "BYTES" Built
         "Send smaller writes without zero-copy; needs --zerocopy-threshold-sock-impl."
-    ZerocopyThresholdSockImpl - "zerocopy-threshold-sock-impl" "NAME" Later
+    ZerocopyThresholdSockImpl - "zerocopy-threshold-sock-impl" "NAME" Built
         "The kind of sockets the threshold is for."
     DisableKtls - "disable-ktls" - Later
         "No kernel TLS."
@@ -228,10 +228,10 @@ Tcp {
         "Ask in Connect to disable submission queue flow control."
 }
 Rdma {
-    TransportTos - "transport-tos" "N" Later
+    TransportTos - "transport-tos" "N" Built
         "Type of service, 0 to 255. Default 0."
-    RdmaSrqSize - "rdma-srq-size" "N" Later
-        "Entries of a shared receive queue. Default 0: none."
+    RdmaSrqSize - "rdma-srq-size" "N" Built
+        "Entries of a receive queue that the queue pairs of a core and namespace share. Default 0: one for each."
 }
 Fabrics {
     KeepAlive 'k' "keepalive" "MS" Built

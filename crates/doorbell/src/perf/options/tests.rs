@@ -105,8 +105,7 @@ fn the_embedded_target_needs_no_further_option() {
 fn targets_that_are_not_built_say_what_they_need() {
     let base = ["-q", "32", "-o", "4k", "-w", "read", "-t", "5"];
     for (more, expected) in [
-        (&["-r", "TRTYPE:rdma"][..], "transport RDMA is not built yet: it needs"),
-        (&["-r", "trtype:TCP", "/dev/ram0"], "/dev/ram0: testing files"),
+        (&["-r", "trtype:TCP", "/dev/ram0"][..], "/dev/ram0: testing files"),
         (&["/dev/ram0"], "/dev/ram0: testing files"),
     ] {
         let error = parse_words(&[&base, more].concat()).unwrap_err().to_string();
@@ -115,6 +114,13 @@ fn targets_that_are_not_built_say_what_they_need() {
     for others in [&["-r", "trtype:mine"][..], &["-r", "traddr:5e:00.0"], &["-r", "trtype:VFIOUSER traddr:/tmp"], &[]] {
         assert!(parse_words(&[&base[..], others].concat()).is_ok(), "{others:?}");
     }
+}
+
+#[test]
+fn options_for_rdma_are_honoured_where_something_is_reached_over_it() {
+    let options =
+        run(&["--transport-tos", "96", "--rdma-srq-size", "512", "-r", "TRTYPE:rdma traddr:10.0.0.1"]).unwrap();
+    assert_eq!((options.transport_tos, options.rdma_srq_size, options.notes.len()), (96, 512, 0));
 }
 
 #[test]
@@ -151,10 +157,25 @@ fn options_for_what_is_within_reach_are_honoured_where_something_is() {
 fn zero_copy_send_is_for_other_machines() {
     let base = ["-q", "32", "-o", "4k", "-w", "write", "-t", "5", "-Z", "posix", "-r", "trtype:TCP traddr:127.0.0.1"];
     let Parsed::Run(options) = parse_words(&base).unwrap() else { panic!("no run") };
-    assert!(options.notes.iter().any(|note| note.contains("this machine itself")), "{:?}", options.notes);
+    assert!(
+        options.notes.iter().any(|note| note.contains("no target over TCP on another machine")),
+        "{:?}",
+        options.notes
+    );
+    let threshold = |kind| ["--zerocopy-threshold", "8k", "--zerocopy-threshold-sock-impl", kind];
     for other in ["trtype:TCP traddr:192.0.2.1", "trtype:TCP traddr:localhost"] {
-        let error = parse_words(&[&base[..], &["-r", other]].concat()).unwrap_err().to_string();
-        assert!(error.contains("zero-copy send is not built yet"), "{error}");
+        let run = |more: &[&str]| match parse_words(&[&base[..], &["-r", other], more].concat()).unwrap() {
+            Parsed::Run(options) => (options.zero_copy, options.notes),
+            _ => panic!("no run"),
+        };
+        assert_eq!(run(&[]), (Some(0), Vec::new()));
+        assert_eq!(run(&threshold("posix")), (Some(8192), Vec::new()));
+        let (zero_copy, notes) = run(&threshold("ssl"));
+        assert!(
+            zero_copy == Some(0) && notes.len() == 2 && notes[0].contains("sockets are of another kind"),
+            "{notes:?}"
+        );
+        assert_eq!(run(&["-z", "posix"]), (None, Vec::new()));
     }
 }
 

@@ -3,9 +3,9 @@
 
 mod unplugged;
 
-use std::{cell::RefCell, collections::VecDeque, sync::Arc};
+use std::{cell::RefCell, collections::VecDeque, os::fd::AsFd, sync::Arc};
 
-use doorbell_platform::{Arena, Backing, Range, Region, memory::push_joined};
+use doorbell_platform::{Arena, Backing, Range, Region, memory::push_joined, socket};
 use doorbell_queue::{Counters, Done, Down, Drain, IoQueue, Needs, Op, PrepareError, Progress, Slot, Wait, cid::Cids};
 use doorbell_spec::{
     command::{Command, Direction, FLAGS_SGL, SglDescriptor, data_direction},
@@ -13,7 +13,7 @@ use doorbell_spec::{
     fabrics, status,
     tcp::{DataHeader, Fes, R2t, flags},
 };
-use doorbell_tcp::{DataPdu, Link, Lost, Pdu, Sender, Sink, Violation};
+use doorbell_tcp::{DataPdu, Link, Lost, Pdu, Sender, Sink, Violation, ZeroCopy};
 
 pub use unplugged::Unplugged;
 
@@ -56,11 +56,20 @@ pub struct TcpQueue {
     arena: Option<Arc<Arena>>,
     down: Option<Down>,
     counters: Counters,
+    /// What the kernel still sends from after the end, for so many commands.
+    at_risk: RefCell<Option<(ZeroCopy, u32)>>,
 }
 
 impl TcpQueue {
     pub(super) fn new(link: Link, agreement: Agreement) -> Self {
-        Self { link, commands: Commands::new(agreement), arena: None, down: None, counters: Counters::default() }
+        Self {
+            link,
+            commands: Commands::new(agreement),
+            arena: None,
+            down: None,
+            counters: Counters::default(),
+            at_risk: RefCell::default(),
+        }
     }
 
     fn region(arena: &Option<Arc<Arena>>) -> Option<&Region> {
@@ -87,8 +96,14 @@ impl TcpQueue {
         STAGING.with_borrow_mut(|staging| self.link.receive(region, staging, &mut self.commands))
     }
 
-    /// One receive, and the answers it calls for.
+    /// One receive, and the answers it calls for; and a look at the memory that the kernel sends from.
     fn poll(&mut self) {
+        if self.link.sender.released() < self.link.sender.sent() {
+            match self.link.collect() {
+                Ok(()) => self.commands.settle(self.link.sender.released()),
+                Err(lost) => return self.lost(&lost),
+            }
+        }
         match self.receive() {
             Ok(0) => return,
             Ok(_) => self.counters.socket_completions += 1,
@@ -98,7 +113,7 @@ impl TcpQueue {
             self.flush();
             self.check_backlog();
         }
-        self.commands.settle(self.link.sender.sent());
+        self.commands.settle(self.link.sender.released());
     }
 
     /// A controller that asks for data byte by byte, and does not take it, must not fill our memory with headers: an honest one
@@ -117,7 +132,7 @@ impl TcpQueue {
     fn flush(&mut self) -> bool {
         match self.link.flush(Self::region(&self.arena)) {
             Ok(all) => {
-                self.commands.settle(self.link.sender.sent());
+                self.commands.settle(self.link.sender.released());
                 all
             }
             Err(lost) => {
@@ -219,16 +234,31 @@ impl IoQueue for TcpQueue {
 
     fn stop(&mut self) {
         if !self.commands.stopped {
-            // Sends copy, so nothing of the kernel's refers to our memory once the socket is shut.
-            let _ = self.link.socket().shutdown(std::net::Shutdown::Both);
+            let released = self.link.sender.released();
+            if released < self.link.sender.sent() {
+                // What the kernel has would still be sent, from memory that is somebody else's by then.
+                let _ = socket::reset(self.link.socket().as_fd());
+                let count = self.commands.sent_from(released);
+                let zero_copy = self.link.sender.take_zero_copy();
+                self.at_risk = RefCell::new(zero_copy.map(|zero_copy| (zero_copy, count)));
+            } else {
+                // Nothing of the kernel's refers to our memory.
+                let _ = self.link.socket().shutdown(std::net::Shutdown::Both);
+            }
             self.down.get_or_insert_with(|| Down("the queue was stopped".into()));
             self.commands.abort_all();
         }
     }
 
     fn drained(&self) -> Drain {
-        let waiting = self.commands.cids.outstanding() > 0 || !self.commands.done.is_empty();
-        if waiting { Drain::Busy } else { Drain::Clean }
+        if self.commands.cids.outstanding() > 0 || !self.commands.done.is_empty() {
+            return Drain::Busy;
+        }
+        let mut at_risk = self.at_risk.borrow_mut();
+        let Some((zero_copy, count)) = &mut *at_risk else { return Drain::Clean };
+        // A socket that tells nothing any more leaves it open.
+        let _ = zero_copy.collect(self.link.socket().as_fd());
+        if zero_copy.is_over() { Drain::Clean } else { Drain::Quarantined(*count) }
     }
 
     fn arm(&mut self) -> Result<Wait, Down> {
@@ -247,6 +277,16 @@ impl IoQueue for TcpQueue {
 
     fn named(&self, slot: Slot) -> Option<(u16, u16)> {
         self.commands.cids.of(slot).map(|cid| (self.commands.agreement.qid, cid))
+    }
+}
+
+impl Drop for TcpQueue {
+    fn drop(&mut self) {
+        let left = self.at_risk.get_mut().as_ref().map(|(zero_copy, _)| zero_copy.counts());
+        let counts = left.unwrap_or_else(|| self.link.sender.zero_copy_counts());
+        if counts.copied + counts.refused > 0 {
+            tracing::warn!("I/O queue {}: {counts}", self.commands.agreement.qid);
+        }
     }
 }
 
@@ -406,6 +446,15 @@ impl Commands {
         }
         self.cids.retire(slot);
         self.done.push_back(Done { slot, status, result: answer.result64() });
+    }
+
+    /// Commands whose data may still be sent from its place, if all before `released` is not.
+    fn sent_from(&self, released: u64) -> u32 {
+        let sends = |slot: &Slot| {
+            let state = &self.slots[usize::from(*slot)];
+            state.direction == Some(Direction::HostToController) && state.sent_at > released
+        };
+        self.cids.busy().filter(sends).count() as u32
     }
 
     fn abort_all(&mut self) {

@@ -71,7 +71,7 @@ impl Exchange {
         let (Some(faults), Session::Io(queue)) = (&mut self.faults, &self.session) else { return };
         match faults.done(queue.qid(), cid, status, (status, Some(found))) {
             Fate::Held => {}
-            Fate::Send(answer) => self.release(cid, answer),
+            Fate::Send(answer) => self.release(cid, answer, context),
             Fate::Lost((_, found)) => found.into_iter().for_each(|mut found| found.clear(&mut context.pool)),
         }
     }
@@ -97,7 +97,7 @@ impl Exchange {
         }
         while let Some((_, cid, answer, times)) = self.faults.as_mut().and_then(|faults| faults.next()) {
             let status = answer.0;
-            self.release(cid, answer);
+            self.release(cid, answer, context);
             for _ in 1..times {
                 // It counts as one command.
                 self.outstanding += 1;
@@ -114,9 +114,9 @@ impl Exchange {
         kept.filter_map(|(_, found)| found).for_each(|mut found| found.clear(&mut context.pool));
     }
 
-    fn release(&mut self, cid: u16, (status, found): Answer) {
+    fn release(&mut self, cid: u16, (status, found): Answer, context: &Context) {
         match found {
-            Some(mut found) => self.deliver(cid, status, &mut found),
+            Some(mut found) => self.deliver(cid, status, &mut found, &context.pool.frames.store),
             None => self.respond(cid, status, 0),
         }
     }

@@ -15,7 +15,6 @@ use std::{
 use doorbell_platform::Region;
 use doorbell_spec::{
     command::Command,
-    completion::Completion,
     register::{self, Aqa, Cc},
     status::{Status, generic},
 };
@@ -24,13 +23,13 @@ use zerocopy::{FromZeros, little_endian::U16};
 use super::{
     config_space::{self, ConfigSpace, Table},
     interrupts::Interrupts,
-    job::{Job, Lost},
+    job::{self, Job, Lost},
     memory::Memory,
-    rings::{CQE, Cq, Doorbell, Nonsense, Place, SQE, Shadow, Sq},
+    rings::{Cq, Doorbell, Nonsense, Place, Shadow, Sq, entry},
 };
 use crate::{
     controller::{Admin, DSTRD},
-    fault::Faults,
+    fault::{Fate, Faults},
     listener::Context,
     namespace::Outcome,
     subsystem::Subsystem,
@@ -38,8 +37,8 @@ use crate::{
 
 /// Most entries taken from a queue before the next has its turn.
 const BATCH: u32 = 64;
-/// Entries taken before the first of them is carried out, so that what the others will touch is on its way to the cache.
-const AHEAD: u32 = 4;
+/// Entries that are carried out side by side, so that what the later ones will touch is on its way to the cache.
+const TOGETHER: usize = 16;
 /// Parked commands that are tried in a pass.
 const TRIES: usize = 32;
 /// Parked commands from which on no I/O command is taken.
@@ -69,6 +68,8 @@ pub(super) struct Function {
     pub(super) submitting: Vec<u16>,
     pub(super) completing: Vec<u16>,
     parked: VecDeque<(u16, Box<Job>)>,
+    /// Those that are carried out, and spare ones.
+    jobs: [Box<Job>; TOGETHER],
     #[expect(clippy::vec_box, reason = "jobs move from here to the parked ones and back; only their boxes should")]
     idle: Vec<Box<Job>>,
     /// Shadow doorbells and event indexes of the I/O queues.
@@ -107,6 +108,7 @@ impl Function {
             submitting: Vec::new(),
             completing: Vec::new(),
             parked: VecDeque::new(),
+            jobs: Default::default(),
             idle: Vec::new(),
             shadow: None,
             reported: false,
@@ -169,48 +171,50 @@ impl Function {
         if count > 1 {
             sq.foresee(count);
         }
-        let mut job = self.idle.pop().unwrap_or_default();
-        let mut window: [Command; AHEAD as usize] = FromZeros::new_zeroed();
-        let (mut taken, mut done, mut most) = (0, 0, count);
-        while done < most {
-            while taken < most.min(done + AHEAD) {
-                let command = sq.take();
-                if let Some(queue) = sq.queue.as_ref().filter(|_| most > 1) {
-                    queue.approach(&command);
+        let mut left = count;
+        while left > 0 {
+            let mut open = 0;
+            while left > 0 && open < TOGETHER {
+                let job = &mut self.jobs[open];
+                sq.take(&mut job.command);
+                if sq.is_lost() {
+                    return Err(Lost);
                 }
-                window[(taken % AHEAD) as usize] = command;
-                taken += 1;
-            }
-            if sq.is_lost() {
-                return Err(Lost);
-            }
-            let head = sq.head();
-            let Some(queue) = &mut sq.queue else { break };
-            if done + 1 < taken {
-                queue.foresee(&context.pool, &window[((done + 1) % AHEAD) as usize]);
-            }
-            let command = window[(done % AHEAD) as usize];
-            done += 1;
-            let failure = self.faults.as_mut().and_then(|faults| faults.arrived(qid, &command, 0));
-            let outcome = match failure {
-                None => job.begin(command, queue, memory, context)?,
-                Some(status) => Outcome::Done(status),
-            };
-            if let Outcome::Done(status) = outcome {
-                match &mut self.faults {
-                    None => cq.post(completion(qid, head, command.cid, status, 0)),
-                    Some(faults) => drop(faults.done(qid, command.cid.get(), status, status)),
+                left -= 1;
+                let Some(queue) = &mut sq.queue else { return Ok(false) };
+                let failure = self.faults.as_mut().and_then(|faults| faults.arrived(qid, &job.command, 0));
+                let outcome = match failure {
+                    None => job.begin(queue, memory)?,
+                    Some(status) => Outcome::Done(status),
+                };
+                match outcome {
+                    Outcome::Done(status) => {
+                        answer(cq, &mut self.faults, qid, sq.head(), job.command.cid.get(), status)
+                    }
+                    _ => open += 1,
                 }
-                continue;
             }
-            self.parked.push_back((qid, job));
-            job = self.idle.pop().unwrap_or_default();
-            // One long command is enough: a queue full of them must not keep others waiting.
-            if outcome == Outcome::Turn {
-                most = taken;
+            let jobs = &mut self.jobs[..open];
+            let (head, Some(queue)) = (sq.head(), &mut sq.queue) else { return Ok(false) };
+            job::foresee(jobs, queue, &mut context.pool);
+            for at in 0..open {
+                job::fetch_ahead(&jobs[at..], &context.pool);
+                match jobs[at].proceed(queue, memory, context)? {
+                    Outcome::Done(status) => {
+                        answer(cq, &mut self.faults, qid, head, jobs[at].command.cid.get(), status);
+                    }
+                    outcome => {
+                        let next = self.idle.pop().unwrap_or_default();
+                        self.parked.push_back((qid, std::mem::replace(&mut jobs[at], next)));
+                        // One long command is enough: a queue full of them must not keep others waiting.
+                        if outcome == Outcome::Turn {
+                            left = 0;
+                        }
+                    }
+                }
             }
+            job::let_go(jobs, &mut context.pool);
         }
-        self.idle.push(job);
         if cq.is_lost() { Err(Lost) } else { Ok(count > 0) }
     }
 
@@ -223,9 +227,10 @@ impl Function {
                 return Ok(false);
             }
         };
+        let mut command = Command::new_zeroed();
         for _ in 0..count {
             let Some(sq) = &mut self.sqs[0] else { break };
-            let command = sq.take();
+            sq.take(&mut command);
             if sq.is_lost() {
                 return Err(Lost);
             }
@@ -278,9 +283,9 @@ impl Function {
     /// Answers a command of a queue.
     pub(super) fn post(&mut self, sqid: u16, cid: U16, status: Status, result: u64) {
         let Some(sq) = &self.sqs[usize::from(sqid)] else { return };
-        let completion = completion(sqid, sq.head(), cid, status, result);
+        let entry = entry(sqid, sq.head(), cid.get(), status, result);
         if let Some(cq) = &mut self.cqs[usize::from(sq.cqid)] {
-            cq.post(completion);
+            cq.post(entry);
         }
     }
 
@@ -345,8 +350,7 @@ impl Function {
     /// The admin queues that AQA, ASQ and ACQ name; false where they name none that can be.
     fn open_admin_queues(&mut self, memory: Memory<'_>) -> bool {
         let (submission, completion) = (u32::from(self.aqa.asqs()) + 1, u32::from(self.aqa.acqs()) + 1);
-        let sq = memory.place(self.asq, u64::from(submission) * SQE);
-        let cq = memory.place(self.acq, u64::from(completion) * CQE);
+        let (sq, cq) = (memory.ring(self.asq, submission), memory.ring(self.acq, completion));
         let (Some(sq), Some(cq), true) = (sq, cq, submission > 1 && completion > 1) else {
             let (asq, acq) = (self.asq, self.acq);
             tracing::warn!(
@@ -357,8 +361,8 @@ impl Function {
             return false;
         };
         let (sq_doorbell, cq_doorbell) = (self.doorbell(0, false), self.doorbell(0, true));
-        self.cqs[0] = Some(Cq::new(cq, completion, cq_doorbell, Some(0)));
-        self.sqs[0] = Some(Sq::new(0, sq, submission, sq_doorbell, None));
+        self.cqs[0] = Some(Cq::new(cq, cq_doorbell, Some(0)));
+        self.sqs[0] = Some(Sq::new(0, sq, sq_doorbell, None));
         (self.submitting, self.completing) = (vec![0], vec![0]);
         true
     }
@@ -376,9 +380,10 @@ impl Function {
 
     /// Lets go of all queues and of what was under way in them.
     pub(super) fn close_queues(&mut self, context: &mut Context) {
-        for (_, mut job) in self.parked.drain(..) {
-            job.release(&mut context.pool);
-        }
+        let parked = self.parked.drain(..).map(|(_, job)| job);
+        parked.for_each(|mut job| job.release(&mut context.pool));
+        // What they hold where the host's memory was lost.
+        self.jobs.iter_mut().for_each(|job| job.release(&mut context.pool));
         for qid in std::mem::take(&mut self.submitting) {
             if let Some(sq) = self.sqs[usize::from(qid)].take() {
                 close(sq, context);
@@ -396,13 +401,12 @@ impl Function {
 
     /// The host takes `len` bytes from `address` on back. Where queues lie in them the controller can do nothing more.
     pub(super) fn unmapped(&mut self, address: u64, len: u64, context: &mut Context) {
-        let touches =
-            |place: &Place, bytes: u64| place.address < address.saturating_add(len) && address < place.address + bytes;
+        let queues = self.sqs.iter().flatten().any(|sq| sq.ring.touches(address, len))
+            || self.cqs.iter().flatten().any(|cq| cq.ring.touches(address, len));
         let page = u64::from(super::transfer::PAGE);
-        let queues = self.sqs.iter().flatten().any(|sq| touches(&sq.place, u64::from(sq.entries) * SQE))
-            || self.cqs.iter().flatten().any(|cq| touches(&cq.place, u64::from(cq.entries) * CQE));
+        let within = |place: &Place| place.address < address.saturating_add(len) && address < place.address + page;
         let shadow = self.shadow.as_ref();
-        if queues || shadow.is_some_and(|shadow| touches(&shadow.value, page) || touches(&shadow.event, page)) {
+        if queues || shadow.is_some_and(|shadow| within(&shadow.value) || within(&shadow.event)) {
             tracing::warn!(
                 "{}: the memory of queues in use is unmapped; the controller fails until it is reset",
                 self.name
@@ -443,17 +447,19 @@ impl Function {
     }
 }
 
+/// Answers an I/O command, when the script lets it.
+#[inline]
+fn answer(cq: &mut Cq, faults: &mut Option<Box<Faults<Status>>>, sqid: u16, head: u16, cid: u16, status: Status) {
+    let fate = faults.as_mut().map(|faults| faults.done(sqid, cid, status, status));
+    if let None | Some(Fate::Send(_)) = fate {
+        cq.post(entry(sqid, head, cid, status, 0));
+    }
+}
+
 /// Gives a submission queue back.
 pub(super) fn close(sq: Sq, context: &Context) {
     if let Some(mut queue) = sq.queue {
         queue.close();
         context.shared.desks[context.desk].queues.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-#[inline]
-fn completion(sqid: u16, head: u16, cid: U16, status: Status, result: u64) -> Completion {
-    let mut completion = Completion::new(cid.get(), head, status, result);
-    completion.sqid = sqid.into();
-    completion
 }

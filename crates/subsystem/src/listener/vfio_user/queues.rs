@@ -13,7 +13,7 @@ use super::{
     function::{Function, close},
     job::Lost,
     memory::{Memory, Trouble},
-    rings::{CQE, Cq, Place, SQE, Shadow, Sq},
+    rings::{Cq, Place, Ring, Shadow, Sq},
     transfer::{self, PAGE},
 };
 use crate::{
@@ -88,8 +88,8 @@ impl Function {
         Ok(Some((status, result)))
     }
 
-    /// The memory of a queue that is to be made with entries of so many bytes.
-    fn ring(&self, request: &QueueRequest, entry: u64, memory: Memory<'_>) -> Result<(Place, u32), Status> {
+    /// The entries of a queue that is to be made.
+    fn ring<const WORDS: usize>(&self, request: &QueueRequest, memory: Memory<'_>) -> Result<Ring<WORDS>, Status> {
         let entries = u32::from(request.qsize) + 1;
         if entries < 2 || entries > self.admin.max_queue_entries() {
             return Err(command_specific::INVALID_QUEUE_SIZE.with_dnr());
@@ -101,8 +101,7 @@ impl Function {
         if !request.prp1.is_multiple_of(PAGE.into()) {
             return Err(generic::PRP_OFFSET_INVALID.with_dnr());
         }
-        let place = memory.place(request.prp1, u64::from(entries) * entry);
-        Ok((place.ok_or(generic::DATA_TRANSFER_ERROR.with_dnr())?, entries))
+        memory.ring(request.prp1, entries).ok_or(generic::DATA_TRANSFER_ERROR.with_dnr())
     }
 
     /// Create I/O Completion Queue (Base 5.2.1).
@@ -111,12 +110,12 @@ impl Function {
         if qid == 0 || qid > self.admin.granted_queues() || self.cqs[usize::from(qid)].is_some() {
             return Err(command_specific::INVALID_QUEUE_IDENTIFIER.with_dnr());
         }
-        let (place, entries) = self.ring(request, CQE, memory)?;
+        let ring = self.ring(request, memory)?;
         let vector = request.ien.then_some(request.cqid_or_vector);
         if vector.is_some_and(|vector| vector >= self.interrupts.count()) {
             return Err(command_specific::INVALID_INTERRUPT_VECTOR.with_dnr());
         }
-        self.cqs[usize::from(qid)] = Some(Cq::new(place, entries, self.doorbell(qid, true), vector));
+        self.cqs[usize::from(qid)] = Some(Cq::new(ring, self.doorbell(qid, true), vector));
         self.completing.push(qid);
         Ok(())
     }
@@ -130,12 +129,12 @@ impl Function {
         if self.cqs[usize::from(cqid)].is_none() {
             return Err(command_specific::COMPLETION_QUEUE_INVALID.with_dnr());
         }
-        let (place, entries) = self.ring(request, SQE, memory)?;
+        let ring = self.ring(request, memory)?;
         let queue = self.admin.open_queue(qid);
         let queue = queue.map_err(|_| command_specific::INVALID_QUEUE_IDENTIFIER.with_dnr())?;
         context.shared.desks[context.desk].queues.fetch_add(1, Ordering::Relaxed);
         let doorbell = self.doorbell(qid, false);
-        self.sqs[usize::from(qid)] = Some(Sq::new(cqid, place, entries, doorbell, Some(queue)));
+        self.sqs[usize::from(qid)] = Some(Sq::new(cqid, ring, doorbell, Some(queue)));
         self.submitting.push(qid);
         if let Some(cq) = &mut self.cqs[usize::from(cqid)] {
             cq.users += 1;
