@@ -3,6 +3,7 @@
 
 mod outage;
 mod overdue;
+mod pace;
 
 use std::{
     sync::Arc,
@@ -274,14 +275,14 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
         Self { next_look: if patience.is_some() { 0 } else { u64::MAX }, patience, ..self }
     }
 
-    #[cfg(test)]
-    pub fn recorder_mut(&mut self) -> &mut Recorder {
-        &mut self.recorder
-    }
-
     /// Issues I/Os when they arrive.
     pub fn with_pacing(self, pacing: Option<Pacing>) -> Self {
         Self { pacing: pacing.map(Box::new), ..self }
+    }
+
+    #[cfg(test)]
+    pub fn recorder_mut(&mut self) -> &mut Recorder {
+        &mut self.recorder
     }
 
     fn running(&self) -> bool {
@@ -388,7 +389,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
                 }
                 // What comes out of a stopped queue is not issued again: the others are stopped too, or the context has ended.
                 if let Some(pacing) = self.pacing.as_mut().filter(|_| !stopped) {
-                    pacing.over(index, next as u32);
+                    pacing.over(&[index], next as u32);
                 } else if !stopped && self.running() {
                     self.issue::<M>(index, next);
                 }
@@ -521,43 +522,6 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             if M::SHARED {
                 self.longest_use = self.longest_use.max(self.clock.now() - self.now);
             }
-        }
-    }
-
-    /// Issues what has arrived, as far as there are I/Os for it.
-    fn pace(&mut self) {
-        let Some(mut pacing) = self.pacing.take() else { return };
-        // In an outage arrivals wait.
-        if self.outage.is_none() && !self.lanes.is_empty() {
-            match self.task.timing {
-                Timing::Exact => self.pace_in::<Exact>(&mut pacing),
-                Timing::Batch => self.pace_in::<Batch>(&mut pacing),
-                Timing::Sampled(_) => self.pace_in::<Sampled>(&mut pacing),
-                Timing::Off => self.pace_in::<Off>(&mut pacing),
-            }
-        }
-        self.pacing = Some(pacing);
-    }
-
-    #[inline]
-    fn pace_in<M: Mode>(&mut self, pacing: &mut Pacing) {
-        self.now = self.clock.now();
-        let mut any = false;
-        while self.running()
-            && let Some((index, lane)) = pacing.next(self.now)
-        {
-            let before = self.recorder.submitted();
-            if M::EACH {
-                self.now = self.clock.now();
-            }
-            self.issue::<M>(index, lane as usize);
-            if self.recorder.submitted() > before {
-                pacing.issued(index, self.tags[index as usize].stamp);
-                any = true;
-            }
-        }
-        if M::SHARED && any {
-            self.longest_use = self.longest_use.max(self.clock.now() - self.now);
         }
     }
 

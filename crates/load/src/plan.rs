@@ -302,9 +302,9 @@ pub(crate) mod tests {
             connect: Duration::from_secs(60),
             reconnect: None,
             timeout: None,
+            rate: None,
             interval: None,
             head_room: Duration::ZERO,
-            rate: None,
         }
     }
 

@@ -41,9 +41,9 @@ fn options() -> RunOptions {
         connect: Duration::from_secs(20),
         reconnect: None,
         timeout: None,
+        rate: None,
         interval: None,
         head_room: Duration::ZERO,
-        rate: None,
     }
 }
 

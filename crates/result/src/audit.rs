@@ -179,8 +179,9 @@ fn depth(context: &ContextResult, run: &RunResult, place: Option<String>) -> Fin
         context.layout.queues.len()
     );
     let share = reached / asked.max(1.0);
-    // A limited number of I/Os runs out, and what is lost is missing.
-    let whole = run.end == EndReason::Time && context.outages.is_empty() && context.account.abandoned == 0;
+    // A limited number of I/Os runs out, what is lost is missing, and in an open loop the depth is a limit.
+    let closed = context.open_loop.is_none();
+    let whole = closed && run.end == EndReason::Time && context.outages.is_empty() && context.account.abandoned == 0;
     match whole && context.window_ticks > 0 {
         true => finding(Depth, place, share, Some(DEPTH), share >= DEPTH, text),
         false => Finding { verdict: NotChecked, ..finding(Depth, place, share, Some(DEPTH), true, text) },

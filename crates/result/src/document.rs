@@ -300,6 +300,27 @@ pub struct Results {
     pub cores: BTreeMap<usize, Measurement>,
     /// The smallest parts: a worker on a namespace.
     pub contexts: Vec<ContextMeasurement>,
+    /// What was planned and what came of it, in an open loop.
+    pub open_loop: Option<OpenLoopRecord>,
+}
+
+/// An open loop, all contexts together; counts are of arrivals planned within the window.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct OpenLoopRecord {
+    /// Arrivals a second that were asked for.
+    pub rate: f64,
+    /// `fixed`, `poisson` or `burst:N`.
+    pub arrival: String,
+    /// Arrivals planned.
+    pub planned: u64,
+    /// Those that waited because all I/Os were in flight.
+    pub late: u64,
+    /// Those never issued.
+    pub dropped: u64,
+    /// Longest time from a planned arrival to the submission.
+    pub longest_lag_us: f64,
+    /// Response times, from the planned arrival to the completion; the other latencies count from the submission.
+    pub response: Option<Latency>,
 }
 
 /// A sum over some of a run's I/Os.

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    ContextResult, Distribution, Latency, Measurement, Operation, RunResult,
-    document::{ContextMeasurement, ContextPlan, OutageRecord, Results, SlowIo, WorkerUse},
+    ContextResult, Distribution, Latency, LatencyStats, Measurement, OpenLoop, Operation, RunResult,
+    document::{ContextMeasurement, ContextPlan, OpenLoopRecord, OutageRecord, Results, SlowIo, WorkerUse},
 };
 
 /// The slowest I/Os of a run that are told.
@@ -27,7 +27,27 @@ impl Results {
             namespaces: contexts.iter().map(|one| (one.path.clone(), parts(&|other| other.path == one.path))).collect(),
             cores: contexts.iter().map(|one| (one.core, parts(&|other| other.core == one.core))).collect(),
             contexts,
+            open_loop: OpenLoopRecord::of(run),
         }
+    }
+}
+
+impl OpenLoopRecord {
+    fn of(run: &RunResult) -> Option<Self> {
+        let loops: Vec<&OpenLoop> = run.contexts.iter().filter_map(|context| context.open_loop.as_ref()).collect();
+        let sum = |of: fn(&OpenLoop) -> u64| loops.iter().map(|one| of(one)).sum();
+        let mut response = LatencyStats::default();
+        loops.iter().for_each(|one| response.merge(&one.response));
+        let lag = loops.iter().map(|one| one.longest_lag).max()?;
+        Some(Self {
+            rate: loops.iter().map(|one| one.rate).sum(),
+            arrival: loops[0].arrival.to_string(),
+            planned: sum(|one| one.planned),
+            late: sum(|one| one.late),
+            dropped: sum(|one| one.dropped),
+            longest_lag_us: lag as f64 * 1e6 / run.ticks_per_second,
+            response: Latency::of(Distribution::new(&response, run.ticks_per_second)),
+        })
     }
 }
 
@@ -152,7 +172,6 @@ impl Measurement {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::LatencyStats;
 
     fn operation(latencies: std::ops::Range<u64>) -> Operation {
         let mut latency = LatencyStats::default();

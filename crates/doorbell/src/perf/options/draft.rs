@@ -71,15 +71,15 @@ pub struct Draft {
     pub embedded: Option<Link>,
     pub reconnect: Option<u32>,
     pub timeout_ms: Option<u32>,
+    /// I/Os a second, and whether by each worker.
+    pub rate: Option<(f64, bool)>,
+    pub arrival: Option<Arrival>,
     pub json: Option<Sink>,
     pub csv: Option<Sink>,
     pub hlog: Option<Sink>,
     pub interval: Option<Duration>,
     pub ndjson: Option<Sink>,
     pub strict: bool,
-    /// I/Os a second, and whether by each worker.
-    pub rate: Option<(f64, bool)>,
-    pub arrival: Option<Arrival>,
     pub files: Vec<PathBuf>,
     /// Every option in the order of the command line.
     pub given: Vec<&'static Entry>,
@@ -135,14 +135,14 @@ impl Default for Draft {
             embedded: None,
             reconnect: None,
             timeout_ms: None,
+            rate: None,
+            arrival: None,
             json: None,
             csv: None,
             hlog: None,
             interval: None,
             ndjson: None,
             strict: false,
-            rate: None,
-            arrival: None,
             files: Vec::new(),
             given: Vec::new(),
             notes: Vec::new(),
@@ -349,30 +349,6 @@ fn timing(text: &str) -> Result<Timing, String> {
     }
 }
 
-fn sink(text: &str) -> Result<Sink, String> {
-    match text {
-        "" => Err("the name of a file is expected, or - for standard output".into()),
-        "-" => Ok(Sink::Stdout),
-        file => Ok(Sink::File(file.into())),
-    }
-}
-
-fn interval(text: &str) -> Result<Duration, String> {
-    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_lowercase());
-    let unit = match &text[digits.len()..] {
-        "ms" => Some(1),
-        "s" => Some(1000),
-        "m" => Some(60_000),
-        _ => None,
-    };
-    let number = digits.parse::<u64>().ok().filter(|_| digits.bytes().all(|byte| byte.is_ascii_digit()));
-    match number.zip(unit).and_then(|(number, unit)| number.checked_mul(unit)) {
-        Some(milliseconds @ SHORTEST_INTERVAL..) => Ok(Duration::from_millis(milliseconds)),
-        Some(_) => Err(format!("a slice takes {SHORTEST_INTERVAL}ms at least")),
-        None => Err("a number with ms, s or m is expected, as 100ms".into()),
-    }
-}
-
 fn rate(text: &str) -> Result<(f64, bool), String> {
     let (number, each_worker) = text.strip_suffix("/worker").map_or((text, false), |number| (number, true));
     let scales = [(['k', 'K'], 1e3), (['m', 'M'], 1e6)];
@@ -394,6 +370,30 @@ fn arrival(text: &str) -> Result<Arrival, String> {
         ("poisson", _) => Ok(Arrival::Poisson),
         (_, Some(Ok(count @ 1..))) => Ok(Arrival::Burst(count)),
         _ => Err("fixed, poisson and burst:N (N of 1 or more) are known".into()),
+    }
+}
+
+fn sink(text: &str) -> Result<Sink, String> {
+    match text {
+        "" => Err("the name of a file is expected, or - for standard output".into()),
+        "-" => Ok(Sink::Stdout),
+        file => Ok(Sink::File(file.into())),
+    }
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_lowercase());
+    let unit = match &text[digits.len()..] {
+        "ms" => Some(1),
+        "s" => Some(1000),
+        "m" => Some(60_000),
+        _ => None,
+    };
+    let number = digits.parse::<u64>().ok().filter(|_| digits.bytes().all(|byte| byte.is_ascii_digit()));
+    match number.zip(unit).and_then(|(number, unit)| number.checked_mul(unit)) {
+        Some(milliseconds @ SHORTEST_INTERVAL..) => Ok(Duration::from_millis(milliseconds)),
+        Some(_) => Err(format!("a slice takes {SHORTEST_INTERVAL}ms at least")),
+        None => Err("a number with ms, s or m is expected, as 100ms".into()),
     }
 }
 

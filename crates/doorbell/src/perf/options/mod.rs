@@ -100,6 +100,8 @@ pub struct Options {
     pub reconnect: Option<u32>,
     /// `--timeout`: milliseconds after which an I/O is aborted, 1 or more; `None`: never.
     pub timeout_ms: Option<u32>,
+    /// `--rate`, `--arrival`: when I/Os arrive; `None`: when others are over.
+    pub rate: Option<Rate>,
     /// `--json`: where the whole result goes.
     pub json: Option<Sink>,
     /// `--csv`: where its sums go.
@@ -112,8 +114,6 @@ pub struct Options {
     pub ndjson: Option<Sink>,
     /// `--strict`: a failed audit is a failed run.
     pub strict: bool,
-    /// `--rate`, `--arrival`: when I/Os arrive; `None`: when others are over.
-    pub rate: Option<Rate>,
     /// Lines for standard error: what was given and has no effect.
     pub notes: Vec<String>,
 }

@@ -71,6 +71,7 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
         let message = "--timing off takes no latencies, which -L (--enable-sw-latency-tracking) is to show";
         return Err(message.to_string().into());
     }
+    let rate = rate(&draft, poll_mode)?;
     if draft.timing == Timing::Off && draft.hlog.is_some() {
         return Err("--timing off takes no latencies, which --hlog is to hold".to_string().into());
     }
@@ -84,7 +85,6 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
         notes.push("--interval has no effect: it keeps a time series for --json, --ndjson or --hlog".into());
     }
     let interval = draft.interval.filter(|_| kept).or(draft.ndjson.as_ref().map(|_| Duration::from_secs(1)));
-    let rate = rate(&draft, poll_mode)?;
     environment(&draft)?;
     let cores = core_mask::cores(&draft.core_mask)?;
     notes.extend(later::check(&draft)?);
@@ -140,13 +140,13 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
         seed: draft.seed,
         reconnect: draft.reconnect,
         timeout_ms: draft.timeout_ms,
+        rate,
         json: draft.json,
         csv: draft.csv,
         hlog: draft.hlog,
         interval,
         ndjson: draft.ndjson,
         strict: draft.strict,
-        rate,
         notes,
     })
 }

@@ -1,6 +1,7 @@
 //! The refusals of reference 1.4: each alone, and each pair at once, of which the earlier is reported.
 
 use super::*;
+use doorbell_load::Arrival;
 
 /// A fault: what it changes in the base command line (`None` leaves an option out), how its message
 /// starts, and whether the usage text follows.
@@ -111,6 +112,21 @@ fn a_bad_value_comes_before_all_of_them_and_in_command_line_order() {
         (&["-V", "-F", "y"], "-V (--enable-vmd) is not part of doorbell"),
     ] {
         let error = parse_words(words).unwrap_err().to_string();
+        assert!(error.starts_with(message), "{error}");
+    }
+}
+
+#[test]
+fn a_rate_is_kept_by_polling_and_is_for_latencies() {
+    let good = run(&["--rate", "20k", "--arrival", "burst:8"]).unwrap().rate.unwrap();
+    assert_eq!((good.per_second, good.arrival, good.each_worker), (20e3, Arrival::Burst(8), false));
+    assert_eq!(run(&["--rate", "2.5M"]).unwrap().rate.unwrap().per_second, 2.5e6);
+    for (more, message) in [
+        (&["-E"][..], "--rate keeps its plan by never sleeping"),
+        (&["--poll-mode", "adaptive"], "--rate keeps its plan by never sleeping"),
+        (&["--timing", "off"], "--rate is for response times"),
+    ] {
+        let error = run(&[&["--rate", "1000"], more].concat()).unwrap_err().to_string();
         assert!(error.starts_with(message), "{error}");
     }
 }

@@ -3,6 +3,7 @@
 
 use super::super::table::{Entry, Id};
 use super::*;
+use doorbell_load::Arrival;
 
 type Check = fn(&Options) -> bool;
 
@@ -153,6 +154,10 @@ fn rows() -> Vec<Row> {
         row(Id::Strict, "str", "", Set(|o| o.strict, |o| !o.strict), FLAG),
         row(Id::Reconnect, "rec", "1000",
             Set(|o| o.reconnect == Some(1000), |o| o.reconnect.is_none()), ("0", "1 to 1000 attempts")),
+        row(Id::Rate, "rat", "1.5k/worker",
+            Set(|o| o.rate == Some(Rate { per_second: 1500.0, arrival: Arrival::Fixed, each_worker: true }), |o| o.rate.is_none()),
+            ("0", "I/Os a second like 500")),
+        row(Id::Arrival, "arr", "poisson", Refused("--arrival says how the I/Os of --rate"), ("burst:0", "burst:N (N of 1 or more)")),
         row(Id::Timeout, "timeo", "250",
             Set(|o| o.timeout_ms == Some(250), |o| o.timeout_ms.is_none()), ("0", "at least a millisecond")),
     ]
