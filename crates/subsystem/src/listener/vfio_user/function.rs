@@ -20,13 +20,14 @@ use zerocopy::{FromZeros, little_endian::U16};
 
 use super::{
     config_space::{self, ConfigSpace, Table},
+    far::{Far, Stage},
     interrupts::Interrupts,
-    job::{Job, Lost},
+    job::{Job, Lost, Stop},
     memory::Memory,
     rings::{CQE, Cq, Doorbell, Nonsense, Place, SQE, Shadow, Sq},
 };
 use crate::{
-    controller::{Admin, DSTRD},
+    controller::{Admin, DSTRD, IoQueue},
     listener::Context,
     namespace::Outcome,
     subsystem::Subsystem,
@@ -43,6 +44,15 @@ const MOST_PARKED: usize = 1024;
 /// Dword 0 of the event that tells of a doorbell with a value that cannot be: an error, "Invalid Doorbell Write Value", the page that
 /// it would be logged in (Base 5.1.2.1).
 const INVALID_DOORBELL: u64 = 0x01_01_00;
+
+/// The memory that a ring is worked on in.
+#[derive(Debug)]
+pub(super) enum RingPlace {
+    /// The host's own.
+    Shared(Place),
+    /// A copy that goes to and fro by messages.
+    Copy(Place),
+}
 
 /// A function.
 #[derive(Debug)]
@@ -67,6 +77,8 @@ pub(super) struct Function {
     parked: VecDeque<(u16, Box<Job>)>,
     #[expect(clippy::vec_box, reason = "jobs move from here to the parked ones and back; only their boxes should")]
     idle: Vec<Box<Job>>,
+    /// What is done by messages.
+    pub(super) far: Far,
     /// Shadow doorbells and event indexes of the I/O queues.
     pub(super) shadow: Option<Shadow>,
     /// A doorbell has had a value that cannot be.
@@ -101,6 +113,7 @@ impl Function {
             completing: Vec::new(),
             parked: VecDeque::new(),
             idle: Vec::new(),
+            far: Far::default(),
             shadow: None,
             reported: false,
         })
@@ -179,7 +192,14 @@ impl Function {
             }
             let command = window[(done % AHEAD) as usize];
             done += 1;
-            let outcome = job.begin(command, queue, memory, context)?;
+            let outcome = match job.begin(command, queue, memory, context) {
+                Ok(outcome) => outcome,
+                Err(Stop::Lost) => return Err(Lost),
+                Err(Stop::Far) => {
+                    job.far = Some(Stage::New);
+                    Outcome::Again
+                }
+            };
             if let Outcome::Done(status) = outcome {
                 cq.post(completion(qid, head, command.cid, status, 0));
                 continue;
@@ -196,6 +216,9 @@ impl Function {
     }
 
     fn serve_admin(&mut self, memory: Memory<'_>, context: &mut Context) -> Result<bool, Lost> {
+        if self.far.is_full() {
+            return Ok(false);
+        }
         let (Some(sq), Some(cq)) = (&mut self.sqs[0], &mut self.cqs[0]) else { return Ok(false) };
         let count = match sq.pending().and_then(|pending| cq.room(pending.min(BATCH))) {
             Ok(count) => count,
@@ -221,7 +244,18 @@ impl Function {
         for _ in 0..self.parked.len().min(TRIES) {
             let Some((qid, mut job)) = self.parked.pop_front() else { break };
             let Some(queue) = self.sqs[usize::from(qid)].as_mut().and_then(|sq| sq.queue.as_mut()) else { continue };
-            let outcome = job.proceed(queue, memory, context)?;
+            let outcome = if job.far.is_some() {
+                self.far.proceed(&mut job, queue, memory, context)?
+            } else {
+                match job.proceed(queue, memory, context) {
+                    Ok(outcome) => outcome,
+                    Err(Stop::Lost) => return Err(Lost),
+                    Err(Stop::Far) => {
+                        job.far = Some(Stage::New);
+                        Outcome::Again
+                    }
+                }
+            };
             any |= outcome != Outcome::Again;
             if let Outcome::Done(status) = outcome {
                 self.post(qid, job.command.cid, status, 0);
@@ -274,7 +308,7 @@ impl Function {
 
     /// A doorbell has a value that cannot be: nothing happens with its queue until it has another. The host is told once.
     #[cold]
-    fn report(&mut self, qid: u16, Nonsense(value): Nonsense) {
+    pub(super) fn report(&mut self, qid: u16, Nonsense(value): Nonsense) {
         if std::mem::replace(&mut self.reported, true) {
             return;
         }
@@ -292,9 +326,11 @@ impl Function {
         which: impl Fn(u16, &Job) -> bool,
     ) -> usize {
         let mut ended = Vec::new();
+        let far = &mut self.far;
         self.parked.retain_mut(|(qid, job)| {
             let ends = which(*qid, job);
             if ends {
+                far.leave(job);
                 job.release(&mut context.pool);
                 ended.push((*qid, job.command.cid));
             }
@@ -323,22 +359,57 @@ impl Function {
     /// The admin queues that AQA, ASQ and ACQ name; false where they name none that can be.
     fn open_admin_queues(&mut self, memory: Memory<'_>) -> bool {
         let (submission, completion) = (u32::from(self.aqa.asqs()) + 1, u32::from(self.aqa.acqs()) + 1);
-        let sq = memory.place(self.asq, u64::from(submission) * SQE);
-        let cq = memory.place(self.acq, u64::from(completion) * CQE);
+        let sq = self.ring_place(self.asq, u64::from(submission) * SQE, memory);
+        let cq = self.ring_place(self.acq, u64::from(completion) * CQE, memory);
         let (Some(sq), Some(cq), true) = (sq, cq, submission > 1 && completion > 1) else {
             let (asq, acq) = (self.asq, self.acq);
             tracing::warn!(
-                "{}: no admin queues of {submission} entries at {asq:#x} and {completion} at {acq:#x}: each has 2 or more, in one \
-                 piece of memory that is mapped",
+                "{}: no admin queues of {submission} entries at {asq:#x} and {completion} at {acq:#x}: each has 2 or more, in \
+                 memory that is mapped for reading and writing",
                 self.name
             );
             return false;
         };
-        let (sq_doorbell, cq_doorbell) = (self.doorbell(0, false), self.doorbell(0, true));
-        self.cqs[0] = Some(Cq::new(cq, completion, cq_doorbell, Some(0)));
-        self.sqs[0] = Some(Sq::new(0, sq, submission, sq_doorbell, None));
-        (self.submitting, self.completing) = (vec![0], vec![0]);
+        self.open_cq(0, cq, completion, Some(0));
+        self.open_sq(0, 0, sq, submission, None);
         true
+    }
+
+    /// The memory of a ring; none where it is not all mapped for reading and writing.
+    pub(super) fn ring_place(&self, address: u64, len: u64, memory: Memory<'_>) -> Option<RingPlace> {
+        let shared = memory.place(address, len).map(RingPlace::Shared);
+        shared.or_else(|| match memory.copy_of_ring(address, len) {
+            Ok(copy) => copy.map(RingPlace::Copy),
+            Err(error) => {
+                tracing::error!("{}: no memory for the {len} bytes of a ring: {error}", self.name);
+                None
+            }
+        })
+    }
+
+    /// Begins a completion queue.
+    pub(super) fn open_cq(&mut self, qid: u16, place: RingPlace, entries: u32, vector: Option<u16>) {
+        let doorbell = self.doorbell(qid, true);
+        let (place, vector) = match place {
+            RingPlace::Shared(place) => (place, vector),
+            RingPlace::Copy(place) => {
+                self.far.add_cq(qid, place.clone(), entries, vector);
+                (place, None)
+            }
+        };
+        self.cqs[usize::from(qid)] = Some(Cq::new(place, entries, doorbell, vector));
+        self.completing.push(qid);
+    }
+
+    /// Begins a submission queue.
+    pub(super) fn open_sq(&mut self, qid: u16, cqid: u16, place: RingPlace, entries: u32, queue: Option<IoQueue>) {
+        let doorbell = self.doorbell(qid, false);
+        let (place, doorbell) = match place {
+            RingPlace::Shared(place) => (place, doorbell),
+            RingPlace::Copy(place) => (place.clone(), self.far.add_sq(qid, place, entries, doorbell)),
+        };
+        self.sqs[usize::from(qid)] = Some(Sq::new(cqid, place, entries, doorbell, queue));
+        self.submitting.push(qid);
     }
 
     /// A doorbell of a queue that begins, at 0.
@@ -355,6 +426,7 @@ impl Function {
     /// Lets go of all queues and of what was under way in them.
     pub(super) fn close_queues(&mut self, context: &mut Context) {
         for (_, mut job) in self.parked.drain(..) {
+            job.far = None;
             job.release(&mut context.pool);
         }
         for qid in std::mem::take(&mut self.submitting) {
@@ -365,6 +437,7 @@ impl Function {
         for qid in std::mem::take(&mut self.completing) {
             self.cqs[usize::from(qid)] = None;
         }
+        self.far.clear();
         self.shadow = None;
         self.reported = false;
     }

@@ -10,6 +10,7 @@ use doorbell_vfio_user::Access;
 use zerocopy::FromZeros;
 
 use super::{
+    far::Stage,
     memory::{Memory, Piece, Trouble},
     transfer,
 };
@@ -24,12 +25,14 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) command: Command,
-    plan: Plan,
+    pub(super) plan: Plan,
     /// Where its data is.
-    pieces: Vec<Piece>,
+    pub(super) pieces: Vec<Piece>,
     /// What came of the data that it sends.
-    frames: Vec<Frame>,
-    progress: Progress,
+    pub(super) frames: Vec<Frame>,
+    pub(super) progress: Progress,
+    /// How far it has come by messages, where it goes by these.
+    pub(super) far: Option<Stage>,
 }
 
 impl Default for Job {
@@ -40,6 +43,7 @@ impl Default for Job {
             pieces: Vec::new(),
             frames: Vec::new(),
             progress: Progress::default(),
+            far: None,
         }
     }
 }
@@ -47,6 +51,15 @@ impl Default for Job {
 /// The memory that the host has taken away from under us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Lost;
+
+/// Why a command cannot go on as commands do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// The host's memory is gone.
+    Lost,
+    /// Some of what it names is reached by messages.
+    Far,
+}
 
 impl Job {
     /// Takes on a command, and carries it out as far as it goes at once.
@@ -57,7 +70,7 @@ impl Job {
         queue: &mut IoQueue,
         memory: Memory<'_>,
         context: &mut Context,
-    ) -> Result<Outcome, Lost> {
+    ) -> Result<Outcome, Stop> {
         self.command = command;
         self.pieces.clear();
         self.progress = Progress::default();
@@ -65,7 +78,8 @@ impl Job {
             Ok(true) => Ok(Outcome::Done(generic::SUCCESS)),
             Ok(false) => self.proceed(queue, memory, context),
             Err(Trouble::Status(status)) => Ok(Outcome::Done(status)),
-            Err(Trouble::Lost) => Err(Lost),
+            Err(Trouble::Lost) => Err(Stop::Lost),
+            Err(Trouble::Far) => Err(Stop::Far),
         }
     }
 
@@ -90,7 +104,7 @@ impl Job {
         queue: &mut IoQueue,
         memory: Memory<'_>,
         context: &mut Context,
-    ) -> Result<Outcome, Lost> {
+    ) -> Result<Outcome, Stop> {
         let outcome = if self.command.opc == NvmOpcode::READ.0 {
             self.read(queue, memory, context)
         } else {
@@ -98,7 +112,8 @@ impl Job {
         };
         let outcome = match outcome {
             Err(Trouble::Status(status)) => Ok(Outcome::Done(status)),
-            Err(Trouble::Lost) => Err(Lost),
+            Err(Trouble::Lost) => Err(Stop::Lost),
+            Err(Trouble::Far) => Err(Stop::Far),
             Ok(outcome) => Ok(outcome),
         };
         if !matches!(outcome, Ok(Outcome::Turn | Outcome::Again)) {
@@ -123,6 +138,10 @@ impl Job {
             _ => Ok(()),
         };
         found.clear(pool);
+        if copied == Err(Trouble::Far) {
+            // It is begun anew.
+            queue.uncount_read(self.plan.len);
+        }
         copied.map(|()| outcome)
     }
 

@@ -48,14 +48,14 @@ pub(super) struct Shadow {
 impl Doorbell {
     /// What the host has said.
     #[inline]
-    fn load(&self) -> u32 {
+    pub(super) fn load(&self) -> u32 {
         let Place { region, offset, .. } = self.shadow.as_ref().map_or(&self.register, |shadow| &shadow.value);
         region.load_u32(*offset, Ordering::Acquire)
     }
 
     /// Asks the host to ring the doorbell itself when it passes `value`.
     #[inline]
-    fn expect(&self, value: u32) {
+    pub(super) fn expect(&self, value: u32) {
         if let Some(Shadow { event, .. }) = &self.shadow {
             event.region.store_u32(event.offset, value, Ordering::Release);
         }
@@ -173,6 +173,11 @@ impl Cq {
             free = self.free();
         }
         Ok(free.min(wanted))
+    }
+
+    /// Where the next completion goes.
+    pub(super) fn tail(&self) -> u32 {
+        self.tail
     }
 
     /// Puts a completion in, or keeps it until there is room.
