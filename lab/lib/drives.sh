@@ -23,6 +23,9 @@ block_device() { # ADDRESS NSID
 
 pcie() { echo "trtype:PCIE traddr:$1${2:+ ns:$2}"; } # ADDRESS [NSID]
 
+setup() { run 60 doorbell setup "$@"; }
+kernel_quiet() { ! dmesg | grep -E 'BUG:|WARNING:|Oops|general protection|hung task|DMAR.*fault' >$LOG; }
+
 # One command to QEMU's monitor, as JSON; its answer into $LOG.
 monitor() { # COMMAND
   if [ -z "$monitor" ]; then

@@ -5,6 +5,7 @@
 HOST_ID=11111111-2222-3333-4444-555555555555
 HOST_NQN=nqn.2014-08.org.nvmexpress:uuid:$HOST_ID
 LOG=/tmp/log
+OPTIONS=
 : >/tmp/failures
 
 ok() { echo "ok $SCENARIO.$1"; }
@@ -50,6 +51,9 @@ check_refused() { # NAME SECONDS PATTERN COMMAND…
   elif ! grep -qiE "$pattern" $LOG; then fail "$name" "status $status but nothing said about /$pattern/: $*"
   else ok "$name"; fi
 }
+
+# Passes when the last command said something that matches PATTERN.
+said() { check "$1" grep -qE "$2" $LOG; } # NAME PATTERN
 
 # Waits until the command succeeds; output thrown away.
 wait_for() { # SECONDS COMMAND…
@@ -102,6 +106,28 @@ perf() { # NAME PERF-OPTION…
   return 1
 }
 total() { awk '$1 == "Total" && $2 == ":" && $3 > 0 && NF == 7 {found = 1} END {exit !found}' $LOG; }
+
+# Starts a long run on $ONE (with $OPTIONS), does something to the target, and looks how the run ends: by itself, in time.
+interrupted() { # NAME ZERO|NON-ZERO|ANY COMMAND…
+  name=$1 want=$2; shift 2
+  echo "+ doorbell perf during: $*" >$LOG
+  # shellcheck disable=SC2086
+  doorbell perf -r "$ONE" -q 32 -o 4096 -w randrw -M 50 -t 120 -c 0x1 $OPTIONS >>$LOG 2>&1 & pid=$!
+  wait_for 20 grep -q 'Launching workers' $LOG
+  sleep 2
+  if ended $pid; then fail "$name" "ended before: $*"; wait $pid; return; fi
+  "$@"
+  if ! wait_for 30 ended $pid; then
+    fail "$name" "still running 30 s after: $*"
+    kill -9 $pid; wait $pid
+    return
+  fi
+  wait $pid; status=$?
+  if [ $status -ge 128 ] || grep -q 'panicked at' $LOG; then fail "$name" "crashed, status $status"
+  elif [ $want = NON-ZERO ] && [ $status = 0 ]; then fail "$name" "status 0 after: $*"
+  elif ! total; then fail "$name" "no results so far after: $*"
+  else ok "$name"; fi
+}
 
 # 32 MiB that nothing else holds.
 make_random() { dd if=/dev/urandom of=/tmp/random bs=1M count=32 2>/dev/null; }

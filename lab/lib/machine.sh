@@ -86,7 +86,8 @@ install_needed() {
   case $(codename) in debian\ ?*) ;; *) cannot "the lab boots Debian's kernel, fetched by Debian's apt; this is $(codename)" ;; esac
   PATH=$PATH:/usr/sbin:/sbin
   mapfile -t need < <(missing qemu-system-x86_64=qemu-system-x86 cpio=cpio depmod=kmod zstd=zstd xz=xz-utils \
-    nvme=nvme-cli mkfs.ext4=e2fsprogs ss=iproute2)
+    nvme=nvme-cli mkfs.ext4=e2fsprogs ss=iproute2 rping=rdmacm-utils)
+  [ -e /etc/libibverbs.d/rxe.driver ] || need+=(ibverbs-providers)
   install_packages "${need[@]}"
 }
 
@@ -185,10 +186,13 @@ get_base() {
   rm -rf "$tree"
 }
 
-prepare() {
+# Two runs side by side would build the same files: the second waits.
+locked() { # COMMAND…
   mkdir -p "$CACHE"
-  # Two runs side by side would build the same files: the second waits.
   exec 9>"$CACHE/lock"; flock -w 1200 9 || broken "another run holds $CACHE/lock"
-  install_needed; get_kernel; get_busybox; get_base
+  "$@"
   exec 9>&-
 }
+
+get_all() { install_needed; get_kernel; get_busybox; get_base; }
+prepare() { locked get_all; }

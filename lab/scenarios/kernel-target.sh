@@ -40,16 +40,6 @@ at() { echo "trtype:tcp adrfam:IPv4 traddr:127.0.0.1 trsvcid:$1"; }
 ALL="$(at 4420) subnqn:$A"
 ONE="$ALL ns:1" TWO="$ALL ns:2" OTHER="$(at 4420) subnqn:$B"
 
-# perf on one device, which must have counted exactly COUNT x SIZE bytes.
-perf_exact() { # NAME DEVICE COUNT SIZE PERF-OPTION…
-  exact=$1 device=$2 count=$3 size=$4; shift 4
-  before=$(($(bytes_read "$device") + $(bytes_written "$device")))
-  perf "$exact" -d "$count" -o "$size" -t 60 "$@" || return
-  moved=$(($(bytes_read "$device") + $(bytes_written "$device") - before))
-  if [ $moved = $((count * size)) ]; then ok "$exact.counted"
-  else fail "$exact.counted" "the kernel counted $moved bytes on $device, not $count x $size"; fi
-}
-
 # --- discover and identify
 
 check discover run 20 doorbell discover -r "$(at 4420)"
@@ -197,26 +187,6 @@ QUICK='-q 8 -o 4096 -w randread -d 100 -t 30 -c 0x1'
   kill $peer 2>/dev/null
 }
 
-# Starts a long run, does something to the target, and looks how the run ends: by itself, in time.
-interrupted() { # NAME ZERO|NON-ZERO|ANY COMMAND…
-  name=$1 want=$2; shift 2
-  echo "+ doorbell perf during: $*" >$LOG
-  doorbell perf -r "$ONE" -q 32 -o 4096 -w randrw -M 50 -t 120 -c 0x1 >>$LOG 2>&1 & pid=$!
-  wait_for 20 grep -q 'Launching workers' $LOG
-  sleep 2
-  if ended $pid; then fail "$name" "ended before: $*"; wait $pid; return; fi
-  "$@"
-  if ! wait_for 30 ended $pid; then
-    fail "$name" "still running 30 s after: $*"
-    kill -9 $pid; wait $pid
-    return
-  fi
-  wait $pid; status=$?
-  if [ $status -ge 128 ] || grep -q 'panicked at' $LOG; then fail "$name" "crashed, status $status"
-  elif [ $want = NON-ZERO ] && [ $status = 0 ]; then fail "$name" "status 0 after: $*"
-  elif ! total; then fail "$name" "no results so far after: $*"
-  else ok "$name"; fi
-}
 interrupted withdrawn NON-ZERO withdraw 1 $A
 publish 1 $A
 perf withdrawn.again -r "$ONE" -q 8 -o 4096 -w randread -d 100 -t 60 -c 0x1
@@ -234,31 +204,6 @@ interrupted ctrl-c ANY interrupt
 
 # --- away and back
 
-more_read() { [ "$(bytes_read n512)" -gt "$1" ]; }
-# A run that outlives what is done to the target: it says when the controller is lost and when it is back, goes on with its I/Os,
-# and its result says how long it was gone.
-outlives() { # NAME AWAY BACK
-  name=$1 away=$2 back=$3
-  echo "+ doorbell perf --reconnect during: $away, $back" >$LOG
-  doorbell perf -r "$ONE" -q 32 -o 4096 -w randread -P 2 -t 300 -c 0x1 --reconnect 50 >>$LOG 2>&1 & pid=$!
-  wait_for 20 grep -q 'Launching workers' $LOG
-  sleep 2
-  $away
-  if ! wait_for 30 grep -q 'bringing it back' $LOG; then fail "$name" "the loss was not noticed"; kill -9 $pid; wait $pid; $back; return; fi
-  sleep 3
-  $back
-  if ! wait_for 40 grep -q 'it is back after' $LOG; then fail "$name" "not back 40 s after: $back"; kill -9 $pid; wait $pid; return; fi
-  before=$(bytes_read n512)
-  wait_for 30 more_read "$before" || fail "$name.resumed" "no I/O after: $back"
-  sleep 1
-  kill -INT $pid
-  wait_for 20 ended $pid || kill -9 $pid
-  wait $pid; status=$?
-  if [ $status != 0 ]; then fail "$name" "status $status after: $away, $back"
-  elif ! total; then fail "$name" "no results after: $away, $back"
-  elif ! grep -qE '^Outage: [0-9.]+ s without I/O on' $LOG; then fail "$name" "the result does not say how long it was gone"
-  else ok "$name"; grep '^Outage' $LOG; fi
-}
 take_away() { withdraw 1 $A; }
 give_back() { publish 1 $A; }
 outlives reconnect.withdrawn take_away give_back

@@ -2,9 +2,11 @@
 
 mod copy;
 mod memory_space;
+mod rdma;
 
 use std::{
     io::{self, Read, Write},
+    net::SocketAddr,
     process::ExitCode,
 };
 
@@ -14,7 +16,12 @@ use doorbell_host::TransportId;
 const USAGE: &str = "\
 usage: doorbell-lab read TRANSPORT-ID BYTES     a namespace's first bytes to standard output, by doorbell's driver
        doorbell-lab write TRANSPORT-ID          standard input to a namespace
-       doorbell-lab memory-space-off PID        the memory of a device away from the process that drives it through VFIO";
+       doorbell-lab memory-space-off PID        the memory of a device away from the process that drives it through VFIO
+       doorbell-lab rdma-serve ADDRESS:PORT [shared|sleep]…     one end of the RDMA link by itself: from a shared receive queue,
+                                                sleeping on a completion channel
+       doorbell-lab rdma-ask ADDRESS:PORT ROUNDS [sleep]        the other
+       doorbell-lab rdma-peer ADDRESS:PORT MISDEED              an NVMe/RDMA target that does wrong: refuse=CODE, babble, silent, mute,
+                                                stingy, invalidate, invent";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -22,6 +29,9 @@ fn main() -> ExitCode {
         ["read", id, bytes] => read(id, bytes),
         ["write", id] => write(id),
         ["memory-space-off", process] => memory_space::off(process),
+        ["rdma-serve", at, ref how @ ..] => rdma_serve(at, how),
+        ["rdma-ask", to, rounds, ref how @ ..] => rdma_ask(to, rounds, how),
+        ["rdma-peer", at, misdeed] => rdma_peer(at, misdeed),
         _ => Err(USAGE.to_owned()),
     };
     match outcome {
@@ -41,6 +51,23 @@ fn read(id: &str, bytes: &str) -> Result<(), String> {
     let mut data = vec![0; bytes.parse().map_err(|why| format!("{bytes}: {why}"))?];
     copy(&transport(id)?, Direction::Read(&mut data))?;
     io::stdout().write_all(&data).map_err(|why| format!("standard output: {why}"))
+}
+
+fn rdma_serve(at: &str, how: &[&str]) -> Result<(), String> {
+    rdma::serve(address(at)?, how.contains(&"shared"), how.contains(&"sleep")).map_err(|why| why.to_string())
+}
+
+fn rdma_ask(to: &str, rounds: &str, how: &[&str]) -> Result<(), String> {
+    let rounds = rounds.parse().map_err(|why| format!("{rounds}: {why}"))?;
+    rdma::ask(address(to)?, rounds, how.contains(&"sleep")).map_err(|why| why.to_string())
+}
+
+fn rdma_peer(at: &str, misdeed: &str) -> Result<(), String> {
+    rdma::misbehave(misdeed.parse()?, address(at)?).map_err(|why| why.to_string())
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|why| format!("{text}: {why}"))
 }
 
 fn write(id: &str) -> Result<(), String> {

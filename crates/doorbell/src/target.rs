@@ -1,10 +1,10 @@
-//! `doorbell target`: an NVMe subsystem over NVMe/TCP and vfio-user, until ctrl-C.
+//! `doorbell target`: an NVMe subsystem over NVMe/TCP, NVMe/RDMA and vfio-user, until ctrl-C.
 
 use std::{net::SocketAddr, path::PathBuf, sync::mpsc, time::Duration};
 
 use clap::{ArgAction, ArgMatches, Args, FromArgMatches};
 use doorbell_platform::open_files;
-use doorbell_subsystem::{Backend, NamespaceConfig, SubsystemConfig, Target, TargetConfig};
+use doorbell_subsystem::{Backend, NamespaceConfig, Script, SubsystemConfig, Target, TargetConfig};
 use tracing::Level;
 
 use crate::{
@@ -22,7 +22,7 @@ pub struct Arguments {
     #[command(flatten)]
     namespaces: Namespaces,
     /// Where to listen, again for another: an address, of which port 0 takes a free one, or a directory for the socket of one host
-    #[arg(long, value_name = "[tcp:]ADDRESS:PORT|vfio-user:DIRECTORY", default_value = "127.0.0.1:4420", value_parser = listen)]
+    #[arg(long, value_name = "[tcp:|rdma:]ADDRESS:PORT|vfio-user:DIRECTORY", default_value = "127.0.0.1:4420", value_parser = listen)]
     listen: Vec<Listen>,
     /// NVMe Qualified Name of the subsystem
     #[arg(long, default_value = DEFAULT_NQN)]
@@ -45,6 +45,12 @@ pub struct Arguments {
     /// Most entries of a queue, 2 to 4096
     #[arg(long, default_value_t = 4096)]
     queue_entries: u32,
+    /// What goes wrong with I/O commands, and when: a script, or a file with one (docs/fault-scripts.md); for tests of hosts
+    #[arg(long, value_name = "SCRIPT|FILE", value_parser = Script::load)]
+    fault: Option<Script>,
+    /// Write what became of each I/O command to this file, a line each
+    #[arg(long, value_name = "FILE", requires = "fault")]
+    fault_log: Option<PathBuf>,
 }
 
 /// Cores, ascending. (A name of its own, so that clap takes the list for one value.)
@@ -58,21 +64,20 @@ fn cores(text: &str) -> Result<Cores, String> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Listen {
     Tcp(SocketAddr),
+    Rdma(SocketAddr),
     VfioUser(PathBuf),
 }
 
 fn listen(text: &str) -> Result<Listen, String> {
-    let address = text.strip_prefix("tcp:").unwrap_or(text);
-    match text.split_once(':') {
+    let (kind, address): (fn(SocketAddr) -> Listen, &str) = match text.split_once(':') {
         Some(("vfio-user", "")) => return Err("\"vfio-user:\" needs a directory, like vfio-user:/tmp/drive".into()),
         Some(("vfio-user", directory)) => return Ok(Listen::VfioUser(directory.into())),
-        Some(("rdma", _)) => return Err("listening over rdma is not built yet; use tcp:ADDRESS:PORT".into()),
-        _ => {}
-    }
-    address
-        .parse()
-        .map(Listen::Tcp)
-        .map_err(|_| format!("\"{address}\" is no ADDRESS:PORT, like 127.0.0.1:4420 or [::1]:4420"))
+        Some(("rdma", address)) => (Listen::Rdma, address),
+        Some(("tcp", address)) => (Listen::Tcp, address),
+        _ => (Listen::Tcp, text),
+    };
+    let no_address = |_| format!("\"{address}\" is no ADDRESS:PORT, like 127.0.0.1:4420 or [::1]:4420");
+    address.parse().map(kind).map_err(no_address)
 }
 
 /// The namespaces in the order they were given, which is the order of their identifiers.
@@ -164,11 +169,13 @@ pub fn run(arguments: &Arguments) -> Result<(), String> {
     for listen in &arguments.listen {
         match listen {
             Listen::Tcp(address) => config.listen.push(*address),
+            Listen::Rdma(address) => config.rdma.push(*address),
             Listen::VfioUser(directory) => config.vfio_user.push(directory.clone()),
         }
     }
     config.cores = arguments.core_mask.as_deref().map(<[usize]>::to_vec);
     config.poll = arguments.poll;
+    (config.fault, config.fault_log) = (arguments.fault.clone(), arguments.fault_log.clone());
     let (sender, ended) = mpsc::channel();
     signals::on_signal(move || {
         let _ = sender.send(());
@@ -182,6 +189,9 @@ pub fn run(arguments: &Arguments) -> Result<(), String> {
     show(&format!("Serving {}\n", arguments.nqn));
     for address in target.addresses() {
         show(&format!("Listening on tcp:{address}\n"));
+    }
+    for address in target.rdma_addresses() {
+        show(&format!("Listening on rdma:{address}\n"));
     }
     for directory in target.directories() {
         show(&format!("Listening on vfio-user:{}\n", directory.display()));
@@ -227,11 +237,15 @@ mod tests {
 
     #[test]
     fn addresses_and_directories_may_be_mixed() {
-        let arguments = parse("--ram 1G --listen vfio-user:/tmp/a:b --listen [::1]:0 --listen tcp:10.0.0.1:1").unwrap();
+        let arguments = parse(
+            "--ram 1G --listen vfio-user:/tmp/a:b --listen [::1]:0 --listen tcp:10.0.0.1:1 --listen rdma:[::1]:2",
+        )
+        .unwrap();
         let wanted = [
             Listen::VfioUser("/tmp/a:b".into()),
             Listen::Tcp("[::1]:0".parse().unwrap()),
             Listen::Tcp("10.0.0.1:1".parse().unwrap()),
+            Listen::Rdma("[::1]:2".parse().unwrap()),
         ];
         assert_eq!(arguments.listen, wanted);
     }
@@ -244,7 +258,7 @@ mod tests {
             ("--ram 1G,metadata=8", "not built"),
             ("--file ,block=512", "path"),
             ("--ram 1G --listen 127.0.0.1", "ADDRESS:PORT"),
-            ("--ram 1G --listen rdma:10.0.0.1:4420", "not built"),
+            ("--ram 1G --listen rdma:10.0.0.1", "ADDRESS:PORT"),
             ("--ram 1G --listen vfio-user:", "directory"),
             ("--ram 1G -c zz", "zz"),
         ] {

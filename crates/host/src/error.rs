@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use doorbell_spec::status::Status;
 
-use crate::{init_state::InitState, transport::tcp::ConnectError};
+use crate::{
+    init_state::InitState,
+    transport::{rdma, tcp::ConnectError},
+};
 
 /// An error of one controller.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +25,9 @@ pub enum Cause {
     /// No connection.
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    /// No connection over RDMA.
+    #[error(transparent)]
+    Rdma(#[from] rdma::ConnectError),
     /// A transport that cannot be used here.
     #[error("{0}")]
     Transport(String),

@@ -23,5 +23,5 @@ pub use identity::HostIdentity;
 pub use init_state::InitState;
 pub use namespace::Namespace;
 pub use probe::{Probed, probe};
-pub use transport::{AnyQueue, port::AdminData};
+pub use transport::{AnyQueue, PollGroup, port::AdminData};
 pub use transport_id::{AddressFamily, TransportId, TransportIdError, TransportType};

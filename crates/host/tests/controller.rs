@@ -427,7 +427,6 @@ fn ids_of_one_subsystem_share_a_controller() {
 fn what_cannot_be_driven_is_refused_with_the_reason() {
     for (text, said) in [
         ("trtype:fc traddr:nn-0x1:pn-0x2 subnqn:nqn.x", "FC is not supported"),
-        ("trtype:rdma traddr:10.0.0.1 subnqn:nqn.x", "not built yet"),
         ("trtype:vfiouser traddr:/nowhere/x", "step CONNECT_ADMINQ: cannot connect to /nowhere/x: No such file"),
         ("trtype:pcie traddr:ffff:ff:1f.7", "PCIE (ffff:ff:1f.7): step CONNECT_ADMINQ: "),
         ("trtype:carrier-pigeon traddr:roof subnqn:nqn.x", "registered as CARRIER-PIGEON"),
@@ -436,6 +435,11 @@ fn what_cannot_be_driven_is_refused_with_the_reason() {
         let why = outcome.unwrap_err().to_string();
         assert!(why.contains(said), "{text}: {why}");
     }
+    // Where RDMA is missing, what to install is said; where it is there, the first step that cannot be done.
+    let id: TransportId = "trtype:rdma traddr:10.0.0.1 hostaddr:here subnqn:nqn.x".parse().unwrap();
+    let why = probe(&[id], &options(), &Cancel::new()).remove(0).outcome.unwrap_err().to_string();
+    let step = "connecting to 10.0.0.1:4420 over RDMA: choosing the source address: hostaddr:here is no IP address";
+    assert!(why.contains(step) || why.contains("apt-get install librdmacm1"), "{why}");
     place(&Site::new());
     assert!(transport::register(Arc::new(MemoryTransport::default())).unwrap_err().contains("MEMORY"), "taken");
 }
@@ -498,7 +502,7 @@ fn a_discovery_id_stands_for_the_subsystems_that_can_be_driven() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let entries = vec![
         entry(Subtype::CURRENT_DISCOVERY, Trtype::TCP, port),
-        entry(Subtype::NVM, Trtype::RDMA, port),
+        entry(Subtype::NVM, Trtype::FC, port),
         entry(Subtype::NVM, Trtype::TCP, port),
         entry(Subtype(77), Trtype(88), port),
     ];
@@ -507,7 +511,7 @@ fn a_discovery_id_stands_for_the_subsystems_that_can_be_driven() {
         probe(&[id], &options(), &Cancel::new())
     };
     let probed = ask(&discovery(entries, 4, 0));
-    assert_eq!(probed.len(), 1, "not the one over RDMA, which is not built yet");
+    assert_eq!(probed.len(), 1, "not the one over Fibre Channel");
     assert_eq!((probed[0].id.trsvcid.as_str(), probed[0].id.subnqn.as_str()), (port.to_string().as_str(), NQN));
     let text = probed[0].outcome.as_ref().unwrap_err().to_string();
     assert!(text.contains(&format!("TCP (addr:127.0.0.1 subnqn:{NQN}): step CONNECT_ADMINQ")), "{text}");

@@ -126,7 +126,8 @@ pub(crate) struct Context<'a, Q, C> {
     ended: Option<EndReason>,
     problems: Vec<String>,
     reporter: &'a Reporter<'a>,
-    transport: Option<String>,
+    /// The name of the queues' transport, and of their device where they have one, when their counters are wanted.
+    transport: Option<(String, Option<String>)>,
     /// Queues that are only there (`-U`).
     idle: Vec<AnyQueue>,
     /// When the first I/O was issued.
@@ -220,7 +221,8 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
 
     /// Makes the result hold the queues' counters under this name of their transport, when there is one.
     pub fn with_counters(self, transport: Option<String>) -> Self {
-        Self { transport, ..self }
+        let device = self.lanes.first().and_then(|lane| lane.queue.device()).map(str::to_string);
+        Self { transport: transport.map(|name| (name, device)), ..self }
     }
 
     /// Keeps these queues as long as the others.
@@ -246,7 +248,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
     fn issue<M: Mode>(&mut self, index: u32, lane: usize) {
         let draw = self.workload.draw();
         let sampled = M::SAMPLED && self.sampler.picks();
-        if M::EACH || sampled {
+        if sampled {
             self.now = self.clock.now();
         }
         let stamp = self.now;
@@ -254,18 +256,16 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             return self.end(EndReason::Time);
         }
         self.recorder.issued(stamp);
-        let tag = &mut self.tags[index as usize];
-        *tag = Tag {
+        let geometry = &self.task.geometry;
+        let tag = Tag {
             stamp,
-            slba: draw.offset * u64::from(self.task.geometry.blocks),
-            left: self.task.geometry.blocks,
+            slba: draw.offset * u64::from(geometry.blocks),
+            left: geometry.blocks,
             opcode: if draw.read { NvmOpcode::READ.0 } else { NvmOpcode::WRITE.0 },
-            buffer: tag.buffer,
             sampled,
-            number: tag.number,
             ..Tag::default()
         };
-        self.lanes[lane].push(index);
+        self.lanes[lane].push(index, tag, geometry, &mut self.tags);
         if self.task.limit.is_some_and(|limit| self.recorder.submitted() >= limit) {
             self.ended = Some(EndReason::Count);
         }
@@ -315,19 +315,21 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
         found
     }
 
-    /// Records a batch, then issues as many I/Os as were over.
+    /// Records a batch and issues an I/O for each that is over: the reading of the clock that ends one begins the next.
     #[inline]
     fn settle<M: Mode>(&mut self, lane: usize, done: &[Done]) {
         self.look();
+        // As `share_out` says. Where each queue keeps its I/Os, a batch of answers becomes a batch of commands.
+        let next = if self.tags.len() >= self.lanes.len() { lane } else { (lane + 1) % self.lanes.len() };
+        let stopped = self.lanes[lane].stopped;
         let mut fresh = true;
-        let mut over = [0; REAP_BATCH];
-        let mut count = 0;
         for done in done {
             let index = self.lanes[lane].retire(done);
             let tag = &mut self.tags[index as usize];
             tag.outstanding -= 1;
-            if !done.status.is_success() {
-                note_failure(tag, self.lanes[lane].stopped, done.status);
+            let failed = !done.status.is_success();
+            if failed {
+                note_failure(tag, stopped, done.status);
             }
             if !tag.is_live() {
                 let sampled = M::SAMPLED && tag.sampled;
@@ -335,28 +337,19 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
                     self.look();
                 }
                 self.record(index, M::EACH || M::SHARED || sampled);
-                over[count] = index;
-                count += 1;
+                if M::EACH && failed {
+                    // To tell of it took a while.
+                    self.look();
+                }
+                // What comes out of a stopped queue is not issued again: the others are stopped too, or the context has ended.
+                if !stopped && self.running() {
+                    self.issue::<M>(index, next);
+                }
             }
             fresh = false;
         }
         self.last_over = self.now;
-        // What comes out of a stopped queue is not issued again: the others are stopped too, or the context has ended.
-        if self.lanes[lane].stopped {
-            return;
-        }
-        if M::SHARED && count > 0 {
-            self.share(count);
-        }
-        // As `share_out` says. Where each queue keeps its I/Os, a batch of answers becomes a batch of commands.
-        let next = if self.tags.len() >= self.lanes.len() { lane } else { (lane + 1) % self.lanes.len() };
-        for &index in &over[..count] {
-            if !self.running() {
-                break;
-            }
-            self.issue::<M>(index, next);
-        }
-        if M::SHARED && count > 1 {
+        if M::SHARED && done.len() > 1 {
             self.longest_use = self.longest_use.max(self.clock.now() - self.now);
         }
     }
@@ -366,15 +359,6 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
     fn look(&mut self) {
         self.now = self.clock.now();
         self.recorder.advance(self.now);
-    }
-
-    /// Reads the clock for the I/Os that are issued after `count` completions.
-    #[inline]
-    fn share(&mut self, count: usize) {
-        let read = std::mem::replace(&mut self.now, self.clock.now());
-        if count > 1 {
-            self.longest_use = self.longest_use.max(self.now - read);
-        }
     }
 
     /// Records an I/O whose last piece is over.
@@ -396,7 +380,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
     #[cold]
     fn record_failure(&mut self, index: u32) {
         let tag = self.tags[index as usize];
-        self.recorder.failed(tag.stamp, self.now, tag.status);
+        self.recorder.failed(tag.stamp, self.now, tag.opcode == NvmOpcode::READ.0, tag.status);
         self.timeouts.aborted +=
             u64::from(tag.fate == Fate::Overdue && tag.status.is(status::generic::ABORT_REQUESTED));
         let (task, blocks) = (&self.task, self.task.geometry.blocks);
@@ -473,6 +457,9 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
         for first in (0..self.task.depth).step_by(REAP_BATCH) {
             self.now = self.clock.now();
             for index in first..self.task.depth.min(first + REAP_BATCH as u32) {
+                if M::EACH {
+                    self.now = self.clock.now();
+                }
                 if self.running() {
                     self.issue::<M>(index, index as usize % self.lanes.len());
                 }
@@ -590,7 +577,7 @@ impl<Q: IoQueue, C: Clock> Pass for Context<'_, Q, C> {
         }
         self.end_outage(false);
         self.counted.extend(self.lanes.iter().map(|lane| lane.queue.counters()));
-        let transport = self.transport.take().map(|name| counters(name, &self.counted));
+        let transport = self.transport.take().map(|(name, device)| counters(name, device, &self.counted));
         let precision = self.precision();
         let sums = self.recorder.finish(self.clock.now());
         Outcome {
@@ -601,9 +588,7 @@ impl<Q: IoQueue, C: Clock> Pass for Context<'_, Q, C> {
                 window_ticks: sums.window_ticks,
                 reads: sums.reads,
                 writes: sums.writes,
-                latency: sums.latency,
                 precision,
-                errors: sums.errors,
                 account: sums.account,
                 audit: sums.audit,
                 busy_ticks: sums.busy_ticks,

@@ -103,7 +103,7 @@ fn littles_law_holds_when_an_io_takes_a_tenth_of_the_window() {
             assert_eq!(result.account.warm_up > 0, warm_up > 0);
             assert_eq!(result.account.submitted as usize, taken(&scripts), "every I/O was sent once");
             assert_eq!((outcome.end, outcome.problems.len()), (EndReason::Time, 0));
-            assert_eq!(result.latency.count, result.completed());
+            assert_eq!(result.latency().count, result.completed());
             // The tool's mean number in flight is the depth asked for.
             let mean = result.audit.in_flight_integral as f64 / result.window_ticks as f64;
             assert!((mean / f64::from(depth) - 1.0).abs() < 0.03, "{mean} in flight instead of {depth}");
@@ -116,7 +116,7 @@ fn littles_law_holds_when_an_io_takes_a_tenth_of_the_window() {
 fn counting_the_drain_would_break_littles_law() {
     let (outcome, _) = run(task(64, 4096, 1 << 20, 0), &[64], slow, TIMES, &mut quiet);
     let result = outcome.result;
-    let latency = result.latency.sum as f64 / result.latency.count as f64;
+    let latency = result.latency().sum as f64 / result.latency().count as f64;
     let in_flight = |ios: u64| ios as f64 * latency / result.window_ticks as f64;
     assert!(in_flight(result.account.measured) <= 64.0);
     let with_drain = in_flight(result.account.measured + result.account.drained);
@@ -205,7 +205,7 @@ fn failed_ios_are_in_no_rate() {
     let result = outcome.result;
     assert_eq!(result.account.missing(), 0);
     assert_eq!(result.failed(), (taken(&scripts) / 10) as u64);
-    assert_eq!(result.errors.keys().collect::<Vec<_>>(), [&generic::INTERNAL_ERROR.to_string()]);
+    assert_eq!(result.errors().keys().collect::<Vec<_>>(), [&generic::INTERNAL_ERROR.to_string().as_str()]);
     assert_eq!(result.completed(), result.account.measured);
     assert!(result.audit.difference() < 0.001);
 }

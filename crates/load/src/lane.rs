@@ -58,6 +58,16 @@ impl Tag {
     pub fn is_live(&self) -> bool {
         self.outstanding > 0 || self.left > 0
     }
+
+    /// A command carries its next blocks.
+    #[inline]
+    fn taken(&mut self, blocks: u32, geometry: &Geometry) {
+        self.slba += u64::from(blocks);
+        self.left -= blocks;
+        self.offset += blocks * geometry.block_size;
+        self.pieces = self.pieces.wrapping_add(1);
+        self.outstanding += 1;
+    }
 }
 
 /// What all I/Os of a context have in common.
@@ -85,6 +95,12 @@ impl Geometry {
             return tag.left;
         }
         self.split.pieces(tag.slba, tag.left).next().map_or(tag.left, |piece| piece.blocks)
+    }
+
+    /// The command that carries the next blocks of an I/O in a slot.
+    #[inline]
+    fn op(&self, slot: Slot, tag: &Tag, blocks: u32) -> Op {
+        Op { slot, opcode: tag.opcode, nsid: self.nsid, slba: tag.slba, blocks, control: self.control }
     }
 
     /// The ranges of `len` bytes at `offset` of the buffer at `buffer`, cut at multiples of the I/O unit.
@@ -130,6 +146,8 @@ pub(crate) struct Lane<Q> {
     /// Idle slots; `None` when each piece of each tag has a slot of its own, `number * most_pieces + piece`, whose memory is
     /// prepared once.
     free: Option<Vec<Slot>>,
+    /// Each tag has one piece, with a slot of its own.
+    direct: bool,
     ranges: Vec<Range>,
 }
 
@@ -168,17 +186,27 @@ impl<Q: IoQueue> Lane<Q> {
             ops: Vec::with_capacity(REAP_BATCH),
             taken: 0,
             uncommitted: false,
-            owner: vec![0; slots],
+            owner: own.iter().copied().chain(std::iter::repeat(0)).take(slots).collect(),
             prepared,
+            direct: fixed && most == 1,
             free: (!fixed).then(|| (0..slots as Slot).rev().collect()),
             ranges,
         })
     }
 
-    /// Takes an issued tag in; it goes to the queue with the next [`Lane::flush`].
+    /// Takes an I/O in that is issued now; it goes to the queue with the next [`Lane::flush`].
     #[inline]
-    pub fn push(&mut self, tag: u32) {
-        self.waiting.push_back(tag);
+    pub fn push(&mut self, index: u32, mut tag: Tag, geometry: &Geometry, tags: &mut [Tag]) {
+        let kept = &mut tags[index as usize];
+        (tag.buffer, tag.number) = (kept.buffer, kept.number);
+        if self.direct && self.waiting.is_empty() && self.ops.len() < REAP_BATCH {
+            let blocks = tag.left;
+            self.ops.push(geometry.op(tag.number, &tag, blocks));
+            tag.taken(blocks, geometry);
+        } else {
+            self.waiting.push_back(index);
+        }
+        *kept = tag;
     }
 
     /// Gives the queue as much as it takes, and lets the peer see it.
@@ -266,19 +294,8 @@ impl<Q: IoQueue> Lane<Q> {
             let blocks = geometry.next_piece(tag);
             let memory = Memory { tag: index, offset: tag.offset, len: blocks * geometry.block_size };
             self.owner[usize::from(slot)] = index;
-            self.ops.push(Op {
-                slot,
-                opcode: tag.opcode,
-                nsid: geometry.nsid,
-                slba: tag.slba,
-                blocks,
-                control: geometry.control,
-            });
-            tag.slba += u64::from(blocks);
-            tag.left -= blocks;
-            tag.offset += memory.len;
-            tag.pieces = tag.pieces.wrapping_add(1);
-            tag.outstanding += 1;
+            self.ops.push(geometry.op(slot, tag, blocks));
+            tag.taken(blocks, geometry);
             if tag.left == 0 {
                 self.waiting.pop_front();
             }

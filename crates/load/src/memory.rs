@@ -13,7 +13,7 @@ pub(crate) fn check(options: &RunOptions, contexts: &[Access]) -> Result<(), Str
     let pools = Pool::all(&Sysfs::default());
     let huge = pools.iter().filter(|pool| pool.node.is_none()).map(|pool| pool.page.saturating_mul(pool.free)).sum();
     compare(options, contexts, available(), huge)?;
-    let pinned = contexts.iter().filter(|access| **access == Access::Pinned).count();
+    let pinned = contexts.iter().filter(|access| matches!(access, Access::Pinned | Access::Registered)).count();
     if pinned > 0 { memlock::reckon(buffers(options, pinned)) } else { Ok(()) }
 }
 
@@ -21,7 +21,7 @@ pub(crate) fn check(options: &RunOptions, contexts: &[Access]) -> Result<(), Str
 fn compare(options: &RunOptions, contexts: &[Access], available: Option<u64>, huge: u64) -> Result<(), String> {
     let Some(available) = available else { return Ok(()) };
     // Huge pages are for what others reach, and neither kind is for all.
-    let within_reach = contexts.iter().any(|access| *access != Access::Own);
+    let within_reach = contexts.iter().any(|access| matches!(access, Access::Shared | Access::Pinned));
     let available = if within_reach { available.saturating_add(huge) } else { available };
     let (count, needed) = (contexts.len(), buffers(options, contexts.len()));
     if needed > available {
@@ -71,7 +71,7 @@ mod tests {
     fn what_is_missing_is_said() {
         // 2 contexts of 256 MiB.
         let options = RunOptions { io_size: 1 << 20, io_depth: 256, memory: 600 * MIB, ..options() };
-        let [own, shared] = [[Access::Own; 2], [Access::Own, Access::Shared]];
+        let [own, shared] = [[Access::Own, Access::Registered], [Access::Own, Access::Shared]];
         assert_eq!(compare(&options, &own, Some(512 * MIB), 0), Ok(()), "-s is for what others reach");
         assert_eq!(compare(&options, &shared, Some(300 * MIB), 300 * MIB), Ok(()));
         assert_eq!(compare(&options, &shared, None, 0), Ok(()));

@@ -10,7 +10,7 @@ use std::{
     time::Instant,
 };
 
-use doorbell_host::AnyQueue;
+use doorbell_host::{AnyQueue, PollGroup};
 
 use crate::{plan::RunOptions, port::Port, stop::StopFlag};
 
@@ -29,8 +29,10 @@ impl Queues {
         let share = options.io_depth.div_ceil(u32::from(options.qpairs).max(1));
         let commands = port.shape().split(options.io_size).most_pieces() as u64 * u64::from(share);
         let entries = options.io_queue_size.unwrap_or_else(|| u32::try_from(commands + 1).unwrap_or(u32::MAX));
+        // One worker polls them all.
+        let group = PollGroup::default();
         let one = |_| match Instant::now() < deadline {
-            true => port.connect(entries),
+            true => port.connect(entries, &group),
             false => Err(format!("its I/O queue is not connected: the queues before it took {:?}", options.connect)),
         };
         let some = |count| -> Result<Vec<AnyQueue>, String> {

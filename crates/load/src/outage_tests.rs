@@ -6,7 +6,7 @@ use std::sync::{
     mpsc::{self, Sender},
 };
 
-use doorbell_host::AnyQueue;
+use doorbell_host::{AnyQueue, PollGroup};
 use doorbell_queue::IoQueue;
 use doorbell_result::{EndReason, Timeouts};
 use doorbell_spec::status::generic;
@@ -42,7 +42,7 @@ impl Port for TestPort {
     fn transport(&self) -> String {
         "TEST".into()
     }
-    fn connect(&self, _: u32) -> Result<AnyQueue, String> {
+    fn connect(&self, _: u32, _: &PollGroup) -> Result<AnyQueue, String> {
         unreachable!("the test connects")
     }
     fn failure(&self) -> Option<String> {
@@ -300,7 +300,7 @@ fn overdue_ios_are_aborted_and_counted() {
         let (outcome, stage) = run(task, mute(), TIMES, Some(2000), false, obeying(), never);
         let Timeouts { timed_out, aborts, aborted } = outcome.result.timeouts;
         assert_eq!((outcome.end, outcome.result.account.missing(), outcome.problems.len()), (EndReason::Time, 0, 0));
-        assert_eq!(outcome.result.errors.get(&generic::ABORT_REQUESTED.to_string()), Some(&aborted));
+        assert_eq!(outcome.result.errors().get(generic::ABORT_REQUESTED.to_string().as_str()), Some(&aborted));
         // Four at a time, each 2000 to 2500 ticks and a pass or two after it was issued.
         assert!((140..=200).contains(&timed_out) && aborted == timed_out, "{timed_out} {aborted}");
         assert!(aborts <= pieces * timed_out && aborts > (pieces - 1) * timed_out, "{aborts}");

@@ -114,6 +114,8 @@ pub enum Access {
     Shared,
     /// A device, for which the kernel pins them.
     Pinned,
+    /// An RDMA device, for which the kernel pins memory of this process's own.
+    Registered,
 }
 
 /// What matters of a namespace for a plan.

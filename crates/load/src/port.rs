@@ -1,6 +1,6 @@
 //! What a run needs of a namespace and its controller; the host driver gives it, and tests give their own.
 
-use doorbell_host::{AnyQueue, Controller, Namespace, TransportType};
+use doorbell_host::{AnyQueue, Controller, Namespace, PollGroup, TransportType};
 use doorbell_platform::{Sysfs, pci::Address};
 
 use crate::plan::{Access, Shape, refusal};
@@ -20,8 +20,9 @@ pub(crate) trait Port: Send + Sync {
     fn shape(&self) -> Shape;
     /// The transport's name in statistics.
     fn transport(&self) -> String;
-    /// Connects one I/O queue of at most `entries` entries; takes as long as the driver's deadlines allow.
-    fn connect(&self, entries: u32) -> Result<AnyQueue, String>;
+    /// Connects one I/O queue of at most `entries` entries, to be polled with the others of `group`; takes as long as the driver's
+    /// deadlines allow.
+    fn connect(&self, entries: u32, group: &PollGroup) -> Result<AnyQueue, String>;
     /// Why the controller is lost, when it is.
     fn failure(&self) -> Option<String>;
     /// What the controller has told since the last call.
@@ -63,6 +64,7 @@ impl Port for Target {
             path: self.path(&namespace.name),
             access: match self.controller.id().trtype {
                 TransportType::Pcie => Access::Pinned,
+                TransportType::Rdma => Access::Registered,
                 TransportType::VfioUser => Access::Shared,
                 _ => Access::Own,
             },
@@ -83,9 +85,9 @@ impl Port for Target {
         self.controller.id().trtype.word().into()
     }
 
-    fn connect(&self, entries: u32) -> Result<AnyQueue, String> {
+    fn connect(&self, entries: u32, group: &PollGroup) -> Result<AnyQueue, String> {
         let entries = entries.min(self.controller.io_queue_entries());
-        self.controller.connect_io_queue(entries).map_err(|error| error.to_string())
+        self.controller.connect_io_queue_in(group, entries).map_err(|error| error.to_string())
     }
 
     fn failure(&self) -> Option<String> {

@@ -4,9 +4,7 @@
 //! The window is known before the first I/O is issued, so warm-up and drain need no reset: an I/O belongs where its two
 //! stamps put it. All times are ticks of the worker's own clock.
 
-use std::collections::BTreeMap;
-
-use doorbell_result::{Account, Audit, LatencyStats};
+use doorbell_result::{Account, Audit, Operation};
 use doorbell_spec::status::Status;
 
 /// The counts of a context.
@@ -22,7 +20,8 @@ pub(crate) struct Recorder {
     /// Busy and idle ticks of the whole run.
     polls: (u64, u64),
     histogram: bool,
-    errors: Vec<(Status, u64)>,
+    /// Failures by status and operation (whether it read).
+    errors: Vec<(Status, bool, u64)>,
     measured: Measured,
 }
 
@@ -30,10 +29,8 @@ pub(crate) struct Recorder {
 #[derive(Debug, Default)]
 pub(crate) struct Measured {
     pub window_ticks: u64,
-    pub reads: u64,
-    pub writes: u64,
-    pub latency: LatencyStats,
-    pub errors: BTreeMap<String, u64>,
+    pub reads: Operation,
+    pub writes: Operation,
     pub account: Account,
     pub audit: Audit,
     pub busy_ticks: u64,
@@ -144,11 +141,9 @@ impl Recorder {
             account.drained += 1;
         } else {
             account.measured += 1;
-            match read {
-                true => self.measured.reads += 1,
-                false => self.measured.writes += 1,
-            }
-            let (latency, ticks) = (&mut self.measured.latency, now - stamp);
+            let operation = if read { &mut self.measured.reads } else { &mut self.measured.writes };
+            operation.completed += 1;
+            let (latency, ticks) = (&mut operation.latency, now - stamp);
             if !timed {
                 // It counts for the rates alone.
             } else if self.histogram {
@@ -164,12 +159,12 @@ impl Recorder {
 
     /// An I/O issued at `stamp` ended with an error status.
     #[cold]
-    pub fn failed(&mut self, stamp: u64, now: u64, status: Status) {
+    pub fn failed(&mut self, stamp: u64, now: u64, read: bool, status: Status) {
         self.left(stamp, now);
         self.measured.account.failed += 1;
-        match self.errors.iter_mut().find(|(known, _)| known.is(status)) {
-            Some((_, count)) => *count += 1,
-            None => self.errors.push((status, 1)),
+        match self.errors.iter_mut().find(|(known, reads, _)| known.is(status) && *reads == read) {
+            Some((_, _, count)) => *count += 1,
+            None => self.errors.push((status, read, 1)),
         }
     }
 
@@ -185,8 +180,9 @@ impl Recorder {
         self.close(now);
         self.advance(self.end);
         self.measured.window_ticks = self.end - self.start;
-        for (status, count) in &self.errors {
-            *self.measured.errors.entry(Status::new(status.sct, status.sc).to_string()).or_default() += count;
+        for (status, read, count) in &self.errors {
+            let operation = if *read { &mut self.measured.reads } else { &mut self.measured.writes };
+            *operation.errors.entry(Status::new(status.sct, status.sc).to_string()).or_default() += count;
         }
         self.measured
     }
@@ -215,7 +211,7 @@ mod tests {
         recorder.succeeded(50, 180, true, true);
         recorder.succeeded(120, 180, true, true);
         recorder.succeeded(130, 180, false, true);
-        recorder.failed(150, 180, generic::INVALID_FIELD.with_dnr());
+        recorder.failed(150, 180, true, generic::INVALID_FIELD.with_dnr());
         recorder.advance(230);
         recorder.succeeded(160, 230, true, true);
         recorder.succeeded(90, 230, true, true);
@@ -228,9 +224,13 @@ mod tests {
             "what is warmed up, drained, failed or given up is in no rate"
         );
         assert_eq!(account.missing(), 0);
-        assert_eq!((sums.window_ticks, sums.reads, sums.writes, sums.latency.count), (100, 1, 1, 2));
-        assert_eq!((sums.latency.min, sums.latency.max, sums.latency.sum), (50, 60, 110));
-        assert_eq!(sums.errors.into_iter().collect::<Vec<_>>(), [(generic::INVALID_FIELD.to_string(), 1)]);
+        assert_eq!((sums.window_ticks, sums.reads.completed, sums.writes.completed), (100, 1, 1));
+        for (operation, ticks) in [(&sums.reads, 60), (&sums.writes, 50)] {
+            let latency = &operation.latency;
+            assert_eq!((latency.count, latency.min, latency.max, latency.sum), (1, ticks, ticks, ticks.into()));
+        }
+        assert_eq!(sums.reads.errors.into_iter().collect::<Vec<_>>(), [(generic::INVALID_FIELD.to_string(), 1)]);
+        assert!(sums.writes.errors.is_empty());
         // 80 + 100 (warm-up) + 60 + 50 + 30 (by 180) + 40 + 30 (cut at 200).
         assert_eq!(sums.audit, Audit { in_flight_integral: 390, residence: 390 });
     }
@@ -244,7 +244,7 @@ mod tests {
         recorder.close(170);
         recorder.succeeded(110, 160, true, true);
         let sums = recorder.finish(2000);
-        assert_eq!((sums.window_ticks, sums.account.drained, sums.latency.count), (50, 1, 0));
+        assert_eq!((sums.window_ticks, sums.account.drained, sums.reads.latency.count), (50, 1, 0));
         assert_eq!(sums.audit, Audit { in_flight_integral: 40, residence: 40 });
 
         let mut recorder = Recorder::new(false);

@@ -534,6 +534,10 @@ fn context<'a>(common: Common<'a>, plan: Plan, queues: Queues) -> Result<Box<dyn
             AnyQueue::Tcp(queue) => Some(*queue),
             _ => None,
         }),
+        Some(AnyQueue::Rdma(_)) => context_of(common, plan, queues, |queue| match queue {
+            AnyQueue::Rdma(queue) => Some(*queue),
+            _ => None,
+        }),
         Some(AnyQueue::Ring(_)) => context_of(common, plan, queues, |queue| match queue {
             AnyQueue::Ring(queue) => Some(*queue),
             _ => None,

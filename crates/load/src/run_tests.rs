@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use doorbell_host::AnyQueue;
+use doorbell_host::{AnyQueue, PollGroup};
 use doorbell_platform::{Arena, Range, cpu};
 use doorbell_queue::{
     Counters, Done, Down, Drain, IoQueue, Needs, Op, PrepareError, Progress, Slot, Wait, null::NullQueue,
@@ -46,7 +46,7 @@ impl Port for TestPort {
     fn transport(&self) -> String {
         "TEST".into()
     }
-    fn connect(&self, entries: u32) -> Result<AnyQueue, String> {
+    fn connect(&self, entries: u32, _: &PollGroup) -> Result<AnyQueue, String> {
         (self.connect)(entries).map(AnyQueue::Custom)
     }
     fn failure(&self) -> Option<String> {
@@ -387,7 +387,7 @@ impl Port for Phoenix {
     fn transport(&self) -> String {
         "TEST".into()
     }
-    fn connect(&self, entries: u32) -> Result<AnyQueue, String> {
+    fn connect(&self, entries: u32, _: &PollGroup) -> Result<AnyQueue, String> {
         let incarnation = self.incarnation.load(Ordering::Relaxed);
         if incarnation > 0 && !self.generous {
             return Err("no queue is free".into());

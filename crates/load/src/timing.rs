@@ -6,7 +6,7 @@ use crate::stop::Clock;
 
 /// A way to stamp.
 pub(crate) trait Mode {
-    /// Every stamp has a reading of its own.
+    /// Every I/O has a reading of its own: the one that ends it begins the next.
     const EACH: bool = false;
     /// The stamps of a batch share a reading.
     const SHARED: bool = false;

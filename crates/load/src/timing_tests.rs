@@ -44,7 +44,7 @@ fn a_known_latency_is_found_and_the_account_adds_up_in_every_mode() {
             assert!(result.audit.difference() < 0.001, "{timing}: {:?}", result.audit);
             let mean_depth = result.audit.in_flight_integral as f64 / result.window_ticks as f64;
             assert!((mean_depth / f64::from(depth) - 1.0).abs() < 0.03, "{timing}: {mean_depth} of {depth}");
-            let latency = &result.latency;
+            let latency = result.latency();
             let expected = match timing {
                 Timing::Exact | Timing::Batch => result.completed() as f64,
                 Timing::Sampled(every) => result.completed() as f64 / f64::from(every),
@@ -69,8 +69,8 @@ fn a_mode_reads_the_clock_as_often_as_it_says() {
     const IOS: u64 = 32_000;
     // A full batch in every poll, and no time but that of readings.
     for (timing, readings) in [
-        (Timing::Exact, 2 * IOS),
-        (Timing::Batch, 3 * IOS / 32),
+        (Timing::Exact, IOS),
+        (Timing::Batch, 2 * IOS / 32),
         (Timing::Sampled(100), IOS / 32 + 2 * IOS / 100),
         (Timing::Off, IOS / 32),
     ] {
@@ -100,13 +100,13 @@ fn what_batches_cost_in_truth_is_stated() {
         let script = || Script { fail_every: Some((8, generic::INTERNAL_ERROR)), delay: 900, ..Script::default() };
         let result = run(&clock, task, &[32], script, &observer);
         assert!(result.audit.difference() < 0.001, "{timing}: {:?}", result.audit);
-        (result.latency.sum as f64 / result.latency.count as f64, result.precision.largest_error)
+        (result.latency().sum as f64 / result.latency().count as f64, result.precision.largest_error)
     };
     let (truth, error) = mean(Timing::Exact);
     assert_eq!(error, 1.0, "a reading");
     let (batch, stated) = mean(Timing::Batch);
     assert!((400.0..420.0).contains(&stated), "four failures a batch: {stated}");
-    assert!(truth - batch > 150.0 && truth - batch <= stated, "{batch} for {truth}");
+    assert!((truth - batch).abs() <= stated, "{batch} for {truth}");
     let (sampled, error) = mean(Timing::Sampled(10));
     // The other readings of a batch are what the truth has in excess here.
     assert!((truth - sampled).abs() < 40.0 && error == 1.0, "{sampled} for {truth}");
@@ -126,7 +126,7 @@ fn samples_do_not_keep_step_with_the_queues() {
     let beside = Beside { companion: None, rest: None };
     let times = Times { time: u64::MAX / 4, ..TIMES };
     drive(&mut contexts, &clock, times, &Ending::default(), &Progress::default(), beside);
-    let latency = contexts.remove(0).finish().result.latency;
+    let latency = contexts.remove(0).finish().result.latency();
     let slow: u64 = latency.histogram.buckets().filter(|bucket| bucket.end > 7000).map(|bucket| bucket.count).sum();
     let share = slow as f64 / latency.count as f64;
     assert!((480..=520).contains(&latency.count) && (0.18..0.32).contains(&share), "{share} of {}", latency.count);

@@ -3,8 +3,8 @@
 use doorbell_queue::Counters;
 use doorbell_result::TransportCounters;
 
-/// The sums of the queues' counters under the labels of `--transport-stats`.
-pub(crate) fn counters(transport: String, queues: &[Counters]) -> TransportCounters {
+/// The sums of the queues' counters under the labels of `--transport-stats`; `device` carries the queues, where they say which.
+pub(crate) fn counters(transport: String, device: Option<String>, queues: &[Counters]) -> TransportCounters {
     type Value = fn(&Counters) -> u64;
     let polls: [(&'static str, Value); 2] = [("polls", |queue| queue.polls), ("idle_polls", |queue| queue.idle_polls)];
     let rings: [(&'static str, Value); 7] = [
@@ -22,11 +22,22 @@ pub(crate) fn counters(transport: String, queues: &[Counters]) -> TransportCount
         ("submitted_requests", |queue| queue.submitted),
         ("queued_requests", |queue| queue.queued),
     ];
-    // The original tool calls both kinds of rings by the one name.
-    let is_ring = matches!(transport.as_str(), "PCIE" | "VFIOUSER");
-    let (transport, kind) = if is_ring { ("PCIE".into(), &rings[..]) } else { (transport, &sockets[..]) };
+    let queue_pairs: [(&'static str, Value); 6] = [
+        ("completions", |queue| queue.work_completions),
+        ("queued_requests", |queue| queue.queued),
+        ("total_send_wrs", |queue| queue.submitted),
+        ("send_doorbell_updates", |queue| queue.sq_doorbells),
+        ("total_recv_wrs", |queue| queue.receives),
+        ("recv_doorbell_updates", |queue| queue.receive_doorbells),
+    ];
+    let (transport, kind) = match transport.as_str() {
+        // The original tool calls both kinds of rings by the one name.
+        "PCIE" | "VFIOUSER" => ("PCIE".into(), &rings[..]),
+        "RDMA" => (transport, &queue_pairs[..]),
+        _ => (transport, &sockets[..]),
+    };
     let sums = polls.iter().chain(kind).map(|(label, value)| (*label, queues.iter().map(value).sum()));
-    TransportCounters { transport, counters: sums.collect() }
+    TransportCounters { transport, device, counters: sums.collect() }
 }
 
 #[cfg(test)]
@@ -34,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rings_and_sockets_have_the_labels_of_the_original() {
+    fn rings_sockets_and_queue_pairs_have_the_labels_of_the_original() {
         let queue = Counters {
             polls: 1,
             idle_polls: 2,
@@ -46,13 +57,16 @@ mod tests {
             sq_shadow_doorbells: 8,
             cq_doorbells: 9,
             cq_shadow_doorbells: 10,
+            work_completions: 11,
+            receives: 12,
+            receive_doorbells: 13,
         };
-        let rings = counters("VFIOUSER".into(), &[queue, queue]);
+        let rings = counters("VFIOUSER".into(), None, &[queue, queue]);
         let values: Vec<_> = rings.counters.iter().map(|(label, value)| format!("{label} {value}")).collect();
         let expected = "polls 2, idle_polls 4, completions 8, cq_mmio_doorbell_updates 18, cq_shadow_doorbell_updates 20, \
                         submitted_requests 10, sq_mmio_doorbell_updates 14, sq_shadow_doorbell_updates 16, queued_requests 12";
         assert_eq!((rings.transport.as_str(), values.join(", ").as_str()), ("PCIE", expected));
-        let sockets = counters("TCP".into(), &[queue]);
+        let sockets = counters("TCP".into(), None, &[queue]);
         let expected = [
             ("polls", 1),
             ("idle_polls", 2),
@@ -62,5 +76,17 @@ mod tests {
             ("queued_requests", 6),
         ];
         assert_eq!((sockets.transport.as_str(), &sockets.counters[..]), ("TCP", &expected[..]));
+        let queue_pairs = counters("RDMA".into(), Some("mlx5_0".into()), &[queue, queue]);
+        let expected = [
+            ("polls", 2),
+            ("idle_polls", 4),
+            ("completions", 22),
+            ("queued_requests", 12),
+            ("total_send_wrs", 10),
+            ("send_doorbell_updates", 14),
+            ("total_recv_wrs", 24),
+            ("recv_doorbell_updates", 26),
+        ];
+        assert_eq!((queue_pairs.device.as_deref(), &queue_pairs.counters[..]), (Some("mlx5_0"), &expected[..]));
     }
 }

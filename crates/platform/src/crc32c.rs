@@ -37,10 +37,71 @@ impl Crc32c {
         self.0 = elsewhere(self.0, bytes);
     }
 
+    /// Takes the next bytes in while it copies them to `to`: where the processor has room beside the checksum the copy is free.
+    ///
+    /// # Safety
+    /// As many bytes at `to` can be written and are nobody else's; they do not overlap `bytes`.
+    #[inline]
+    pub(crate) unsafe fn update_and_copy(&mut self, bytes: &[u8], to: *mut u8) {
+        #[cfg(target_arch = "x86_64")]
+        if fused::is_best_here() {
+            // SAFETY: the processor has the instructions; the rest is the caller's promise.
+            self.0 = unsafe { fused::update_and_copy(self.0, bytes, to) };
+            return;
+        }
+        // SAFETY: the caller's promise.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+        self.0 = elsewhere(self.0, bytes);
+    }
+
     /// The checksum of all bytes so far.
     pub fn finish(self) -> u32 {
         !self.0
     }
+
+    /// The checksum of pieces of 4096 bytes one after another, from the checksum of each.
+    #[inline]
+    pub fn of_pages(pages: impl IntoIterator<Item = u32>) -> u32 {
+        // Before the first there is nothing, whose checksum is 0.
+        pages.into_iter().fold(0, |sum, page| behind_a_page(sum) ^ page)
+    }
+}
+
+/// What a checksum adds to that of the 4096 bytes behind its own: it is multiplied by x to the power of their bits.
+#[inline]
+fn behind_a_page(sum: u32) -> u32 {
+    #[cfg(target_arch = "x86_64")]
+    if fused::is_best_here() {
+        // SAFETY: the processor has the instructions.
+        return unsafe { fused::behind_a_page(sum) };
+    }
+    product(sum, const { power(8 * 4096) })
+}
+
+fn product(value: u32, mut factor: u32) -> u32 {
+    let mut product = 0;
+    for at in (0..u32::BITS).rev() {
+        product ^= if value >> at & 1 == 1 { factor } else { 0 };
+        factor = times_x(factor, 1);
+    }
+    product
+}
+
+/// The polynomial without its highest power. Bit 0 stands for the highest one, here and below.
+const POLYNOMIAL: u32 = 0x82f6_3b78;
+
+/// x to the power of `exponent` modulo the polynomial.
+const fn power(exponent: u32) -> u32 {
+    times_x(1 << 31, exponent)
+}
+
+const fn times_x(mut value: u32, times: u32) -> u32 {
+    let mut at = 0;
+    while at < times {
+        value = (value >> 1) ^ if value & 1 == 1 { POLYNOMIAL } else { 0 };
+        at += 1;
+    }
+    value
 }
 
 impl Default for Crc32c {
@@ -64,8 +125,8 @@ mod fused {
 
     use std::arch::x86_64::*;
 
-    /// The polynomial without its highest power.
-    const POLYNOMIAL: u32 = 0x82f6_3b78;
+    use super::{power, times_x};
+
     /// Streams of the crc32 instruction, which takes three cycles and can begin every one.
     const STREAMS: usize = 4;
     /// Bytes that a stream takes a round.
@@ -88,20 +149,6 @@ mod fused {
         moves
     };
 
-    /// x to the power of `exponent` modulo the polynomial.
-    pub(super) const fn power(exponent: u32) -> u32 {
-        times_x(1 << 31, exponent)
-    }
-
-    const fn times_x(mut value: u32, times: u32) -> u32 {
-        let mut at = 0;
-        while at < times {
-            value = (value >> 1) ^ if value & 1 == 1 { POLYNOMIAL } else { 0 };
-            at += 1;
-        }
-        value
-    }
-
     /// What folds 128 bits onto those so many bits behind them: for their first and their second half.
     const fn fold_by(bits: u32) -> [i64; 2] {
         [power(bits + 64 - 33) as i64, power(bits - 33) as i64]
@@ -118,11 +165,41 @@ mod fused {
 
     /// The register behind `bytes`.
     #[target_feature(enable = "sse4.2,pclmulqdq,avx2,vpclmulqdq")]
-    pub(super) fn update(mut crc: u32, mut bytes: &[u8]) -> u32 {
+    pub(super) fn update(crc: u32, bytes: &[u8]) -> u32 {
+        // SAFETY: nothing is copied.
+        unsafe { pieces::<false>(crc, bytes, std::ptr::null_mut()) }
+    }
+
+    /// The register behind `bytes`, which are copied to `to`.
+    ///
+    /// # Safety
+    /// As many bytes at `to` can be written and are nobody else's; they do not overlap `bytes`.
+    #[target_feature(enable = "sse4.2,pclmulqdq,avx2,vpclmulqdq")]
+    pub(super) unsafe fn update_and_copy(crc: u32, bytes: &[u8], to: *mut u8) -> u32 {
+        // SAFETY: the caller's promise.
+        unsafe { pieces::<true>(crc, bytes, to) }
+    }
+
+    #[target_feature(enable = "sse4.2,pclmulqdq")]
+    pub(super) fn behind_a_page(sum: u32) -> u32 {
+        _mm_crc32_u64(0, moved(sum.into(), 4096 / STEP)) as u32
+    }
+
+    /// # Safety
+    /// To copy, as many bytes at `to` as `bytes` has can be written and are nobody else's; they do not overlap `bytes`.
+    #[target_feature(enable = "sse4.2,pclmulqdq,avx2,vpclmulqdq")]
+    #[inline]
+    unsafe fn pieces<const COPY: bool>(mut crc: u32, mut bytes: &[u8], mut to: *mut u8) -> u32 {
         while bytes.len() >= ROUND {
             let (piece, rest) = bytes.split_at((bytes.len() / ROUND).min(MOST_ROUNDS) * ROUND);
-            crc = rounds(crc, piece);
+            // SAFETY: the caller's promise, of which `piece` is the next part.
+            crc = unsafe { rounds::<COPY>(crc, piece, to) };
+            to = to.wrapping_add(piece.len());
             bytes = rest;
+        }
+        if COPY {
+            // SAFETY: the caller's promise, of which `bytes` is the last part.
+            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
         }
         let (words, bytes) = bytes.as_chunks();
         let crc = words.iter().fold(crc.into(), |crc, word| _mm_crc32_u64(crc, u64::from_le_bytes(*word)));
@@ -130,9 +207,12 @@ mod fused {
     }
 
     /// The register behind a piece of 1 to [`MOST_ROUNDS`] rounds: {what is folded, stream, stream, stream, stream}.
+    ///
+    /// # Safety
+    /// To copy, as many bytes at `to` as `piece` has can be written and are nobody else's; they do not overlap `piece`.
     #[target_feature(enable = "sse4.2,pclmulqdq,avx2,vpclmulqdq")]
     #[inline]
-    fn rounds(crc: u32, piece: &[u8]) -> u32 {
+    unsafe fn rounds<const COPY: bool>(crc: u32, piece: &[u8], to: *mut u8) -> u32 {
         let count = piece.len() / ROUND;
         let vectors = piece.as_ptr().cast::<__m256i>();
         let words = piece[count * LANES * 32..].as_ptr().cast::<u64>();
@@ -142,11 +222,19 @@ mod fused {
         let word = |stream: usize, round: usize, at: usize| unsafe {
             words.add((stream * count + round) * (STEP / 8) + at).read_unaligned()
         };
+        // SAFETY: called for 32 bytes of `piece` each, which have their place at `to`.
+        let copy = |at: usize| unsafe {
+            _mm256_storeu_si256(to.cast::<__m256i>().add(at), _mm256_loadu_si256(vectors.add(at)));
+        };
         let mut lanes: [_; LANES] = std::array::from_fn(|lane| vector(0, lane));
         lanes[0] = _mm256_xor_si256(lanes[0], _mm256_set_epi64x(0, 0, 0, crc.into()));
         let mut registers = [0; STREAMS];
         let key = both(const { fold_by(LANES as u32 * 256) });
         for round in 0..count {
+            if COPY {
+                (0..LANES).for_each(|lane| copy(round * LANES + lane));
+                (0..STREAMS).for_each(|stream| copy(count * LANES + stream * count + round));
+            }
             if round > 0 {
                 for (at, lane) in lanes.iter_mut().enumerate() {
                     *lane = fold(*lane, key, vector(round, at));
@@ -236,7 +324,7 @@ mod tests {
             // A register with x^0 alone, behind 8 bytes of zeroes, is x^64.
             // SAFETY: the processor has the instruction.
             let power = unsafe { std::arch::x86_64::_mm_crc32_u64(1 << 31, 0) };
-            assert_eq!(fused::power(64), power as u32);
+            assert_eq!(super::power(64), power as u32);
         }
     }
 
@@ -248,7 +336,27 @@ mod tests {
         }
     }
 
+    #[test]
+    fn pages_make_the_sum_of_all_of_them() {
+        let data = bytes(5 * 4096, 11);
+        let pages = data.chunks(4096).map(Crc32c::of);
+        assert_eq!(Crc32c::of_pages(pages), Crc32c::of(&data));
+        let first = Crc32c::of(&data[..4096]);
+        assert_eq!(Crc32c::of_pages([first]), first);
+        assert_eq!(product(first, power(8 * 4096)), behind_a_page(first), "here and elsewhere");
+    }
+
     proptest! {
+        #[test]
+        fn what_is_copied_is_what_is_summed(len in 0usize..10_000, skip in 0usize..64, seed: u64) {
+            let data = bytes(skip + len, seed);
+            let (mut crc, mut copy) = (Crc32c::new(), vec![0; len + 1]);
+            // SAFETY: the copy has room for `len` bytes and is elsewhere.
+            unsafe { crc.update_and_copy(&data[skip..], copy.as_mut_ptr()) };
+            prop_assert_eq!(crc.finish(), Crc32c::of(&data[skip..]));
+            prop_assert!(copy[..len] == data[skip..] && copy[len] == 0);
+        }
+
         #[test]
         fn pieces_anywhere_make_the_same_sum(len in 0usize..40_000, skip in 0usize..64, cuts: [u16; 3], seed: u64) {
             let data = bytes(skip + len, seed);

@@ -238,21 +238,21 @@ impl Region {
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
     }
 
-    /// Copies `len` bytes from `from` to `to` past the caches, where the processor can and `to` begins a cache line: half the
-    /// cost of an ordinary copy where the memory at `to` is cold, as nothing is read before it is overwritten.
+    /// Copies `len` bytes of `source` at `from` to `to` in this region past the caches, where the processor can and `to` begins a
+    /// cache line: half the cost of an ordinary copy where the memory at `to` is cold, as nothing is read before it is overwritten.
     ///
     /// # Panics
-    /// When a range leaves the region, or the two overlap.
+    /// When a range leaves its region, or two ranges of one region overlap.
     #[inline]
-    pub fn copy_past_cache(&self, to: u64, from: u64, len: usize) {
-        let (target, origin) = (self.pointer(to, len), self.pointer(from, len));
-        assert!(to.abs_diff(from) >= len as u64, "overlapping ranges");
+    pub fn copy_past_cache(&self, to: u64, source: &Self, from: u64, len: usize) {
+        let (target, origin) = (self.pointer(to, len), source.pointer(from, len));
+        assert!(target.addr().abs_diff(origin.addr()) >= len, "overlapping ranges");
         let lines = if target.addr().is_multiple_of(LINE) { len / LINE } else { 0 };
         // SAFETY: `pointer` checked both ranges, of which the lines are the first part; they do not overlap, and `target` begins
         // a cache line if there are any lines.
         unsafe { stream(target, origin, lines) };
         let done = (lines * LINE) as u64;
-        self.copy_from(to + done, self, from + done, len - lines * LINE);
+        self.copy_from(to + done, source, from + done, len - lines * LINE);
     }
 
     /// Asks the processor to have a range in its cache soon.
@@ -321,6 +321,17 @@ impl Region {
         // SAFETY: `pointer` checked the range; the slice lives for this call only, while the range belongs to the command
         // whose digest is made.
         crc.update(unsafe { std::slice::from_raw_parts(from, range.len as usize) });
+    }
+
+    /// Copies `bytes` to `offset` and takes them into a running checksum, in one pass.
+    ///
+    /// # Panics
+    /// When the range leaves the region.
+    #[inline]
+    pub fn write_and_checksum(&self, offset: u64, bytes: &[u8], crc: &mut Crc32c) {
+        let to = self.pointer(offset, bytes.len());
+        // SAFETY: as in `write`.
+        unsafe { crc.update_and_copy(bytes, to) };
     }
 
     /// Copies a cache line (64 bytes) to `offset`, a multiple of 64, with as few stores as the processor can.

@@ -67,6 +67,29 @@ impl<const WORDS: usize> Table<WORDS> {
         self.entry(entry)[word].store(value, order);
     }
 
+    /// Copies an entry, each quadword of it read once.
+    ///
+    /// # Panics
+    /// When there is no such entry or `bytes` is shorter.
+    #[inline]
+    pub fn read(&self, entry: u32, bytes: &mut [u8]) {
+        for (word, to) in self.entry(entry).iter().zip(bytes[..WORDS * 8].chunks_exact_mut(8)) {
+            to.copy_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
+        }
+    }
+
+    /// Has entries from `first` on, of which there are so many, brought to the cache.
+    ///
+    /// # Panics
+    /// When there are fewer.
+    #[inline]
+    pub fn prefetch(&self, first: u32, count: u32) {
+        assert!(u64::from(first) + u64::from(count) <= self.entries.into(), "{count} entries from {first}");
+        for entry in first..first + count {
+            crate::memory::prefetch(self.entry(entry));
+        }
+    }
+
     /// Writes an entry with as few stores as the processor can, in any order.
     ///
     /// # Panics
@@ -100,6 +123,10 @@ mod tests {
         table.store(1, 1, 9, Ordering::Release);
         assert_eq!(region.load_u64(4096 - 24, Ordering::Relaxed), 2);
         assert_eq!(region.load_u64(4096 - 8, Ordering::Relaxed), 9);
+        let mut bytes = [0; 16];
+        table.read(0, &mut bytes);
+        assert_eq!(bytes, *[1u64.to_ne_bytes(), 2u64.to_ne_bytes()].as_flattened());
+        table.prefetch(0, 2);
         assert_eq!((table.load(0, 0, Ordering::Acquire), table.len()), (1, 2));
         assert!(std::panic::catch_unwind(|| table.load(2, 0, Ordering::Relaxed)).is_err());
         for (offset, entries) in [(4096 - 24, 2), (4, 1), (u64::MAX - 7, 1), (0, 257), (4097, 0)] {

@@ -137,13 +137,15 @@ pub struct Counters {
     pub idle_polls: u64,
     /// Receives that brought bytes (sockets only).
     pub socket_completions: u64,
+    /// Work completions, of sends and of receives (RDMA only).
+    pub work_completions: u64,
     /// Commands completed.
     pub completions: u64,
     /// Commands submitted.
     pub submitted: u64,
     /// Commands not taken for lack of a slot or of room.
     pub queued: u64,
-    /// Writes of the submission queue's doorbell register (rings only).
+    /// Writes of the submission queue's doorbell register; chains of sends posted (rings and RDMA only).
     pub sq_doorbells: u64,
     /// Writes of its shadow doorbell.
     pub sq_shadow_doorbells: u64,
@@ -151,6 +153,10 @@ pub struct Counters {
     pub cq_doorbells: u64,
     /// Writes of its shadow doorbell.
     pub cq_shadow_doorbells: u64,
+    /// Receives posted (RDMA only).
+    pub receives: u64,
+    /// Chains of them.
+    pub receive_doorbells: u64,
 }
 
 /// An error of a call that prepares a queue, for people.
@@ -215,6 +221,11 @@ pub trait IoQueue: Send {
     fn named(&self, _slot: Slot) -> Option<(u16, u16)> {
         None
     }
+
+    /// The name of the device that carries the queue, where its counters are told by device (RDMA).
+    fn device(&self) -> Option<&str> {
+        None
+    }
 }
 
 impl<Q: IoQueue + ?Sized> IoQueue for Box<Q> {
@@ -253,6 +264,9 @@ impl<Q: IoQueue + ?Sized> IoQueue for Box<Q> {
     }
     fn named(&self, slot: Slot) -> Option<(u16, u16)> {
         (**self).named(slot)
+    }
+    fn device(&self) -> Option<&str> {
+        (**self).device()
     }
 }
 

@@ -10,7 +10,7 @@ pub fn failures(result: &RunResult) -> String {
     let mut text = String::new();
     for context in &result.contexts {
         let place = format!("{} from core {}", context.path, context.core);
-        for (status, count) in &context.errors {
+        for (status, count) in context.errors() {
             // Writing to a String cannot fail.
             let _ = writeln!(text, "Failed I/Os: {count} on {place}: {status}");
         }
@@ -75,7 +75,7 @@ mod tests {
         let mut context = ContextResult { path: "disk NSID 1".into(), core: 3, ..Default::default() };
         let mut result = RunResult { contexts: vec![context.clone()], ..Default::default() };
         assert_eq!(failures(&result), "");
-        context.errors.insert("Unrecovered Read Error".into(), 12);
+        context.reads.errors.insert("Unrecovered Read Error".into(), 12);
         context.account.abandoned = 4;
         result.contexts = vec![context];
         result.problems = vec!["a queue was lost".into()];

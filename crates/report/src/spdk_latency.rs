@@ -20,10 +20,11 @@ pub fn summaries(result: &RunResult) -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "Summary latency data for {:<43.43} from core {}:", context.name, context.core);
         let _ = writeln!(text, "{:=<81}", "");
-        let total = context.latency.histogram.count() as f64;
+        let histogram = context.latency().histogram;
+        let total = histogram.count() as f64;
         let mut cut_offs = CUT_OFFS.into_iter().peekable();
         let mut seen = 0;
-        for bucket in context.latency.histogram.buckets() {
+        for bucket in histogram.buckets() {
             seen += bucket.count;
             let value = microseconds(bucket.end as f64, result.ticks_per_second);
             while let Some(percent) = cut_offs.next_if(|&percent| seen as f64 / total >= percent / 100.0) {
@@ -46,9 +47,10 @@ pub fn histograms(result: &RunResult) -> String {
         let _ = writeln!(text, "Latency histogram for {:<43.43} from core {}:", context.name, context.core);
         let _ = writeln!(text, "{:=<78}", "");
         text.push_str("       Range in us     Cumulative    IO count\n");
-        let total = context.latency.histogram.count() as f64;
+        let histogram = context.latency().histogram;
+        let total = histogram.count() as f64;
         let mut seen = 0;
-        for bucket in context.latency.histogram.buckets() {
+        for bucket in histogram.buckets() {
             seen += bucket.count;
             let us = |ticks: u64| microseconds(ticks as f64, result.ticks_per_second);
             let (start, end, count) = (us(bucket.start), us(bucket.end), bucket.count);

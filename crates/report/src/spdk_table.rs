@@ -62,17 +62,18 @@ impl Numbers {
         let us = |ticks: f64| microseconds(ticks, result.ticks_per_second);
         let seconds = context.window_ticks as f64 / result.ticks_per_second;
         let iops = context.completed() as f64 / seconds;
+        let latency = context.latency();
         Self {
             completed: context.completed(),
             iops,
             mib_per_second: iops * f64::from(result.io_size) / 1_048_576.0,
-            latency: (context.latency.count > 0).then(|| {
+            latency: (latency.count > 0).then(|| {
                 let ios = context.completed() as f64;
                 Latency {
                     ios,
-                    sum: us(context.latency.sum as f64) * (ios / context.latency.count as f64),
-                    min: us(context.latency.min as f64),
-                    max: us(context.latency.max as f64),
+                    sum: us(latency.sum as f64) * (ios / latency.count as f64),
+                    min: us(latency.min as f64),
+                    max: us(latency.max as f64),
                 }
             }),
         }

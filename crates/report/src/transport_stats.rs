@@ -19,8 +19,14 @@ fn block(context: &ContextResult) -> String {
     let _ = writeln!(text, "\n{:=<20}", "");
     let _ = writeln!(text, "lcore {}, ns {} statistics:", context.core, context.name);
     let _ = writeln!(text, "{} transport:", counters.transport);
+    if let Some(device) = &counters.device {
+        let _ = writeln!(text, "\t{}{device}", heading(&counters.transport, "dev name"));
+    }
     for (label, value) in &counters.counters {
         let _ = writeln!(text, "\t{}{value}", heading(&counters.transport, label));
+    }
+    if counters.device.is_some() {
+        let _ = writeln!(text, "\t{:-<33}", "");
     }
     text
 }
@@ -28,7 +34,11 @@ fn block(context: &ContextResult) -> String {
 /// A label up to where its number starts. The doorbell labels are longer than their column: two of them are
 /// followed by one blank, two by two.
 fn heading(transport: &str, label: &str) -> String {
-    let width = if transport == "PCIE" { 21 } else { 20 };
+    let width = match transport {
+        "PCIE" => 21,
+        "RDMA" => 23,
+        _ => 20,
+    };
     let blanks = if label.starts_with("sq_") { 2 } else { 1 };
     let label = format!("{label}:");
     let width = width.max(label.len() + if label.len() >= width { blanks } else { 0 });

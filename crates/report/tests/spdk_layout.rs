@@ -2,7 +2,7 @@
 //! the way its own test scripts read them (reference 3.2).
 
 use doorbell_report::{spdk_latency, spdk_table, transport_stats};
-use doorbell_result::{ContextResult, LatencyStats, RunResult, TransportCounters};
+use doorbell_result::{ContextResult, LatencyStats, Operation, RunResult, TransportCounters};
 
 /// Ticks a second of the machine that printed the fixtures; a microsecond is 2100 ticks.
 const TICKS_PER_SECOND: f64 = 2.1e9;
@@ -21,14 +21,14 @@ fn context(name: &str, completed: u64, [average, min, max]: [u64; 3]) -> Context
         name: name.into(),
         core: 1,
         window_ticks: (100.0 * TICKS_PER_SECOND) as u64,
-        reads: completed - completed / 3,
-        writes: completed / 3,
+        reads: Operation { completed: completed - completed / 3, ..Operation::default() },
+        writes: Operation { completed: completed / 3, ..Operation::default() },
         ..Default::default()
     };
-    context.latency.count = completed;
-    context.latency.sum = u128::from(average * 21) * u128::from(completed);
-    context.latency.min = min * 21;
-    context.latency.max = max * 21;
+    context.reads.latency.count = completed;
+    context.reads.latency.sum = u128::from(average * 21) * u128::from(completed);
+    context.reads.latency.min = min * 21;
+    context.reads.latency.max = max * 21;
     context
 }
 
@@ -55,14 +55,14 @@ fn table_of_two_contexts() {
 fn a_dash_stands_for_latencies_that_were_not_taken() {
     // One in four I/Os has a latency, of 100 us: the others count as much in the mean of both rows.
     let mut sampled = context(MALLOC, 4000, [10_000, 5000, 20_000]);
-    sampled.latency.count /= 4;
-    sampled.latency.sum /= 4;
+    sampled.reads.latency.count /= 4;
+    sampled.reads.latency.sum /= 4;
     let whole = context(NULL, 12_000, [20_000, 6000, 30_000]);
     let table = spdk_table::table(&run(vec![sampled, whole]));
     assert_eq!(total(&table), Some([160.0, 0.62, 175.0, 50.0, 300.0]));
 
     let mut off = context(MALLOC, 4000, [0, 0, 0]);
-    off.latency = LatencyStats::default();
+    off.reads.latency = LatencyStats::default();
     let table = spdk_table::table(&run(vec![off.clone()]));
     let dashes = format!("{:>11.2}{:>11.2}{:>11}{:>11}{:>11}\n", 40.0, 0.16, "-", "-", "-");
     assert_eq!(table.matches(&dashes).count(), 2, "in its row and in the total: {table}");
@@ -75,6 +75,7 @@ fn tcp_counters_and_table() {
     let mut context = context(MALLOC, 35_023_360, [9135, 6828, 427_759]);
     context.transport = Some(TransportCounters {
         transport: "TCP".into(),
+        device: None,
         counters: vec![
             ("polls", 14_453_424),
             ("idle_polls", 14_236_882),
@@ -94,6 +95,7 @@ fn pcie_counters_and_table() {
     let mut context = context(VFIO_USER, 362_223_700, [3530, 1163, 424_265]);
     context.transport = Some(TransportCounters {
         transport: "PCIE".into(),
+        device: None,
         counters: vec![
             ("polls", 70_045_135),
             ("idle_polls", 69_709_823),
@@ -112,6 +114,22 @@ fn pcie_counters_and_table() {
 }
 
 #[test]
+fn rdma_counters_are_told_by_device_and_closed_by_a_line() {
+    let mut context = context(MALLOC, 1000, [1, 1, 1]);
+    context.transport = Some(TransportCounters {
+        transport: "RDMA".into(),
+        device: Some("rxe0".into()),
+        counters: vec![("polls", 5), ("total_send_wrs", 12), ("send_doorbell_updates", 3)],
+    });
+    let text = transport_stats::blocks(&run(vec![context]));
+    let (_, block) = text.split_once("RDMA transport:\n").unwrap();
+    // The numbers start in column 24, counted from 1 behind the tab.
+    let expected = "\tdev name:              rxe0\n\tpolls:                 5\n\ttotal_send_wrs:        12\n\tsend_doorbell_updates: 3\n\
+                    \t---------------------------------\n";
+    assert_eq!(block, expected);
+}
+
+#[test]
 fn percentiles_and_histogram() {
     let fixture = include_str!("fixtures/latency.txt");
     let mut context = context(MALLOC, 1_764_704, [9064, 6869, 423_480]);
@@ -123,7 +141,7 @@ fn percentiles_and_histogram() {
         };
         // The edges are rounded; the middle is surely inside.
         let ticks = ((start + end) / 2.0 * 2100.0) as u64;
-        (0..count as u64).for_each(|_| context.latency.histogram.record(ticks));
+        (0..count as u64).for_each(|_| context.reads.latency.histogram.record(ticks));
     }
     let result = run(vec![context]);
     let text = spdk_latency::summaries(&result) + &spdk_latency::histograms(&result);
@@ -133,7 +151,7 @@ fn percentiles_and_histogram() {
 #[test]
 fn an_idle_context_has_headings_alone() {
     let mut busy = context("busy", 100, [100, 100, 100]);
-    (0..100).for_each(|_| busy.latency.histogram.record(2100));
+    (0..100).for_each(|_| busy.reads.latency.histogram.record(2100));
     let idle = ContextResult { name: "idle".into(), core: 12, ..Default::default() };
     let result = run(vec![busy, idle]);
     let table = spdk_table::table(&result);
@@ -165,7 +183,7 @@ fn each_context_counts_its_own_window_and_no_failed_io() {
     let mut half = whole.clone();
     half.core = 100;
     half.window_ticks /= 2;
-    half.errors.insert("Internal Error".into(), 500);
+    half.reads.errors.insert("Internal Error".into(), 500);
     let table = spdk_table::table(&run(vec![whole, half]));
     assert!(table.contains("n from core  1:      10.00 "), "{table}");
     assert!(table.contains("n from core 100:      20.00 "), "{table}");

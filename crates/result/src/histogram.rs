@@ -34,9 +34,19 @@ impl LatencyHistogram {
         self.0.increment(ticks).expect("every 64-bit value has a bucket");
     }
 
+    /// Counts one value so many times.
+    pub fn record_many(&mut self, ticks: u64, count: u64) {
+        self.0.add(ticks, count).expect("every 64-bit value has a bucket");
+    }
+
     /// Adds another histogram's counts.
     pub fn merge(&mut self, other: &Self) {
-        self.0 = self.0.wrapping_add(&other.0).expect("same buckets");
+        self.0.as_mut_slice().iter_mut().zip(other.0.as_slice()).for_each(|(count, more)| *count += more);
+    }
+
+    /// Forgets all counts.
+    pub fn clear(&mut self) {
+        self.0.reset();
     }
 
     /// The non-empty buckets, ascending.

@@ -1,12 +1,21 @@
-//! The result of a run, as plain data: what the load engine measured and every report shows.
+//! The result of a run, as plain data: what the load engine measured and every report shows, and the [`Document`] that is written
+//! and read back.
 //!
 //! Latencies are kept in clock ticks, with the rate of the clock beside them, so that nothing is rounded before it is shown.
 
+mod distribution;
+pub mod document;
 mod histogram;
+mod results;
+pub mod schema;
 
+pub use distribution::{CUT_OFFS, Distribution, Percentile};
+pub use document::{Document, Latency, Measurement};
 pub use histogram::{Bucket, LatencyHistogram};
 
 use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
 
 /// Everything one run measured.
 #[derive(Clone, Debug, Default)]
@@ -88,16 +97,12 @@ pub struct ContextResult {
     pub core: usize,
     /// Length of the measured window in ticks: after warm-up, before the drain.
     pub window_ticks: u64,
-    /// Reads that were submitted and completed in the window, without error.
-    pub reads: u64,
-    /// The same for writes.
-    pub writes: u64,
-    /// Their latencies; those of the sampled ones with [`Timing::Sampled`], none with [`Timing::Off`].
-    pub latency: LatencyStats,
-    /// What they are worth.
+    /// Reads.
+    pub reads: Operation,
+    /// Writes.
+    pub writes: Operation,
+    /// What latencies are worth.
     pub precision: Precision,
-    /// Failed I/Os of the whole run by status.
-    pub errors: BTreeMap<String, u64>,
     /// Where every I/O that was submitted went.
     pub account: Account,
     /// The two sides of the in-flight check.
@@ -117,7 +122,28 @@ pub struct ContextResult {
 impl ContextResult {
     /// Successful I/Os of the window.
     pub fn completed(&self) -> u64 {
-        self.reads + self.writes
+        self.reads.completed + self.writes.completed
+    }
+
+    /// Latencies of reads and writes together.
+    pub fn latency(&self) -> LatencyStats {
+        let mut all = self.reads.latency.clone();
+        all.merge(&self.writes.latency);
+        all
+    }
+
+    /// Failed I/Os of the whole run by status.
+    pub fn errors(&self) -> BTreeMap<&str, u64> {
+        let mut all = BTreeMap::new();
+        for (status, count) in self.reads.errors.iter().chain(&self.writes.errors) {
+            *all.entry(status.as_str()).or_default() += count;
+        }
+        all
+    }
+
+    /// Mean number of I/Os in flight over the window; 0 without a window.
+    pub fn mean_in_flight(&self) -> f64 {
+        self.audit.in_flight_integral as f64 / (self.window_ticks as f64).max(1.0)
     }
 
     /// I/Os that were in flight when a controller was lost that came back.
@@ -127,8 +153,19 @@ impl ContextResult {
 
     /// Failed I/Os of the whole run.
     pub fn failed(&self) -> u64 {
-        self.errors.values().sum()
+        self.reads.errors.values().chain(self.writes.errors.values()).sum()
     }
+}
+
+/// What became of the reads, or the writes, of a context.
+#[derive(Clone, Debug, Default)]
+pub struct Operation {
+    /// Those that were submitted and completed in the window, without error.
+    pub completed: u64,
+    /// Their latencies; those of the sampled ones with [`Timing::Sampled`], none with [`Timing::Off`].
+    pub latency: LatencyStats,
+    /// Those that failed, of the whole run, by status.
+    pub errors: BTreeMap<String, u64>,
 }
 
 /// A time in which a context had no queues because its controller was lost, and waited for it.
@@ -160,7 +197,7 @@ pub struct Timeouts {
 }
 
 /// Where the I/Os of a context went: `submitted` equals the sum of the others when none was lost.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Account {
     /// All that were submitted, from the first of the warm-up on.
     pub submitted: u64,
@@ -225,6 +262,19 @@ impl LatencyStats {
         self.count += 1;
         self.histogram.record(ticks);
     }
+
+    /// Adds what another one took in.
+    pub fn merge(&mut self, other: &Self) {
+        self.min = match (self.count, other.count) {
+            (_, 0) => self.min,
+            (0, _) => other.min,
+            _ => self.min.min(other.min),
+        };
+        self.max = self.max.max(other.max);
+        self.sum += other.sum;
+        self.count += other.count;
+        self.histogram.merge(&other.histogram);
+    }
 }
 
 /// Transport statistics of a context, named as `--transport-stats` prints them.
@@ -232,6 +282,8 @@ impl LatencyStats {
 pub struct TransportCounters {
     /// `TCP`, `PCIE`, `RDMA` or the name of a custom transport.
     pub transport: String,
+    /// The device that they are of, where they are told by device.
+    pub device: Option<String>,
     /// Label and value in the order they are printed.
     pub counters: Vec<(&'static str, u64)>,
 }

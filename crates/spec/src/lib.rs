@@ -1,4 +1,4 @@
-//! Wire formats of NVMe, NVMe over Fabrics and NVMe/TCP.
+//! Wire formats of NVMe, NVMe over Fabrics, NVMe/TCP and NVMe/RDMA.
 //!
 //! Structures are laid out byte for byte as the specifications number them, have an
 //! alignment of one and are read from and written to bytes with `zerocopy`. Fields bear the
@@ -24,6 +24,7 @@ pub mod feature;
 pub mod identify;
 pub mod log;
 pub mod nqn;
+pub mod rdma;
 pub mod register;
 pub mod status;
 pub mod tcp;

@@ -4,15 +4,17 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use doorbell_spec::nqn;
 
-use crate::Error;
+use crate::{Error, Script};
 
 /// A target: subsystems, addresses, cores.
 #[derive(Clone, Debug)]
 pub struct TargetConfig {
     /// The NVM subsystems; the discovery subsystem comes by itself.
     pub subsystems: Vec<SubsystemConfig>,
-    /// Where to listen; port 0 takes a free one, see [`crate::Target::addresses`].
+    /// Where to listen over TCP; port 0 takes a free one, see [`crate::Target::addresses`].
     pub listen: Vec<SocketAddr>,
+    /// Where to listen for hosts over RDMA.
+    pub rdma: Vec<SocketAddr>,
     /// Directories in which to offer the first subsystem as a PCI function over vfio-user, to one host at a time each: their socket
     /// is called `cntrl`.
     pub vfio_user: Vec<PathBuf>,
@@ -24,6 +26,10 @@ pub struct TargetConfig {
     pub transfer_memory: usize,
     /// How long hosts are waited for.
     pub deadlines: Deadlines,
+    /// What goes wrong with I/O commands, and when.
+    pub fault: Option<Script>,
+    /// A file for what became of each of them, where there is such a script.
+    pub fault_log: Option<PathBuf>,
 }
 
 /// How long a target waits for a host before it closes the connection. They are looked at four times a second.
@@ -56,17 +62,23 @@ impl TargetConfig {
         Self {
             subsystems: vec![subsystem],
             listen: Vec::new(),
+            rdma: Vec::new(),
             vfio_user: Vec::new(),
             cores: None,
             poll: false,
             transfer_memory: 64 << 20,
             deadlines: Deadlines::default(),
+            fault: None,
+            fault_log: None,
         }
     }
 
     pub(crate) fn check(&self) -> Result<(), Error> {
         let fail = |what: String| Err(Error::Config(what));
-        if self.listen.is_empty() && self.vfio_user.is_empty() {
+        if self.fault.is_some() && !self.rdma.is_empty() {
+            return fail("a fault script does not reach hosts over RDMA: listen over TCP or vfio-user".into());
+        }
+        if self.listen.is_empty() && self.rdma.is_empty() && self.vfio_user.is_empty() {
             return fail("a target needs an address to listen on".into());
         }
         if let Some(first) = self.vfio_user.first() {

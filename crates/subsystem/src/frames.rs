@@ -24,7 +24,7 @@ use std::{
 };
 
 use crossbeam_queue::ArrayQueue;
-use doorbell_platform::{Range, Region};
+use doorbell_platform::{Crc32c, Range, Region};
 
 /// Bytes of a frame.
 pub(crate) const FRAME: u32 = 4096;
@@ -47,8 +47,10 @@ pub(crate) type Frame = u32;
 /// All frames.
 #[derive(Debug)]
 pub(crate) struct FrameStore {
-    region: Region,
+    region: Arc<Region>,
     counts: Box<[AtomicU32]>,
+    /// The checksum of each frame's content where somebody has asked for it, else 0.
+    sums: Box<[AtomicU32]>,
     free: ArrayQueue<Frame>,
 }
 
@@ -57,19 +59,53 @@ impl FrameStore {
     pub(crate) fn new(published: usize, spare: usize) -> io::Result<Self> {
         let total = (ZERO_FRAMES as usize).checked_add(published).and_then(|sum| sum.checked_add(spare));
         let total = total.filter(|&total| total < u32::MAX as usize).ok_or(io::ErrorKind::OutOfMemory)?;
-        let region = Region::new(total.checked_mul(FRAME as usize).ok_or(io::ErrorKind::OutOfMemory)?)?;
+        let region = Arc::new(Region::new(total.checked_mul(FRAME as usize).ok_or(io::ErrorKind::OutOfMemory)?)?);
         region.populate()?;
         let first_spare = ZERO_FRAMES as usize + published;
         let counts = (0..total).map(|frame| AtomicU32::new(u32::from(frame < first_spare))).collect();
+        let sums = (0..total).map(|_| AtomicU32::new(0)).collect();
         let free = ArrayQueue::new(total);
         for frame in first_spare..total {
             let _ = free.push(frame as Frame);
         }
-        Ok(Self { region, counts, free })
+        Ok(Self { region, counts, sums, free })
     }
 
     pub(crate) fn region(&self) -> &Region {
         &self.region
+    }
+
+    /// The checksum of data that lies in whole frames which the caller holds; none where it does not. What is found out about a
+    /// frame is kept as long as its content is: nobody changes it while it is held, and who changes it later acquires the count
+    /// that the caller releases.
+    pub(crate) fn checksum(&self, ranges: &[Range]) -> Option<u32> {
+        let whole = |range: &Range| range.offset.is_multiple_of(u64::from(FRAME)) && range.len.is_multiple_of(FRAME);
+        let frames =
+            |range: &Range| (range.offset / u64::from(FRAME)) as Frame..(range.end() / u64::from(FRAME)) as Frame;
+        let sums = || ranges.iter().flat_map(frames).map(|frame| self.checksum_of(frame));
+        ranges.iter().all(whole).then(|| Crc32c::of_pages(sums()))
+    }
+
+    fn checksum_of(&self, frame: Frame) -> u32 {
+        let known = self.sums[frame as usize].load(Ordering::Relaxed);
+        if known != 0 {
+            return known;
+        }
+        // All of it at once, as it is likely to be cold.
+        self.region.prefetch(place(frame));
+        let mut crc = Crc32c::new();
+        self.region.checksum(place(frame), &mut crc);
+        self.sums[frame as usize].store(crc.finish(), Ordering::Relaxed);
+        crc.finish()
+    }
+
+    fn changes(&self, frame: Frame) {
+        self.sums[frame as usize].store(0, Ordering::Relaxed);
+    }
+
+    /// A share of the memory, for who makes it known to a device.
+    pub(crate) fn share(&self) -> Arc<Region> {
+        self.region.clone()
     }
 
     /// Frames that somebody holds.
@@ -138,17 +174,17 @@ impl LocalFrames {
             return false;
         }
         for frame in self.free.drain(self.free.len() - count..) {
+            self.store.changes(frame);
             self.store.counts[frame as usize].store(1, Ordering::Release);
             frames.push(frame);
         }
         true
     }
 
-    /// Has a part of a frame, and its count, brought to the cache.
+    /// Has the count of a frame brought to the cache.
     #[inline]
-    pub(crate) fn foresee(&self, frame: Frame, within: u32, len: u32) {
+    pub(crate) fn foresee(&self, frame: Frame) {
         doorbell_platform::memory::prefetch(&self.store.counts[frame as usize]);
-        self.store.region.prefetch(place(frame).part(within, len));
     }
 
     /// Holds the frame that `cell` names.
@@ -180,25 +216,33 @@ impl LocalFrames {
     /// does nothing, where anybody but the cell holds that.
     #[inline]
     pub(crate) fn replace(&mut self, cell: &AtomicU32, from: Frame, within: u32, len: u32) -> bool {
+        let at = |frame| place(frame).offset + u64::from(within);
+        let copy = |region: &Region, frame| region.copy_past_cache(at(frame), region, at(from), len as usize);
+        self.rewrite(cell, copy).is_some()
+    }
+
+    /// Has the frame that `cell` names written, while everybody is kept away from it; does nothing where anybody but the cell holds it.
+    #[inline]
+    pub(crate) fn rewrite<T>(&mut self, cell: &AtomicU32, write: impl FnOnce(&Region, Frame) -> T) -> Option<T> {
         let frame = cell.load(Ordering::Acquire);
         if frame < ZERO_FRAMES {
-            return false;
+            return None;
         }
         let count = &self.store.counts[frame as usize];
         if count.compare_exchange(1, 1 | LOCKED, Ordering::Acquire, Ordering::Relaxed).is_err() {
-            return false;
+            return None;
         }
         // As in `hold_while`: the frame may have been reused between the look at the cell and at the count.
         let ours = cell.load(Ordering::Acquire) == frame;
-        if ours {
-            let at = |frame| place(frame).offset + u64::from(within);
-            self.store.region.copy_past_cache(at(frame), at(from), len as usize);
-        }
+        let written = ours.then(|| {
+            self.store.changes(frame);
+            write(&self.store.region, frame)
+        });
         // Another write may have put a frame of its own in the cell meanwhile and given this one back.
         if count.fetch_sub(LOCKED, Ordering::AcqRel) == LOCKED {
             self.give_back(frame);
         }
-        ours
+        written
     }
 
     /// Gives back one count of a frame.
@@ -275,6 +319,33 @@ mod tests {
         assert!(!local.hold_while(seen, &cell) && count(seen) == 1);
         let now = local.hold(&cell);
         assert!(now != seen && count(now) == 2);
+    }
+
+    #[test]
+    fn the_checksum_of_a_frame_is_that_of_what_it_holds_now() {
+        let store = Arc::new(FrameStore::new(2, 2).unwrap());
+        let mut local = LocalFrames::new(store.clone());
+        let cell = AtomicU32::new(ZERO_FRAMES);
+        let both = [Range { offset: place(ZERO_FRAMES).offset, len: 2 * FRAME }];
+        let check = |what: &str| {
+            let mut bytes = vec![0; 2 * FRAME as usize];
+            store.region.read(both[0].offset, &mut bytes);
+            assert_eq!(store.checksum(&both), Some(Crc32c::of(&bytes)), "{what}");
+            assert_eq!(store.checksum(&both), Some(Crc32c::of(&bytes)), "{what}, once more");
+        };
+        check("at first");
+        let mut fresh = Vec::new();
+        assert!(local.take(1, 0, &mut fresh));
+        store.region.fill(place(fresh[0]).offset, FRAME as usize, 7);
+        assert!(local.replace(&cell, fresh[0], 512, 1024));
+        check("changed in its place");
+        // A frame that was free may hold anything.
+        let sevens = store.checksum(&[place(fresh[0])]);
+        local.release(fresh.pop().unwrap());
+        assert!(local.take(1, 0, &mut fresh));
+        store.region.fill(place(fresh[0]).offset, FRAME as usize, 8);
+        assert_ne!(store.checksum(&[place(fresh[0])]), sevens);
+        assert_eq!(store.checksum(&[place(fresh[0]).part(0, 512)]), None, "a part of one");
     }
 
     #[test]

@@ -13,7 +13,6 @@
 use std::{
     io,
     mem::MaybeUninit,
-    net::TcpStream,
     sync::{Arc, atomic::Ordering, mpsc},
     time::{Duration, Instant},
 };
@@ -28,22 +27,27 @@ use rustix::{
 
 use crate::{
     frames::{FrameStore, LocalFrames},
-    listener::{Arrival, Connection, Context, Listener, Served, Staging, TcpConnection},
+    listener::{Arrival, Connection, Context, Listener, Newcomer, Served, Staging},
     namespace::{Pool, RESERVE},
     subsystem::Shared,
 };
 
 /// Passes without anything to do after which a connection turns cold.
 const COLD: u8 = 64;
-/// Passes between two looks at epoll while something is hot; and while that is nothing but memory, where a pass is a few loads.
+/// Passes between two looks at epoll while something is hot; and while that is nothing but memory, where a pass that finds nothing is
+/// a few loads, and one that finds something counts as [`BUSY_PASS`] of them.
 const POLL_EVERY: u32 = 16;
-const POLL_EVERY_OF_MEMORY: u32 = 64;
+const POLL_EVERY_OF_MEMORY: u32 = 4096;
+const BUSY_PASS: u32 = 32;
 /// How long a reactor without anything to do spins before it sleeps: longer than a host on the same machine takes to answer.
 const SPIN: Duration = Duration::from_micros(100);
 /// How often deadlines are looked at.
 const CHECK_EVERY: Duration = Duration::from_millis(250);
 /// How long to sleep at most while there may be something to do that epoll does not tell of.
 const NAP: Duration = Duration::from_millis(1);
+
+/// How long before something is due a reactor does not sleep: epoll counts in milliseconds, rounded up, and waking up takes a while.
+const AWAKE: Duration = Duration::from_millis(2);
 
 /// Events taken from epoll at a time.
 const EVENTS: usize = 64;
@@ -61,9 +65,9 @@ pub(crate) struct Reactor {
     staging: Staging,
     epoll: OwnedFd,
     listeners: Vec<Listener>,
-    inbox: mpsc::Receiver<TcpStream>,
-    /// The inboxes of all reactors, for the one that accepts sockets for all.
-    inboxes: Vec<mpsc::Sender<TcpStream>>,
+    inbox: mpsc::Receiver<Newcomer>,
+    /// The inboxes of all reactors, for the one that accepts for all.
+    inboxes: Vec<mpsc::Sender<Newcomer>>,
     connections: Vec<Option<Seat>>,
     free: Vec<u32>,
     hot: Vec<u32>,
@@ -89,7 +93,7 @@ impl Reactor {
         shared: Arc<Shared>,
         desk: usize,
         store: Arc<FrameStore>,
-        inbox: mpsc::Receiver<TcpStream>,
+        inbox: mpsc::Receiver<Newcomer>,
     ) -> io::Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, shared.desks[desk].bell(), EventData::new_u64(BELL), EventFlags::IN)?;
@@ -112,7 +116,7 @@ impl Reactor {
     }
 
     /// Accepts from these listeners, and hands to all reactors what any can serve.
-    pub(crate) fn listen(&mut self, listeners: Vec<Listener>, inboxes: Vec<mpsc::Sender<TcpStream>>) -> io::Result<()> {
+    pub(crate) fn listen(&mut self, listeners: Vec<Listener>, inboxes: Vec<mpsc::Sender<Newcomer>>) -> io::Result<()> {
         for (listener, number) in listeners.iter().zip(LISTENERS..) {
             epoll::add(&self.epoll, listener, EventData::new_u64(number), EventFlags::IN)?;
         }
@@ -182,6 +186,9 @@ impl Reactor {
         if self.context.now >= self.next_check {
             self.check();
         }
+        if busy && self.poll_in > POLL_EVERY {
+            self.poll_in = self.poll_in.saturating_sub(BUSY_PASS - 1);
+        }
         busy
     }
 
@@ -210,9 +217,24 @@ impl Reactor {
             (true, true) => Some(self.next_check.saturating_duration_since(Instant::now()) + NAP),
             (true, false) => None,
         };
+        let wait = if self.context.shared.fault.is_some() {
+            match self.until_due() {
+                Some(left) if left <= AWAKE => return,
+                left => wait.into_iter().chain(left.map(|left| left - AWAKE)).min(),
+            }
+        } else {
+            wait
+        };
         // Frames kept here may be what another reactor waits for.
         self.context.pool.frames.spill(RESERVE);
         self.poll(wait);
+    }
+
+    /// How long until a fault script has something to do.
+    fn until_due(&self) -> Option<Duration> {
+        let seats = self.hot.iter().filter_map(|&index| self.connections[index as usize].as_ref());
+        let due = seats.filter_map(|seat| seat.connection.due()).min()?;
+        Some(due.saturating_duration_since(Instant::now()))
     }
 
     /// Asks epoll what is ready, waiting at most so long; returns whether anything was.
@@ -228,8 +250,8 @@ impl Reactor {
             match event.data.u64() {
                 BELL => {
                     self.context.shared.desks[self.context.desk].hear();
-                    while let Ok(socket) = self.inbox.try_recv() {
-                        self.seat_socket(socket);
+                    while let Ok(newcomer) = self.inbox.try_recv() {
+                        self.seat_newcomer(newcomer);
                     }
                 }
                 number if number >= LISTENERS => self.accept((number - LISTENERS) as usize),
@@ -248,7 +270,7 @@ impl Reactor {
     fn accept(&mut self, at: usize) {
         for _ in 0..ACCEPT_AT_ONCE {
             match self.listeners[at].accept(&self.context) {
-                Ok(Arrival::Tcp(socket)) => self.hand_on(socket),
+                Ok(Arrival::Any(newcomer)) => self.hand_on(newcomer),
                 Ok(Arrival::VfioUser(connection)) => {
                     self.context.shared.desks[self.context.desk].connections.fetch_add(1, Ordering::Relaxed);
                     self.seat(Connection::VfioUser(connection));
@@ -268,8 +290,8 @@ impl Reactor {
         }
     }
 
-    /// Hands a socket to the reactor with the least to do.
-    fn hand_on(&mut self, socket: TcpStream) {
+    /// Hands a host to the reactor with the least to do.
+    fn hand_on(&mut self, newcomer: Newcomer) {
         let desks = &self.context.shared.desks;
         let load = |desk: usize| {
             let desk = &desks[desk];
@@ -278,8 +300,8 @@ impl Reactor {
         let desk = (0..desks.len()).min_by_key(|&desk| load(desk)).unwrap_or(0);
         desks[desk].connections.fetch_add(1, Ordering::Relaxed);
         if desk == self.context.desk {
-            self.seat_socket(socket);
-        } else if self.inboxes[desk].send(socket).is_ok() {
+            self.seat_newcomer(newcomer);
+        } else if self.inboxes[desk].send(newcomer).is_ok() {
             desks[desk].ring();
         }
     }
@@ -291,9 +313,9 @@ impl Reactor {
         }
     }
 
-    fn seat_socket(&mut self, socket: TcpStream) {
-        match TcpConnection::new(socket, self.context.now) {
-            Ok(connection) => self.seat(Connection::Tcp(Box::new(connection))),
+    fn seat_newcomer(&mut self, newcomer: Newcomer) {
+        match newcomer.seat(self.context.now) {
+            Ok(connection) => self.seat(connection),
             Err(error) => self.unseated(&error),
         }
     }
@@ -344,7 +366,7 @@ impl Reactor {
     fn cool(&mut self, at: usize) -> bool {
         let index = self.hot[at];
         if let Some(seat) = &mut self.connections[index as usize] {
-            if seat.connection.wants_pass() {
+            if !seat.connection.rest() {
                 return false;
             }
             let interest = seat.connection.interest();
@@ -376,6 +398,9 @@ impl Reactor {
         }
         if std::mem::take(&mut self.looks_away) {
             (0..self.listeners.len()).for_each(|at| self.watch(at, EventFlags::IN));
+        }
+        for listener in &mut self.listeners {
+            self.looks_away |= !listener.restore();
         }
         self.next_check = self.context.now + CHECK_EVERY;
     }

@@ -12,7 +12,7 @@ use std::{
     time::Instant,
 };
 
-use doorbell_spec::nqn::DISCOVERY_NQN;
+use doorbell_spec::{log::Trtype, nqn::DISCOVERY_NQN};
 use rustix::{
     event::{EventfdFlags, eventfd},
     fd::OwnedFd,
@@ -20,6 +20,7 @@ use rustix::{
 
 use crate::{
     config::{Deadlines, SubsystemConfig},
+    fault::Engine,
     namespace::Namespace,
 };
 
@@ -31,9 +32,11 @@ const MOST_CONTROLLERS: usize = 0xff00;
 pub(crate) struct Shared {
     pub(crate) subsystems: Vec<Arc<Subsystem>>,
     pub(crate) discovery: Arc<Subsystem>,
-    /// Where the target listens.
-    pub(crate) addresses: Vec<SocketAddr>,
+    /// Where the target listens, and over what.
+    pub(crate) addresses: Vec<(Trtype, SocketAddr)>,
     pub(crate) deadlines: Deadlines,
+    /// What goes wrong, if so.
+    pub(crate) fault: Option<Arc<Engine>>,
     /// Grows when an association ends or is reset, so that reactors look for queues that went with it.
     pub(crate) changes: AtomicU64,
     pub(crate) stop: AtomicBool,

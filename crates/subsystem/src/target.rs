@@ -14,12 +14,14 @@ use std::{
 };
 
 use doorbell_platform::cpu;
+use doorbell_spec::log::Trtype;
 use doorbell_vfio_user as vfio_user;
 
 use crate::{
     config::TargetConfig,
+    fault::Engine,
     frames::{FRAME, FrameStore, MOST_LOCAL, ZERO_FRAMES},
-    listener::{Context, Endpoint, Listener},
+    listener::{Context, Endpoint, FrameMemory, Listener, RdmaEndpoint},
     namespace::{Namespace, RESERVE},
     reactor::Reactor,
     subsystem::{Desk, Shared, Subsystem},
@@ -60,6 +62,14 @@ pub enum Error {
         /// The system's answer.
         source: io::Error,
     },
+    /// An address for hosts over RDMA.
+    #[error("cannot listen on rdma:{address}: {source}")]
+    Rdma {
+        /// The address.
+        address: SocketAddr,
+        /// What is missing, or what was refused.
+        source: doorbell_rdma::Error,
+    },
     /// A directory for hosts over vfio-user.
     #[error(transparent)]
     Endpoint(#[from] vfio_user::BindError),
@@ -99,6 +109,8 @@ pub struct Usage {
 pub struct Target {
     shared: Arc<Shared>,
     store: Arc<FrameStore>,
+    addresses: Vec<SocketAddr>,
+    rdma_addresses: Vec<SocketAddr>,
     directories: Vec<PathBuf>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -116,7 +128,8 @@ impl Target {
         let poll = config.poll;
         let directories = config.vfio_user.clone();
         let (shared, store, reactors) = build(config, cores.len())?;
-        let mut target = Self { shared, store, directories, threads: Vec::new() };
+        let [addresses, rdma_addresses] = [Trtype::TCP, Trtype::RDMA].map(|trtype| addresses(&shared, trtype));
+        let mut target = Self { shared, store, addresses, rdma_addresses, directories, threads: Vec::new() };
         for (reactor, core) in reactors.into_iter().zip(cores) {
             let (report, reported) = mpsc::channel();
             let run = move || {
@@ -144,12 +157,17 @@ impl Target {
     pub fn cooperative(config: TargetConfig) -> Result<(Vec<SocketAddr>, Cooperative), Error> {
         let (shared, _, mut reactors) = build(config, 1)?;
         let reactor = reactors.pop().ok_or_else(|| Error::Config("no reactor".into()))?;
-        Ok((shared.addresses.clone(), Cooperative { reactor }))
+        Ok((addresses(&shared, Trtype::TCP), Cooperative { reactor }))
     }
 
-    /// Where it listens, in the order of the configuration, with the ports that the system chose.
+    /// Where it listens over TCP, in the order of the configuration, with the ports that the system chose.
     pub fn addresses(&self) -> &[SocketAddr] {
-        &self.shared.addresses
+        &self.addresses
+    }
+
+    /// Where it listens over RDMA, in the order of the configuration, with the ports that the system chose.
+    pub fn rdma_addresses(&self) -> &[SocketAddr] {
+        &self.rdma_addresses
     }
 
     /// The directories in which it offers a PCI function over vfio-user, in the order of the configuration.
@@ -228,6 +246,11 @@ impl Drop for Cooperative {
     }
 }
 
+/// Where a target listens over a transport.
+fn addresses(shared: &Shared, trtype: Trtype) -> Vec<SocketAddr> {
+    shared.addresses.iter().filter(|(each, _)| *each == trtype).map(|&(_, address)| address).collect()
+}
+
 /// What a target is made of.
 type Parts = (Arc<Shared>, Arc<FrameStore>, Vec<Reactor>);
 
@@ -244,6 +267,10 @@ fn build(config: TargetConfig, reactors: usize) -> Result<Parts, Error> {
         });
         listeners.push(listener.map_err(|source| Error::Listen { address, source })?);
     }
+    let mut endpoints = Vec::new();
+    for address in config.rdma {
+        endpoints.push(RdmaEndpoint::bind(address).map_err(|source| Error::Rdma { address, source })?);
+    }
     let mut sockets = Vec::new();
     for directory in config.vfio_user {
         sockets.push((vfio_user::Listener::bind(&directory)?, directory));
@@ -258,6 +285,11 @@ fn build(config: TargetConfig, reactors: usize) -> Result<Parts, Error> {
         Error::Memory { bytes, source }
     })?;
     let store = Arc::new(store);
+    let frames = Arc::new(FrameMemory::new(store.share()));
+    for endpoint in &mut endpoints {
+        let address = endpoint.address();
+        endpoint.equip(frames.clone()).map_err(|source| Error::Rdma { address, source })?;
+    }
 
     let (mut subsystems, mut first) = (Vec::new(), ZERO_FRAMES);
     for config in config.subsystems {
@@ -269,21 +301,31 @@ fn build(config: TargetConfig, reactors: usize) -> Result<Parts, Error> {
         subsystems.push(Arc::new(Subsystem::new(config, namespaces)));
     }
 
+    let engine = |script| Engine::new(script, config.fault_log.as_deref());
+    let fault = config.fault.map(engine).transpose().map_err(|source| Error::File {
+        path: config.fault_log.clone().unwrap_or_default(),
+        what: "write the log of the fault script to",
+        source,
+    })?;
+    let over_tcp = listeners.iter().map(|&(address, _)| (Trtype::TCP, address));
+    let over_rdma = endpoints.iter().map(|endpoint| (Trtype::RDMA, endpoint.address()));
     let desks = (0..reactors).map(|_| Desk::new()).collect::<io::Result<_>>();
     let shared = Arc::new(Shared {
         subsystems,
         discovery: Arc::new(Subsystem::discovery()),
-        addresses: listeners.iter().map(|&(address, _)| address).collect(),
+        addresses: over_tcp.chain(over_rdma).collect(),
         deadlines: config.deadlines,
+        fault,
         changes: AtomicU64::new(0),
         stop: AtomicBool::new(false),
         desks: desks.map_err(system("make an eventfd"))?,
         started: Instant::now(),
     });
     let (senders, receivers): (Vec<_>, Vec<_>) = (0..reactors).map(|_| mpsc::channel()).unzip();
-    // Sockets are accepted by the first and served by any; the function in a directory belongs to one reactor.
+    // Hosts are accepted by the first and served by any; the function in a directory belongs to one reactor.
     let mut shares: Vec<Vec<Listener>> = (0..reactors).map(|_| Vec::new()).collect();
     shares[0].extend(listeners.into_iter().map(|(_, listener)| Listener::Tcp(listener)));
+    shares[0].extend(endpoints.into_iter().map(Listener::Rdma));
     for (at, (socket, directory)) in sockets.into_iter().enumerate() {
         let endpoint = Endpoint::new(socket, &directory, &shared.subsystems[0]);
         shares[at % reactors].push(Listener::VfioUser(endpoint));

@@ -34,6 +34,12 @@ impl DataDigest {
         self.len = self.len.wrapping_add(range.len);
     }
 
+    /// Takes bytes in and copies them to `offset`.
+    pub(crate) fn copied(&mut self, bytes: &[u8], region: &Region, offset: u64) {
+        region.write_and_checksum(offset, bytes, &mut self.crc);
+        self.len = self.len.wrapping_add(bytes.len() as u32);
+    }
+
     pub(crate) fn finish(mut self) -> [u8; 4] {
         let padding = (4 - self.len % 4) % 4;
         self.crc.update(&[0; 3][..padding as usize]);

@@ -356,11 +356,16 @@ impl Receiver {
         let mut left = bytes;
         for range in &self.ranges {
             let (piece, rest) = left.split_at(left.len().min(range.len as usize));
-            region.expect("data needs memory").write(range.offset, piece);
+            let region = region.expect("data needs memory");
+            match &mut self.digest {
+                None => region.write(range.offset, piece),
+                Some(digest) => digest.copied(piece, region, range.offset),
+            }
             left = rest;
         }
         if let Some(digest) = &mut self.digest {
-            digest.bytes(bytes);
+            // What has no place passes by.
+            digest.bytes(left);
         }
         self.data_done += len;
         if self.data_done == self.data_len { self.data_complete(sink) } else { Ok(()) }

@@ -83,6 +83,11 @@ impl Sender {
         self.alignment = pda_alignment(pda);
     }
 
+    /// The digests that are agreed on.
+    pub fn digests(&self) -> Digests {
+        self.digests
+    }
+
     /// Position in the stream behind the last PDU queued.
     pub fn queued(&self) -> u64 {
         self.queued
@@ -111,7 +116,7 @@ impl Sender {
     /// Queues a command with the in-capsule data in `data`, if any.
     pub fn command(&mut self, command: &Command, data: &[Range]) {
         let pdu = CapsuleCmd { common: self.common(PduType::CAPSULE_CMD, 0, data), command: *command };
-        self.pdu(pdu.as_bytes(), data);
+        self.pdu(pdu.as_bytes(), data, None);
     }
 
     /// Queues a command whose in-capsule data is small and not in a region.
@@ -143,8 +148,18 @@ impl Sender {
         self.header(pdu.as_bytes());
     }
 
+    /// Whether data is followed by its digest.
+    pub fn digests_data(&self) -> bool {
+        self.digests.data
+    }
+
     /// Queues H2CData (hosts) or C2HData (controllers) with the data in `data`, at least one byte.
     pub fn data(&mut self, pdu: DataPdu, data: &[Range]) {
+        self.data_with_checksum(pdu, data, None);
+    }
+
+    /// Queues such a PDU; `checksum` is the CRC-32C of the data, where that is known and the data comes in whole dwords.
+    pub fn data_with_checksum(&mut self, pdu: DataPdu, data: &[Range], checksum: Option<u32>) {
         let kind = if self.role == Role::Host { PduType::H2C_DATA } else { PduType::C2H_DATA };
         let last = if pdu.last { flags::LAST } else { 0 };
         let success = if pdu.success { flags::SUCCESS } else { 0 };
@@ -152,7 +167,7 @@ impl Sender {
         header.common = self.common(kind, last | success, data);
         (header.cccid, header.ttag, header.datao) = (pdu.cccid.into(), pdu.ttag.into(), pdu.datao.into());
         header.datal = total(data).into();
-        self.pdu(header.as_bytes(), data);
+        self.pdu(header.as_bytes(), data, checksum);
     }
 
     /// Queues a termination request for the peer's breach of the protocol; nothing may follow it.
@@ -264,20 +279,30 @@ impl Sender {
         CommonHeader::new(kind, bits, pdo, plen)
     }
 
-    fn pdu(&mut self, header: &[u8], data: &[Range]) {
+    fn pdu(&mut self, header: &[u8], data: &[Range], checksum: Option<u32>) {
         self.header(header);
         if data.is_empty() {
             return;
         }
         self.pad(header.len(), header[3]);
+        let made = checksum.is_some() && self.has_all_digests();
         for &range in data {
             self.queued += u64::from(range.len);
             self.segments.push_back(Segment::Payload(range));
         }
         if self.digests.data {
-            // Made when it is sent: a header that follows data begins with the digest.
-            self.bytes(&[0; DIGEST_LEN]);
+            // If it is not known it is made when it is sent: a header that follows data begins with the digest.
+            self.bytes(&checksum.unwrap_or(0).to_le_bytes());
+            if made {
+                self.digested = self.segments.len();
+            }
         }
+    }
+
+    /// Whether no data digest of what is queued is still to be made.
+    fn has_all_digests(&self) -> bool {
+        let mut rest = self.segments.iter().skip(self.digested);
+        !self.digest.is_begun() && !rest.any(|segment| matches!(segment, Segment::Payload(_)))
     }
 
     /// How many of the first segments one call is to offer; the data digests among them are made.
@@ -305,6 +330,7 @@ impl Sender {
             }
         };
         (0..DIGEST_LEAD).for_each(|_| ask());
+        let count = count.max(self.digested);
         let mut follows_data = self.digest.is_begun();
         for segment in self.segments.range(self.digested..count) {
             for piece in pieces(segment) {

@@ -2,11 +2,12 @@
 //! told apart with the right fatal error status.
 
 use std::{
-    io::Write,
+    io::{Read, Write},
     net::{TcpListener, TcpStream},
+    os::{fd::AsFd, unix::net::UnixStream},
 };
 
-use doorbell_platform::{Range, Region};
+use doorbell_platform::{Crc32c, Range, Region};
 use doorbell_spec::{
     command,
     completion::Completion,
@@ -192,6 +193,44 @@ fn a_host_sends_commands_and_data_that_a_controller_reads() {
             "90 bytes, intact",
         ];
         assert_eq!(notes.seen[1..], expected);
+    }
+}
+
+#[test]
+fn digests_that_are_known_go_out_like_those_that_are_made() {
+    const LEN: u32 = 200 << 10;
+    let region = Region::new(1 << 20).unwrap();
+    (0..region.len() as u64).step_by(64).for_each(|at| region.write(at, &at.to_le_bytes()));
+    let data = |at: u64| [Range { offset: at * 4096, len: LEN }];
+    let sum = |at: u64| {
+        let mut crc = Crc32c::new();
+        region.checksum(data(at)[0], &mut crc);
+        crc.finish()
+    };
+    let run = |known: u64| {
+        let (left, mut right) = UnixStream::pair().unwrap();
+        right.set_nonblocking(true).unwrap();
+        let (mut sender, mut got) = (Sender::new(Role::Controller), Vec::new());
+        sender.use_agreement(Digests { header: true, data: true }, 0);
+        for at in 0..6 {
+            let pdu = DataPdu { cccid: at as u16, ttag: 0, datao: 0, last: true, success: false };
+            sender.data_with_checksum(pdu, &data(at), (known >> at & 1 == 1).then(|| sum(at)));
+            sender.response(&Completion::new(at as u16, 1, Status::SUCCESS, 0));
+            if at % 2 == 1 {
+                // A part of what is queued, as much as the socket takes.
+                sender.send(left.as_fd(), Some(&region)).unwrap();
+            }
+        }
+        while !sender.send(left.as_fd(), Some(&region)).unwrap() {
+            let _ = right.read_to_end(&mut got);
+        }
+        let _ = right.read_to_end(&mut got);
+        got
+    };
+    let made = run(0);
+    assert_eq!(made.len(), 6 * (LEN as usize + 24 + 4 + 4 + 24 + 4));
+    for known in 1..1 << 6 {
+        assert!(run(known) == made, "known are {known:06b}");
     }
 }
 

@@ -114,6 +114,8 @@ fn controller_options(options: &Options) -> ControllerOptions {
         keep_alive: (options.keep_alive_ms > 0).then(|| Duration::from_millis(options.keep_alive_ms.into())),
         header_digest: options.header_digest,
         data_digest: options.data_digest,
+        rdma_srq_size: options.rdma_srq_size,
+        transport_tos: options.transport_tos,
         disable_sq_flow_control: options.disable_sq_flow_control,
         interrupts: options.poll_mode != PollMode::Poll,
         sq_cmb: !environment.no_sq_cmb,

@@ -7,12 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use doorbell_queue::Slot;
+use doorbell_queue::{IoQueue, Slot};
 use doorbell_spec::{
     command::{self, LogRequest, NSID_ALL},
     fabrics::{self, ConnectData, ConnectResponse, cattr},
     feature::{Fid, HostBehavior, NumberOfQueues, Select, async_event_config as event},
-    identify::{self, Cns, Csi, NamespaceList, Nidt, cmic, ctratt},
+    identify::{self, Cns, Csi, NamespaceList, Nidt, cmic, ctratt, sgls},
     log::{self, AnaGroupDescriptor, AnaHeader, Lid, critical_warning},
     register::{Cap, Vs},
     status::generic,
@@ -30,10 +30,10 @@ use crate::{
     init_state::InitState,
     namespace::Namespace,
     transport::{
-        self, QueueRequest,
+        self, Capsule, PollGroup, QueueRequest,
         port::{AdminData, BUFFER, Port, refused},
     },
-    transport_id::TransportId,
+    transport_id::{TransportId, TransportType},
 };
 
 /// Entries of the admin queue.
@@ -44,8 +44,8 @@ pub(super) const KEEP_ALIVE_SLOT: Slot = 1;
 pub(super) const EVENT_SLOTS: std::ops::Range<Slot> = 2..10;
 /// The slot of Abort commands: one at a time, which every controller takes (ACL is 0-based).
 pub(super) const ABORT_SLOT: Slot = 10;
-/// Most data in an admin or Fabrics command capsule (TCP 3.3.2.2).
-const ADMIN_CAPSULE_BYTES: u32 = 8192;
+/// An admin or Fabrics command capsule over TCP (TCP 3.3.2.2); those over RDMA hold no data.
+const ADMIN_CAPSULE: Capsule = Capsule { data_bytes: 8192, data_offset: 0, descriptors: 1 };
 /// More active namespaces than this are a lie.
 pub(super) const MOST_NAMESPACES: usize = 1 << 16;
 /// The critical warnings to report: those of every version. There are controllers that refuse all events for the others' sake.
@@ -68,7 +68,7 @@ pub(super) struct Ready {
     pub keep_alive: Option<Duration>,
     pub io_queues: u16,
     pub io_entries: u32,
-    pub in_capsule_bytes: u32,
+    pub capsule: Capsule,
     pub max_transfer: u32,
     pub namespaces: Vec<Namespace>,
     /// Oddities that do not stand in the way, for the log.
@@ -115,7 +115,7 @@ impl BringUp<'_> {
         registers::enable(&mut registers, cap, limit)?;
         let mut ready = self.learn(&mut port, vs, cap)?;
         port.end_grant();
-        ready.in_capsule_bytes = in_capsule_bytes(&ready.data, &mut ready.warnings);
+        ready.capsule = self.capsule(&ready.data, &mut ready.warnings)?;
         ready.cntlid = connected.cntlid;
         let said = ready.data.cntlid.get();
         if said != connected.cntlid {
@@ -139,7 +139,7 @@ impl BringUp<'_> {
             keep_alive,
             io_queues: 0,
             io_entries: self.options.io_queue_size.min(32768).min(most_entries(cap, &data)).max(2),
-            in_capsule_bytes: 0,
+            capsule: Capsule { data_bytes: 0, data_offset: 0, descriptors: 1 },
             max_transfer: most,
             namespaces: Vec::new(),
             warnings,
@@ -171,24 +171,31 @@ impl BringUp<'_> {
         &self,
         qid: u16,
         entries: u32,
-        in_capsule_bytes: u32,
+        capsule: Capsule,
         cntlid: u16,
+        group: &PollGroup,
     ) -> Step<(Port, ConnectResponse)> {
         let request = QueueRequest {
             qid,
+            cntlid,
             entries,
             header_digest: self.options.header_digest,
             data_digest: self.options.data_digest,
-            in_capsule_bytes,
+            capsule,
+            group: group.clone(),
+            shared_receives: Some(self.options.rdma_srq_size).filter(|&size| size > 0 && qid > 0),
+            type_of_service: self.options.transport_tos,
             deadline: Instant::now() + self.options.connect_timeout,
             cancel: self.cancel.clone(),
         };
         let data = self.connect_data(cntlid)?;
-        let mut port = Port::new(transport::open_queue(self.id, &request)?, false, self.cancel)?;
+        let queue = transport::open_queue(self.id, &request)?;
+        let sqsize = queue.needs().slots;
+        let mut port = Port::new(queue, false, self.cancel)?;
         let attributes = if self.options.disable_sq_flow_control { cattr::DISABLE_SQ_FLOW_CONTROL } else { 0 };
         let kato = self.options.keep_alive.map_or(0, |time| time.as_millis().min(u32::MAX.into()) as u32);
         let kato = if qid == 0 { kato } else { 0 };
-        let command = fabrics::connect(qid, (entries - 1) as u16, attributes, kato);
+        let command = fabrics::connect(qid, sqsize, attributes, kato);
         let answer = port.connect(&command, &data, self.options.connect_timeout)?;
         if answer.authreq != 0 {
             return Err(Cause::Transport(
@@ -201,7 +208,7 @@ impl BringUp<'_> {
 
     fn connect_admin(&self) -> Step<(Port, ConnectResponse)> {
         // FFFFh asks for a controller of the dynamic model.
-        self.connect_queue(0, ADMIN_ENTRIES, ADMIN_CAPSULE_BYTES, 0xffff)
+        self.connect_queue(0, ADMIN_ENTRIES, ADMIN_CAPSULE, 0xffff, &PollGroup::default())
     }
 
     /// An Identify data structure of 4096 bytes.
@@ -396,6 +403,32 @@ impl BringUp<'_> {
         Ok(())
     }
 
+    /// What an I/O command capsule may hold.
+    fn capsule(&self, data: &identify::Controller, warnings: &mut Vec<String>) -> Step<Capsule> {
+        let (over_rdma, bits) = (self.id.trtype == TransportType::Rdma, data.sgls.get());
+        if over_rdma && bits & sgls::KEYED == 0 {
+            let what =
+                format!("it takes no keyed SGL descriptors (SGLS {bits:x}h), without which there is no NVMe/RDMA");
+            return Err(Cause::Nonsense(what).at(InitState::Identify));
+        }
+        let data_offset = u32::from(data.icdoff.get()) * 16;
+        let bytes = data.in_capsule_data_size().saturating_sub(data_offset.into()).min(BUFFER.into()) as u32;
+        let data_bytes = match over_rdma {
+            true if bits & sgls::OFFSET == 0 => 0,
+            false if data_offset != 0 => {
+                let icdoff = data.icdoff;
+                warnings.push(format!(
+                    "it wants in-capsule data at an offset (ICDOFF {icdoff}): no data travels in capsules"
+                ));
+                0
+            }
+            _ => bytes,
+        };
+        // 0 is no limit.
+        let descriptors = if data.msdbd == 0 { u16::MAX } else { data.msdbd.into() };
+        Ok(Capsule { data_bytes, data_offset, descriptors })
+    }
+
     fn host_behavior(&self, port: &mut Port, data: &identify::Controller) -> Step<()> {
         if data.ctratt.get() & ctratt::ELBAS == 0 {
             return Ok(());
@@ -428,14 +461,4 @@ fn most_entries(cap: Cap, data: &identify::Controller) -> u32 {
         0 => entries,
         most => entries.min(most.into()),
     }
-}
-
-/// Data bytes that an I/O command capsule may carry, from behind the command on.
-fn in_capsule_bytes(data: &identify::Controller, warnings: &mut Vec<String>) -> u32 {
-    let icdoff = data.icdoff.get();
-    if icdoff != 0 {
-        warnings.push(format!("it wants in-capsule data at an offset (ICDOFF {icdoff}): no data travels in capsules"));
-        return 0;
-    }
-    data.in_capsule_data_size().min(BUFFER.into()) as u32
 }

@@ -38,7 +38,7 @@ use crate::{
     error::{Cause, Error},
     namespace::Namespace,
     transport::{
-        self, AnyQueue,
+        self, AnyQueue, PollGroup,
         port::{AdminData, BUFFER},
         ring::device::Open,
     },
@@ -108,6 +108,7 @@ struct Link {
 enum Request {
     Connect {
         entries: u32,
+        group: PollGroup,
         answer: Sender<Result<AnyQueue, Cause>>,
     },
     Admin {
@@ -262,7 +263,7 @@ impl Controller {
 
     /// Most data bytes in an I/O command capsule.
     pub fn in_capsule_bytes(&self) -> u32 {
-        self.learned().in_capsule_bytes
+        self.learned().capsule.data_bytes
     }
 
     /// The keep alive time it granted, if any.
@@ -296,7 +297,15 @@ impl Controller {
     /// # Errors
     /// When the controller refuses, does not answer in time, or is lost.
     pub fn connect_io_queue(&self, entries: u32) -> Result<AnyQueue, Error> {
-        self.ask(|answer| Request::Connect { entries, answer })
+        self.connect_io_queue_in(&PollGroup::default(), entries)
+    }
+
+    /// The same for a queue that is polled together with the others of `group`.
+    ///
+    /// # Errors
+    /// As [`Controller::connect_io_queue`].
+    pub fn connect_io_queue_in(&self, group: &PollGroup, entries: u32) -> Result<AnyQueue, Error> {
+        self.ask(|answer| Request::Connect { entries, group: group.clone(), answer })
     }
 
     /// Says that a queue of an incarnation is lost: the controller is reset as a whole, once. Does not wait.

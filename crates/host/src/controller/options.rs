@@ -36,6 +36,10 @@ pub struct ControllerOptions {
     pub header_digest: bool,
     /// Offer a digest over data.
     pub data_digest: bool,
+    /// Receives that the queues of a poll group share, for each RDMA device; 0 for receives of each queue's own.
+    pub rdma_srq_size: u32,
+    /// Type of service of what is sent over RDMA; 0 for none.
+    pub transport_tos: u8,
     /// Ask for submission queues without flow control.
     pub disable_sq_flow_control: bool,
     /// Let devices within reach report completions by interrupts, for workers that sleep.
@@ -70,6 +74,8 @@ impl Default for ControllerOptions {
             keep_alive: Some(Duration::from_secs(10)),
             header_digest: false,
             data_digest: false,
+            rdma_srq_size: 0,
+            transport_tos: 0,
             disable_sq_flow_control: false,
             interrupts: false,
             sq_cmb: true,

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     cancel::Cancel,
     error::Cause,
-    transport::{AnyQueue, port::Port},
+    transport::{AnyQueue, PollGroup, port::Port},
     transport_id::TransportId,
 };
 
@@ -134,6 +134,8 @@ pub(super) struct Service<'a> {
     incarnation: u64,
     wake: &'a OwnedFd,
     next_qid: u16,
+    /// Places of I/O queues that have fewer than were asked for, once that was told.
+    cut: Option<u32>,
     /// When the device is to be looked at again.
     next_look: Instant,
     keep_alive_due: Option<Instant>,
@@ -175,6 +177,7 @@ impl<'a> Service<'a> {
             events: Events::new(),
             wake,
             next_qid: 1,
+            cut: None,
             next_look: Instant::now(),
             keep_alive_due: present.learned.keep_alive.map(|_| Instant::now()),
             keep_alive_sent: None,
@@ -197,8 +200,8 @@ impl<'a> Service<'a> {
         let mut idle = false;
         self.attend()?;
         match requests.try_recv() {
-            Ok(Request::Connect { entries, answer }) => {
-                let result = self.connect(entries);
+            Ok(Request::Connect { entries, group, answer }) => {
+                let result = self.connect(entries, &group);
                 // A device that does not answer a command that creates a queue may still do it.
                 let lost = match (&result, &self.direct) {
                     (Ok(_) | Err(Cause::Status { .. } | Cause::Transport(_)), _) | (_, None) => None,
@@ -271,7 +274,7 @@ impl<'a> Service<'a> {
         Ok(())
     }
 
-    fn connect(&mut self, entries: u32) -> Result<AnyQueue, Cause> {
+    fn connect(&mut self, entries: u32, group: &PollGroup) -> Result<AnyQueue, Cause> {
         let entries = entries.clamp(2, self.learned.io_entries);
         if let Some(direct) = &mut self.direct {
             return direct.create(&mut self.port, &self.learned, entries, self.shared.admin_timeout);
@@ -279,10 +282,19 @@ impl<'a> Service<'a> {
         if self.next_qid > self.learned.io_queues {
             return Err(Cause::Transport(all_in_use(self.learned.io_queues)));
         }
-        let (port, _) =
-            self.bring_up.connect_queue(self.next_qid, entries, self.learned.in_capsule_bytes, self.learned.cntlid)?;
+        let Ready { capsule, cntlid, .. } = *self.learned;
+        let (port, _) = self.bring_up.connect_queue(self.next_qid, entries, capsule, cntlid, group)?;
         self.next_qid += 1;
-        Ok(port.into_queue())
+        let queue = port.into_queue();
+        let (slots, wanted) = (u32::from(queue.needs().slots), entries - 1);
+        if slots < wanted && self.cut != Some(slots) {
+            self.cut = Some(slots);
+            self.shared.note(format!(
+                "its I/O queues have {slots} places for commands, not the {wanted} asked for: its end of the connection, or the \
+                 device at this one, takes no more"
+            ));
+        }
+        Ok(queue)
     }
 
     /// A command nobody waited for is over.

@@ -1,8 +1,11 @@
-//! Transports: how a queue to a controller comes about. NVMe/TCP, PCIe and vfio-user are built in; others register under a `trtype`
+//! Transports: how a queue to a controller comes about. NVMe/TCP, NVMe/RDMA, PCIe and vfio-user are built in; others register under a `trtype`
 //! of their own and are driven through the same [`IoQueue`] contract, a call a batch.
 
+mod group;
+mod network;
 pub(crate) mod pcie;
 pub(crate) mod port;
+pub mod rdma;
 pub mod ring;
 pub mod tcp;
 pub(crate) mod vfio_user;
@@ -15,8 +18,12 @@ use std::{
 use doorbell_platform::{Arena, Range};
 use doorbell_queue::{Counters, Done, Down, Drain, IoQueue, Needs, Op, PrepareError, Progress, Slot, Wait};
 use doorbell_spec::command::Command;
+use rdma::RdmaQueue;
 use ring::{RingQueue, device::Open};
 use tcp::TcpQueue;
+
+pub use group::PollGroup;
+pub use network::AddressError;
 
 use crate::{
     cancel::Cancel,
@@ -32,18 +39,37 @@ const MOST_TRANSPORTS: usize = 16;
 pub struct QueueRequest {
     /// Queue identifier, 0 for the admin queue.
     pub qid: u16,
+    /// Controller that it is one of; FFFFh for the admin queue of a new one.
+    pub cntlid: u16,
     /// Entries of the submission queue; one less can be outstanding.
     pub entries: u32,
     /// Whether to offer a digest over headers.
     pub header_digest: bool,
     /// Whether to offer a digest over data.
     pub data_digest: bool,
-    /// Most data inside a command capsule, in bytes.
-    pub in_capsule_bytes: u32,
+    /// What a command capsule may hold.
+    pub capsule: Capsule,
+    /// The queues that are polled together with this one.
+    pub group: PollGroup,
+    /// Receives that the group's queues to a device share, where they are to share some (RDMA).
+    pub shared_receives: Option<u32>,
+    /// Type of service of what is sent (RDMA); 0 for none.
+    pub type_of_service: u8,
     /// When to give up.
     pub deadline: Instant,
     /// Whether to give up earlier.
     pub cancel: Cancel,
+}
+
+/// What a command capsule may hold beside its command, and how much of data a command may describe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capsule {
+    /// Most data bytes.
+    pub data_bytes: u32,
+    /// Bytes between the command and the data (ICDOFF).
+    pub data_offset: u32,
+    /// Most data block descriptors of a command (MSDBD), of which several stand in its capsule.
+    pub descriptors: u16,
 }
 
 /// A kind of connection to controllers. Fabrics Connect and the register properties are sent as commands on the queues it opens.
@@ -85,6 +111,7 @@ pub(crate) fn open_queue(id: &TransportId, request: &QueueRequest) -> Result<Any
     }
     match registered(id.trtype.word()) {
         Some(transport) => Ok(AnyQueue::Custom(transport.open_queue(id, request).map_err(Cause::Transport)?)),
+        None if id.trtype == TransportType::Rdma => Ok(AnyQueue::Rdma(Box::new(rdma::connect(id, request)?))),
         None => Ok(AnyQueue::Tcp(Box::new(tcp::connect(id, request)?))),
     }
 }
@@ -105,17 +132,16 @@ fn registered(name: &str) -> Option<Arc<dyn Transport>> {
 
 /// Why a transport cannot be used; `None` when it can.
 pub(crate) fn unusable(trtype: &TransportType) -> Option<String> {
-    let word = trtype.word();
     match trtype {
         TransportType::Tcp | TransportType::Pcie | TransportType::VfioUser => None,
-        TransportType::Rdma => Some(format!("transport {word} is not built yet: it needs the RDMA link")),
+        TransportType::Rdma => rdma::unusable(),
         TransportType::Fc => Some(
             "transport FC is not supported: user space has no access to Fibre Channel adapters; use the kernel's host and test its \
              block device"
                 .into(),
         ),
         TransportType::Custom(name) if registered(name).is_some() => None,
-        TransportType::Custom(name) => Some(format!("no transport is registered as {name}; built in are TCP, PCIE and VFIOUSER")),
+        TransportType::Custom(name) => Some(format!("no transport is registered as {name}; built in are TCP, RDMA, PCIE and VFIOUSER")),
     }
 }
 
@@ -123,6 +149,8 @@ pub(crate) fn unusable(trtype: &TransportType) -> Option<String> {
 pub enum AnyQueue {
     /// NVMe/TCP.
     Tcp(Box<TcpQueue>),
+    /// NVMe/RDMA.
+    Rdma(Box<RdmaQueue>),
     /// A ring pair of a PCIe device or a vfio-user peer.
     Ring(Box<RingQueue>),
     /// A registered transport's.
@@ -133,6 +161,7 @@ macro_rules! each {
     ($any:expr, $queue:ident => $call:expr) => {
         match $any {
             AnyQueue::Tcp($queue) => $call,
+            AnyQueue::Rdma($queue) => $call,
             AnyQueue::Ring($queue) => $call,
             AnyQueue::Custom($queue) => $call,
         }
@@ -175,5 +204,8 @@ impl IoQueue for AnyQueue {
     }
     fn named(&self, slot: Slot) -> Option<(u16, u16)> {
         each!(self, queue => queue.named(slot))
+    }
+    fn device(&self) -> Option<&str> {
+        each!(self, queue => queue.device())
     }
 }

@@ -102,6 +102,13 @@ pub enum SglKind {
         /// Bytes, 16 a descriptor.
         length: u32,
     },
+    /// Type 3h, subtype 1h: the last segment of descriptors, inside the command capsule.
+    CapsuleSegment {
+        /// Offset from the start of the capsule's data area (ICDOFF applies), in bytes.
+        offset: u64,
+        /// Bytes, 16 a descriptor.
+        length: u32,
+    },
     /// Type 4h: remote memory by key, as RDMA uses it.
     Keyed {
         /// Remote address.
@@ -131,6 +138,7 @@ impl SglDescriptor {
     const BIT_BUCKET: u8 = 0x10;
     const SEGMENT: u8 = 0x20;
     const LAST_SEGMENT: u8 = 0x30;
+    const CAPSULE_SEGMENT: u8 = 0x31;
     const KEYED: u8 = 0x40;
     const KEYED_INVALIDATE: u8 = 0x4f;
     const TRANSPORT: u8 = 0x5a;
@@ -165,6 +173,12 @@ impl SglDescriptor {
         Self::with(Self::LAST_SEGMENT, address, length)
     }
 
+    /// The last segment of descriptors, in the command capsule, `offset` bytes into its data area.
+    #[inline]
+    pub fn capsule_segment(offset: u64, length: u32) -> Self {
+        Self::with(Self::CAPSULE_SEGMENT, offset, length)
+    }
+
     /// Remote memory by key. `length` is cut to the 24 bits the descriptor has.
     #[inline]
     pub fn keyed(address: u64, length: u32, key: u32, invalidate: bool) -> Self {
@@ -195,6 +209,7 @@ impl SglDescriptor {
             Self::BIT_BUCKET => SglKind::BitBucket { length },
             Self::SEGMENT => SglKind::Segment { address, length },
             Self::LAST_SEGMENT => SglKind::LastSegment { address, length },
+            Self::CAPSULE_SEGMENT => SglKind::CapsuleSegment { offset: address, length },
             Self::KEYED | Self::KEYED_INVALIDATE => {
                 let [k1, k2, k3] = self.reserved;
                 SglKind::Keyed {

@@ -80,6 +80,26 @@ pub mod sectype {
     pub const TLS_1_3: u8 = 2;
 }
 
+/// TSAS of an RDMA entry (RDMA 3.1): QP type in byte 0, provider type in byte 1, connection management service in byte 2.
+pub mod rdma_tsas {
+    /// QP type: reliable connected.
+    pub const QPTYPE_RELIABLE_CONNECTED: u8 = 1;
+    /// QP type: reliable datagram.
+    pub const QPTYPE_RELIABLE_DATAGRAM: u8 = 2;
+    /// Provider type: not specified.
+    pub const PRTYPE_NONE: u8 = 1;
+    /// Provider type: InfiniBand.
+    pub const PRTYPE_INFINIBAND: u8 = 2;
+    /// Provider type: RoCE.
+    pub const PRTYPE_ROCE: u8 = 3;
+    /// Provider type: RoCE version 2.
+    pub const PRTYPE_ROCE_V2: u8 = 4;
+    /// Provider type: iWARP.
+    pub const PRTYPE_IWARP: u8 = 5;
+    /// Connection management service: RDMA_CM, by IP addresses.
+    pub const CMS_RDMA_CM: u8 = 1;
+}
+
 /// Header of the Discovery log page, 1024 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -133,7 +153,7 @@ pub struct DiscoveryEntry {
     pub subnqn: [u8; FIELD_LEN],
     /// Transport address, space padded.
     pub traddr: [u8; 256],
-    /// Transport specific address subtype; over TCP byte 0 is a [`sectype`].
+    /// Transport specific address subtype; over TCP byte 0 is a [`sectype`], over RDMA see [`rdma_tsas`].
     pub tsas: [u8; 256],
 }
 

@@ -7,7 +7,7 @@ mod error;
 mod health;
 
 pub use ana::{AnaGroup, AnaGroupDescriptor, AnaGroups, AnaHeader, AnaState, ana_groups};
-pub use discovery::{Adrfam, DiscoveryEntry, DiscoveryHeader, Subtype, Trtype, eflags, sectype, treq};
+pub use discovery::{Adrfam, DiscoveryEntry, DiscoveryHeader, Subtype, Trtype, eflags, rdma_tsas, sectype, treq};
 pub use effects::{ChangedNamespaces, CommandEffects, SupportedLogPages, effect};
 pub use error::{ErrorEntry, FirmwareSlots};
 pub use health::{Smart, critical_warning};

@@ -43,13 +43,49 @@ const KEEP_ALIVE_UNIT: u64 = 100;
 /// How a controller and its host reach each other (Base 2.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Transport {
-    /// By messages (Fabrics), on a connection to this address.
-    Messages(SocketAddr),
+    /// By messages over TCP, on a connection to this address.
+    Tcp(SocketAddr),
+    /// By messages over RDMA, on a connection to this address.
+    Rdma {
+        /// The address.
+        local: SocketAddr,
+        /// What its queues can be.
+        limits: Limits,
+    },
     /// Through memory (PCIe), with this many interrupt vectors.
     Memory {
         /// Vectors.
         vectors: u16,
     },
+}
+
+/// What the queues of a transport can be, beside what its subsystem grants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// Most entries of a queue (MQES + 1).
+    pub(crate) entries: u32,
+    /// Bytes of data in a command capsule.
+    pub(crate) in_capsule_data: u32,
+    /// Most data block descriptors of a command (MSDBD).
+    pub(crate) descriptors: u8,
+}
+
+impl Transport {
+    /// The address that the host connected to.
+    pub(super) fn local(&self) -> Option<SocketAddr> {
+        match *self {
+            Self::Tcp(local) | Self::Rdma { local, .. } => Some(local),
+            Self::Memory { .. } => None,
+        }
+    }
+
+    /// Most entries of an I/O queue, of those that the subsystem grants.
+    pub(super) fn max_entries(&self, granted: u32) -> u32 {
+        match self {
+            Self::Rdma { limits, .. } => granted.min(limits.entries),
+            Self::Tcp(_) | Self::Memory { .. } => granted,
+        }
+    }
 }
 
 /// A controller on its admin queue.

@@ -1,15 +1,15 @@
 //! Connect (Base 6.3): every field of the command and of its data checked, and the queue that it makes.
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 use doorbell_spec::{
-    command::Command,
-    fabrics::{CNTLID_DYNAMIC, ConnectData, ConnectRequest, ConnectResponse, cattr, connect_invalid},
+    command::{Command, Direction},
+    fabrics::{CNTLID_DYNAMIC, ConnectData, ConnectRequest, ConnectResponse, Fctype, cattr, connect_invalid, fctype},
     status::{Status, fabrics, generic},
 };
 use zerocopy::FromBytes;
 
-use super::{Admin, IoQueue, Transport};
+use super::{Admin, IoQueue, Need, Transport};
 use crate::subsystem::{NoQueue, Shared};
 
 /// Most entries of an admin queue, as the Base specification bounds it (Base 3.1.4.8).
@@ -38,7 +38,38 @@ pub(crate) enum Session {
     Io(IoQueue),
 }
 
-/// Carries out a Connect that came to the address `local`, with its data.
+impl Session {
+    /// Checks a command that is to come with `len` bytes of data, or to take them.
+    ///
+    /// # Errors
+    /// The status to answer with.
+    #[inline]
+    pub(crate) fn check(&self, command: &Command, len: u32) -> Result<Need, Status> {
+        let most = match self {
+            Self::Io(queue) => return queue.check(command, len),
+            Self::None => {
+                if !command.is_fabrics() || fctype(command) != Fctype::CONNECT {
+                    return Err(generic::COMMAND_SEQUENCE_ERROR.with_dnr());
+                }
+                if len as usize != size_of::<ConnectData>() {
+                    return Err(generic::DATA_SGL_LENGTH_INVALID.with_dnr());
+                }
+                len
+            }
+            Self::Admin(admin) => {
+                admin.check(command)?;
+                admin.max_transfer()
+            }
+        };
+        if command.fuse() != 0 || !command.uses_sgl() || len > most {
+            return Err(generic::INVALID_FIELD.with_dnr());
+        }
+        let sends = command.direction() == Direction::HostToController && len > 0;
+        Ok(if sends { Need::Data { skew: 0 } } else { Need::Nothing })
+    }
+}
+
+/// Carries out a Connect that came over `transport`, with its data.
 ///
 /// # Errors
 /// The status of the answer and its dword 0.
@@ -46,7 +77,7 @@ pub(crate) fn connect(
     shared: &Arc<Shared>,
     command: &Command,
     data: &[u8],
-    local: SocketAddr,
+    transport: Transport,
     now: Instant,
 ) -> Result<Accepted, (Status, u32)> {
     let request = ConnectRequest::parse(command);
@@ -64,6 +95,7 @@ pub(crate) fn connect(
         return in_data(ConnectData::SUBNQN_OFFSET);
     };
     let most = if request.qid == 0 { MOST_ADMIN_ENTRIES } else { subsystem.config.max_queue_entries };
+    let most = transport.max_entries(most);
     let entries = u32::from(request.sqsize) + 1;
     if entries < 2 || entries > most {
         return in_command(ConnectRequest::SQSIZE_OFFSET);
@@ -88,7 +120,6 @@ pub(crate) fn connect(
         };
         let cntlid = association.cntlid;
         tracing::info!("{hostnqn} has controller {cntlid} of {}", subsystem.config.nqn);
-        let transport = Transport::Messages(local);
         (Session::Admin(Box::new(Admin::new(shared.clone(), association, transport, request.kato, now))), cntlid)
     } else {
         if subsystem.is_discovery {

@@ -12,7 +12,7 @@ use doorbell_spec::{
 };
 use zerocopy::{FromZeros, IntoBytes};
 
-use super::{Admin, Answer, admin::MOST_EVENTS, features::WARNING_TEMPERATURE, property::VERSION};
+use super::{Admin, Answer, Transport, admin::MOST_EVENTS, features::WARNING_TEMPERATURE, property::VERSION};
 use crate::{namespace::Namespace, subsystem::Subsystem};
 
 /// PCI vendor identifier of controllers in memory: assigned to nobody, as they are no product but a model of one.
@@ -96,17 +96,21 @@ impl Admin {
         data.lpa = lpa::EXTENDED_DATA;
         data.kas = 1.into();
         data.subnqn = nqn::to_field(&config.nqn).unwrap_or([0; nqn::FIELD_LEN]);
+        let (kinds, in_capsule_data, descriptors) = match self.transport {
+            Transport::Tcp(_) => (sgls::OFFSET | sgls::TRANSPORT, config.in_capsule_data, 1),
+            Transport::Rdma { limits, .. } => (sgls::OFFSET | sgls::KEYED, limits.in_capsule_data, limits.descriptors),
+            Transport::Memory { .. } => (0, 0, 0),
+        };
+        data.sgls = (sgls::SUPPORTED | kinds).into();
+        data.msdbd = descriptors;
         if self.is_in_memory() {
             data.vid = VENDOR.into();
             data.ssvid = VENDOR.into();
             data.oacs = oacs::DOORBELL_BUFFER.into();
-            data.sgls = sgls::SUPPORTED.into();
         } else {
-            data.maxcmd = (config.max_queue_entries as u16).into();
-            data.sgls = (sgls::SUPPORTED | sgls::OFFSET | sgls::TRANSPORT).into();
-            data.ioccsz = ((64 + config.in_capsule_data) / 16).into();
+            data.maxcmd = (self.max_queue_entries() as u16).into();
+            data.ioccsz = ((64 + in_capsule_data) / 16).into();
             data.iorcsz = 1.into();
-            data.msdbd = 1;
             data.ofcs = u16::from(!subsystem.is_discovery).into();
         }
         if subsystem.is_discovery {

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
+use doorbell_platform::{Range, Region};
 use doorbell_spec::{
     command::{Command, DsmRange, NSID_ALL, NvmOpcode, control},
     fabrics::{Fctype, disconnect_recfmt, fctype},
@@ -12,7 +13,7 @@ use zerocopy::FromBytes;
 use crate::{
     frames::{FRAME, Frame, place},
     namespace::{Clear, Found, Namespace, Outcome, Pool},
-    subsystem::Association,
+    subsystem::{Association, Shared},
 };
 
 /// Bytes that are enough for a turn of Dataset Management.
@@ -83,6 +84,16 @@ impl IoQueue {
     /// Whether the controller it belongs to has been reset or is gone.
     pub(crate) fn is_over(&self) -> bool {
         self.association.period() != self.period
+    }
+
+    /// Its identifier.
+    pub(crate) fn qid(&self) -> u16 {
+        self.qid
+    }
+
+    /// Ends all queues of its controller, which fails until it is reset.
+    pub(crate) fn fail_controller(&self, shared: &Shared) {
+        self.association.reset(shared);
     }
 
     /// Most bytes of data in a command capsule.
@@ -186,7 +197,7 @@ impl IoQueue {
         *bytes += u64::from(plan.len);
     }
 
-    /// A command will come that may touch blocks: looks for nothing yet, but has where to look brought to the cache.
+    /// A command may touch blocks in memory: looks for nothing yet, but has where to look brought to the cache.
     #[inline]
     pub(crate) fn approach(&self, command: &Command) {
         if let Some((namespace, at, _)) = self.touched(command) {
@@ -194,12 +205,36 @@ impl IoQueue {
         }
     }
 
-    /// The same command is the next: has the blocks brought to the cache.
+    /// The same command will be carried out soon: has what it counts in brought to the cache.
     #[inline]
     pub(crate) fn foresee(&self, pool: &Pool, command: &Command) {
-        if let Some((namespace, at, len)) = self.touched(command) {
-            namespace.foresee(pool, at, len as u32);
+        if let Some((namespace, at, _)) = self.touched(command) {
+            namespace.foresee(pool, at);
         }
+    }
+
+    /// Finds the data of a Read that `plan` has let through, if it is in memory.
+    #[inline]
+    pub(crate) fn find(&mut self, pool: &mut Pool, command: &Command, found: &mut Found) {
+        if self.touched(command).is_some() {
+            self.read(pool, command, found);
+        }
+    }
+
+    /// Has the data of a Write that `plan` has let through put in its place by `write`, if that is one group in memory that nobody
+    /// else holds; none where it is not.
+    #[inline]
+    pub(crate) fn overwrite<T>(
+        &mut self,
+        pool: &mut Pool,
+        command: &Command,
+        write: impl FnOnce(&Region, Range) -> T,
+    ) -> Option<T> {
+        let (namespace, at, len) = self.touched(command).filter(|_| command.opc == NvmOpcode::WRITE.0)?;
+        let written = namespace.overwrite(pool, at, len as u32, write)?;
+        self.tally.writes += 1;
+        self.tally.written_bytes += len;
+        Some(written)
     }
 
     /// The bytes of a Read or a Write that are in memory.

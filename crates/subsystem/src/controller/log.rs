@@ -7,7 +7,8 @@ use doorbell_spec::{
     fabrics::CNTLID_DYNAMIC,
     log::{
         Adrfam, AnaGroupDescriptor, AnaHeader, AnaState, ChangedNamespaces, CommandEffects, DiscoveryEntry,
-        DiscoveryHeader, ErrorEntry, FirmwareSlots, Lid, Smart, Subtype, SupportedLogPages, Trtype, effect, treq,
+        DiscoveryHeader, ErrorEntry, FirmwareSlots, Lid, Smart, Subtype, SupportedLogPages, Trtype, effect, rdma_tsas,
+        treq,
     },
     status::{command_specific, generic},
 };
@@ -32,7 +33,7 @@ const OF_DISCOVERY: [Lid; 3] = [Lid::SUPPORTED_LOG_PAGES, Lid::ERROR_INFORMATION
 /// Without a sensor: a room's temperature, in kelvins.
 const TEMPERATURE: u16 = 298;
 /// Most entries of an admin queue that the discovery log recommends.
-const ADMIN_ENTRIES: u16 = 128;
+pub(crate) const ADMIN_ENTRIES: u16 = 128;
 
 impl Admin {
     pub(super) fn log_page(&self, command: &Command) -> Answer {
@@ -100,16 +101,18 @@ impl Admin {
 
     /// The subsystems that this host may use, at each address.
     fn discovery(&self) -> Vec<u8> {
-        let local = match self.transport {
-            Transport::Messages(local) => Some(local),
-            Transport::Memory { .. } => None,
-        };
+        let local = self.transport.local();
+        let over_rdma = matches!(self.transport, Transport::Rdma { .. });
         let subsystems = self.shared.subsystems.iter();
         let mut entries = Vec::new();
         for subsystem in subsystems.filter(|subsystem| subsystem.admits(&self.association.hostnqn)) {
-            for (port, &address) in self.shared.addresses.iter().enumerate() {
+            for (port, &(trtype, address)) in self.shared.addresses.iter().enumerate() {
+                // Not every address that a host reaches by TCP belongs to an RDMA device.
+                if trtype == Trtype::RDMA && address.ip().is_unspecified() && !over_rdma {
+                    continue;
+                }
                 if let Some(address) = local.and_then(|local| as_seen_from(address, local)) {
-                    entries.push(entry(&subsystem.config.nqn, port, address));
+                    entries.push(entry(&subsystem.config.nqn, port, trtype, address));
                 }
             }
         }
@@ -144,9 +147,13 @@ fn as_seen_from(listen: SocketAddr, local: SocketAddr) -> Option<SocketAddr> {
     (listening.is_ipv6() || seen.is_ipv4()).then(|| SocketAddr::new(seen, listen.port()))
 }
 
-fn entry(nqn: &str, port: usize, address: SocketAddr) -> DiscoveryEntry {
+fn entry(nqn: &str, port: usize, trtype: Trtype, address: SocketAddr) -> DiscoveryEntry {
     let mut entry = DiscoveryEntry::new_zeroed();
-    entry.trtype = Trtype::TCP.0;
+    entry.trtype = trtype.0;
+    if trtype == Trtype::RDMA {
+        let tsas = [rdma_tsas::QPTYPE_RELIABLE_CONNECTED, rdma_tsas::PRTYPE_NONE, rdma_tsas::CMS_RDMA_CM];
+        entry.tsas[..tsas.len()].copy_from_slice(&tsas);
+    }
     entry.adrfam = if address.is_ipv4() { Adrfam::IPV4.0 } else { Adrfam::IPV6.0 };
     entry.subtype = Subtype::NVM.0;
     entry.treq = treq::SECURE_CHANNEL_NOT_REQUIRED | treq::SQ_FLOW_CONTROL_DISABLE;

@@ -12,10 +12,11 @@ mod io;
 mod log;
 mod property;
 
-pub(crate) use admin::{Admin, Answer, Transport};
+pub(crate) use admin::{Admin, Answer, Limits, Transport};
 pub(crate) use connect::{Accepted, Session, connect};
 pub(crate) use identify::VENDOR;
 pub(crate) use io::{IoQueue, Need, Plan, Progress};
+pub(crate) use log::ADMIN_ENTRIES;
 pub(crate) use property::DSTRD;
 
 #[cfg(test)]

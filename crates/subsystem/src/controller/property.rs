@@ -25,7 +25,7 @@ impl Admin {
         let subsystem = &self.association.subsystem;
         let css = if subsystem.is_discovery { Cap::CSS_NVM } else { Cap::CSS_NVM | Cap::CSS_IO };
         Cap::new()
-            .with_mqes((subsystem.config.max_queue_entries - 1) as u16)
+            .with_mqes((self.max_queue_entries() - 1) as u16)
             .with_cqr(true)
             .with_to(READY_TIMEOUT)
             .with_css(css)
@@ -39,7 +39,7 @@ impl Admin {
             register::CAP => (8, self.cap().into_bits()),
             register::VS => (4, VERSION.into_bits().into()),
             register::CC => (4, self.cc.into_bits().into()),
-            register::CSTS => (4, self.csts.into_bits().into()),
+            register::CSTS => (4, self.status().into_bits().into()),
             register::CRTO => (4, Crto::new().with_crwmt(READY_TIMEOUT.into()).into_bits().into()),
             _ => return None,
         })
@@ -63,6 +63,12 @@ impl Admin {
         Answer::result(0)
     }
 
+    /// CSTS: a controller whose queues were taken from it has failed.
+    fn status(&self) -> Csts {
+        let failed = self.csts.rdy() && self.association.period().is_multiple_of(2);
+        self.csts.with_cfs(self.csts.cfs() || failed)
+    }
+
     /// Whether the controller is enabled and able to carry out commands.
     #[inline]
     pub(crate) fn is_ready(&self) -> bool {
@@ -76,7 +82,7 @@ impl Admin {
 
     /// Most entries of an I/O queue.
     pub(crate) fn max_queue_entries(&self) -> u32 {
-        self.association.subsystem.config.max_queue_entries
+        self.transport.max_entries(self.association.subsystem.config.max_queue_entries)
     }
 
     /// Nothing can be done any more but a reset (CSTS.CFS).

@@ -1,4 +1,5 @@
 use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64},
@@ -11,7 +12,9 @@ use doorbell_spec::{
     fabrics::{self, CNTLID_DYNAMIC, ConnectData},
     feature::{Fid, HOST_IDENTIFIER_EXHID, Select, capability},
     identify::{self, Cns, Csi, Nidt},
-    log::{AnaState, CommandEffects, FirmwareSlots, Lid, SupportedLogPages, ana_groups, effect},
+    log::{
+        AnaState, CommandEffects, DiscoveryEntry, FirmwareSlots, Lid, SupportedLogPages, Trtype, ana_groups, effect,
+    },
     nqn::DISCOVERY_NQN,
     register::{self, Cc, Csts},
     status::{self, Status, command_specific, generic},
@@ -26,6 +29,7 @@ use crate::{
 };
 
 const NQN: &str = "nqn.2014-08.org.example:storage";
+const LOCAL: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 4420);
 const HOST_ID: [u8; 16] = [9; 16];
 
 /// A controller of a subsystem with two namespaces that hold nothing.
@@ -37,6 +41,10 @@ struct Bench {
 
 impl Bench {
     fn new(nqn: &str) -> Self {
+        Self::over(Transport::Tcp(LOCAL), nqn)
+    }
+
+    fn over(transport: Transport, nqn: &str) -> Self {
         let mut config = SubsystemConfig::new(NQN);
         let null = |block_size| NamespaceConfig { backend: Backend::Null { size: 1 << 20 }, block_size };
         config.namespaces = vec![null(512), null(4096)];
@@ -45,8 +53,13 @@ impl Bench {
         let shared = Arc::new(Shared {
             subsystems: vec![Arc::new(Subsystem::new(config, namespaces))],
             discovery: Arc::new(Subsystem::discovery()),
-            addresses: vec!["127.0.0.1:4420".parse().unwrap()],
+            addresses: vec![
+                (Trtype::TCP, LOCAL),
+                (Trtype::RDMA, LOCAL),
+                (Trtype::RDMA, (Ipv4Addr::UNSPECIFIED, 1).into()),
+            ],
             deadlines: Deadlines::default(),
+            fault: None,
             changes: AtomicU64::new(0),
             stop: AtomicBool::new(false),
             desks: vec![Desk::new().unwrap()],
@@ -54,8 +67,8 @@ impl Bench {
         });
         let (now, data) =
             (Instant::now(), ConnectData::new(HOST_ID, CNTLID_DYNAMIC, nqn, "nqn.2014-08.org.example:host"));
-        let local = shared.addresses[0];
-        let accepted = connect(&shared, &fabrics::connect(0, 31, 0, 0), data.unwrap().as_bytes(), local, now).unwrap();
+        let command = fabrics::connect(0, 31, 0, 0);
+        let accepted = connect(&shared, &command, data.unwrap().as_bytes(), transport, now).unwrap();
         let Session::Admin(admin) = accepted.session else { panic!("not an admin queue") };
         Self { admin: *admin, now, aborted: Vec::new() }
     }
@@ -354,10 +367,48 @@ fn a_subsystem_with_all_the_controllers_it_can_have_is_busy() {
     let data = ConnectData::new(HOST_ID, CNTLID_DYNAMIC, NQN, "nqn.2014-08.org.example:host").unwrap();
     let again = || {
         let command = fabrics::connect(0, 31, 0, 0);
-        connect(&bench.admin.shared, &command, data.as_bytes(), bench.admin.shared.addresses[0], bench.now).map(|_| ())
+        connect(&bench.admin.shared, &command, data.as_bytes(), Transport::Tcp(LOCAL), bench.now).map(|_| ())
     };
     assert_eq!(again(), Err((status::fabrics::CONNECT_CONTROLLER_BUSY, 0)), "free to retry");
     all[all.len() / 2].end(&bench.admin.shared);
     assert_eq!(again(), Ok(()));
     assert!(again().is_err(), "and busy again");
+}
+
+#[test]
+fn over_rdma_a_controller_tells_what_its_queues_take_there() {
+    let limits = Limits { entries: 256, in_capsule_data: 4096, descriptors: 16 };
+    let mut bench = Bench::over(Transport::Rdma { local: LOCAL, limits }, NQN);
+    bench.set_cc(ready());
+    let answer = bench.identify(Cns::CONTROLLER, 0);
+    let data = identify::Controller::ref_from_bytes(&answer.data).unwrap();
+    assert_eq!((data.ioccsz.get(), data.icdoff.get(), data.msdbd), ((64 + 4096) / 16, 0, 16));
+    assert_eq!((data.iorcsz.get(), data.maxcmd.get()), (1, 256));
+    let kinds = identify::sgls::SUPPORTED | identify::sgls::KEYED | identify::sgls::OFFSET;
+    assert_eq!(data.sgls.get(), kinds);
+    let cap = bench.answer(fabrics::property_get(register::CAP, true)).result;
+    assert_eq!(register::Cap::from_bits(cap).mqes(), 255);
+}
+
+#[test]
+fn discovery_names_the_transport_of_each_address() {
+    let limits = Limits { entries: 256, in_capsule_data: 4096, descriptors: 16 };
+    for (transport, seen) in [
+        (Transport::Tcp(LOCAL), vec![(Trtype::TCP, "4420"), (Trtype::RDMA, "4420")]),
+        (
+            Transport::Rdma { local: LOCAL, limits },
+            vec![(Trtype::TCP, "4420"), (Trtype::RDMA, "4420"), (Trtype::RDMA, "1")],
+        ),
+    ] {
+        let mut bench = Bench::over(transport, DISCOVERY_NQN);
+        bench.set_cc(ready());
+        let page = bench.log(Lid::DISCOVERY, 1024 * (1 + seen.len() as u64), 0).data;
+        assert_eq!(page[8], seen.len() as u8);
+        for (entry, (trtype, port)) in page[1024..].chunks(1024).zip(seen) {
+            let entry = DiscoveryEntry::ref_from_bytes(entry).unwrap();
+            assert_eq!((entry.trtype(), entry.trsvcid().to_string().as_str()), (trtype, port));
+            let tsas: &[u8] = if trtype == Trtype::RDMA { &[1, 1, 1] } else { &[0, 0, 0] };
+            assert_eq!(&entry.tsas[..3], tsas);
+        }
+    }
 }

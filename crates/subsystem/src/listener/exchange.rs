@@ -3,7 +3,9 @@
 //!
 //! A Read that finds its data is answered on the spot, without a slot. Every other command takes a slot, which keeps its frames
 //! until it is done. What cannot go on (no frames, too much waiting to be sent, a namespace that wants another turn) is parked and
-//! tried again each pass.
+//! tried again each pass. What a fault script does to answers is in [`faults`].
+
+mod faults;
 
 use std::{collections::VecDeque, net::SocketAddr, sync::atomic::Ordering, time::Instant};
 
@@ -11,7 +13,6 @@ use doorbell_platform::Range;
 use doorbell_spec::{
     command::{Command, Direction, NvmOpcode, SglKind},
     completion::Completion,
-    fabrics::{ConnectData, Fctype, fctype},
     status::{Status, generic},
     tcp::{DataHeader, Fes, IcReq, IcResp, PDA_MAX, PFV, flags},
 };
@@ -19,9 +20,10 @@ use doorbell_tcp::{DataPdu, Digests, Pdu, Role, Sender, Sink, Violation};
 
 use super::Context;
 use crate::{
-    controller::{Accepted, Need, Progress, Session, connect},
-    frames::{Frame, frames_for, place, push_ranges},
-    namespace::{Outcome, Pool, RESERVE},
+    controller::{Accepted, Need, Progress, Session, Transport, connect},
+    fault::Faults,
+    frames::{Frame, FrameStore, frames_for, place, push_ranges},
+    namespace::{Found, Outcome, Pool, RESERVE},
 };
 
 /// Most bytes of data of one H2CData PDU (MAXH2CDATA).
@@ -58,6 +60,8 @@ pub(super) struct Exchange {
     outstanding: u32,
     /// A command has come forward without being done.
     turned: bool,
+    /// What goes wrong on this queue, if so.
+    faults: Option<Box<Faults<faults::Answer>>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,6 +127,7 @@ impl Exchange {
             flow_control: true,
             outstanding: 0,
             turned: false,
+            faults: None,
         }
     }
 
@@ -162,7 +167,7 @@ impl Exchange {
 
     /// Whether something is parked that another pass may bring forward without anything happening on the socket.
     pub(super) fn wants_pass(&self) -> bool {
-        !self.parked.is_empty() && self.backlog() < BACKLOG
+        (!self.parked.is_empty() && self.backlog() < BACKLOG) || self.due().is_some()
     }
 
     /// Whether more may be received.
@@ -180,6 +185,9 @@ impl Exchange {
         {
             pool.frames.release(frame);
             self.held.pop_front();
+        }
+        if let Some(faults) = &mut self.faults {
+            faults.left();
         }
     }
 
@@ -213,6 +221,7 @@ impl Exchange {
             slot.frames.drain(..).for_each(|frame| context.pool.frames.release(frame));
         }
         self.parked.clear();
+        self.end_faults(context);
     }
 
     /// Releases what is left.
@@ -256,7 +265,8 @@ impl Exchange {
         }
         self.outstanding += 1;
         self.head = if self.head + 1 >= self.entries { 0 } else { self.head + 1 };
-        let checked = carried(command, data_len).and_then(|len| Ok((len, self.check(command, len)?)));
+        let checked = carried(command, data_len).and_then(|len| Ok((len, self.session.check(command, len)?)));
+        let checked = if self.faults.is_some() { self.spoil(command, checked) } else { checked };
         match checked {
             Ok((len, Need::Nothing)) if data_len == 0 => {
                 if command.opc == NvmOpcode::READ.0
@@ -359,30 +369,6 @@ impl Exchange {
             slot.stage = Stage::Ready;
             self.run_or_park(index, context);
         }
-    }
-
-    fn check(&self, command: &Command, len: u32) -> Result<Need, Status> {
-        let most = match &self.session {
-            Session::Io(queue) => return queue.check(command, len),
-            Session::None => {
-                if !command.is_fabrics() || fctype(command) != Fctype::CONNECT {
-                    return Err(generic::COMMAND_SEQUENCE_ERROR.with_dnr());
-                }
-                if len as usize != size_of::<ConnectData>() {
-                    return Err(generic::DATA_SGL_LENGTH_INVALID.with_dnr());
-                }
-                len
-            }
-            Session::Admin(admin) => {
-                admin.check(command)?;
-                admin.max_transfer()
-            }
-        };
-        if command.fuse() != 0 || !command.uses_sgl() || len > most {
-            return Err(generic::INVALID_FIELD.with_dnr());
-        }
-        let sends = command.direction() == Direction::HostToController && len > 0;
-        Ok(if sends { Need::Data { skew: 0 } } else { Need::Nothing })
     }
 
     /// A slot for a command.
@@ -527,10 +513,11 @@ impl Exchange {
     }
 
     fn connect(&mut self, command: &Command, context: &mut Context) {
-        match connect(&context.shared, command, &context.bytes, self.local, context.now) {
+        match connect(&context.shared, command, &context.bytes, Transport::Tcp(self.local), context.now) {
             Ok(Accepted { session, entries, flow_control, dw0 }) => {
                 if matches!(session, Session::Io(_)) {
                     context.shared.desks[context.desk].queues.fetch_add(1, Ordering::Relaxed);
+                    self.faults = context.shared.fault.as_ref().map(Faults::new);
                 }
                 (self.session, self.entries, self.flow_control) = (session, entries, flow_control);
                 self.head %= entries;
@@ -549,27 +536,43 @@ impl Exchange {
     /// Answers a command with the data in `context.found`, or with a status that says why there is none.
     #[inline]
     fn send_found(&mut self, cid: u16, status: Status, context: &mut Context) {
-        let found = &mut context.found;
         if !status.is_success() {
-            found.clear(&mut context.pool);
+            context.found.clear(&mut context.pool);
             return self.answer(cid, status, 0);
         }
+        if self.faults.is_some() {
+            return self.hold_found(cid, status, context);
+        }
+        self.deliver(cid, status, &mut context.found, &context.pool.frames.store);
+    }
+
+    #[inline]
+    fn deliver(&mut self, cid: u16, status: Status, found: &mut Found, store: &FrameStore) {
         // The response may be left out only where nothing is lost by it: no head to tell (TCP 3.3.2.1).
         let success = !self.flow_control;
         let pdu = DataPdu { cccid: cid, ttag: 0, datao: 0, last: true, success };
-        self.sender.data(pdu, &found.ranges);
+        let checksum = if self.sender.digests_data() { store.checksum(&found.ranges) } else { None };
+        self.sender.data_with_checksum(pdu, &found.ranges, checksum);
         let position = self.sender.queued();
         self.held.extend(found.frames.drain(..).map(|frame| (position, frame)));
         found.ranges.clear();
         if success {
             self.outstanding -= 1;
         } else {
-            self.answer(cid, status, 0);
+            self.respond(cid, status, 0);
         }
     }
 
     #[inline]
     fn answer(&mut self, cid: u16, status: Status, result: u64) {
+        match self.faults {
+            None => self.respond(cid, status, result),
+            Some(_) => self.hold(cid, status),
+        }
+    }
+
+    #[inline]
+    fn respond(&mut self, cid: u16, status: Status, result: u64) {
         self.outstanding -= 1;
         let head = if self.flow_control { self.head as u16 } else { 0 };
         self.sender.response(&Completion::new(cid, head, status, result));

@@ -1,8 +1,9 @@
-//! Listeners: how commands come to the subsystem, over NVMe/TCP and over vfio-user. The reactor knows a [`Listener`] and the
+//! Listeners: how commands come to the subsystem, over NVMe/TCP, NVMe/RDMA and vfio-user. The reactor knows a [`Listener`] and the
 //! [`Connection`]s that come of it, and not what they speak.
 
 mod context;
 mod exchange;
+mod rdma;
 mod tcp;
 mod unplugged;
 mod vfio_user;
@@ -10,6 +11,7 @@ mod vfio_user;
 use std::{
     io,
     net::{TcpListener, TcpStream},
+    time::Instant,
 };
 
 use rustix::{
@@ -18,6 +20,7 @@ use rustix::{
 };
 
 pub(crate) use context::{Context, Served};
+pub(crate) use rdma::{Connection as RdmaConnection, Endpoint as RdmaEndpoint, FrameMemory};
 pub(crate) use tcp::{Connection as TcpConnection, Staging};
 pub use unplugged::Unplugged;
 pub(crate) use vfio_user::{Connection as VfioUserConnection, Endpoint};
@@ -26,6 +29,7 @@ pub(crate) use vfio_user::{Connection as VfioUserConnection, Endpoint};
 #[derive(Debug)]
 pub(crate) enum Listener {
     Tcp(TcpListener),
+    Rdma(RdmaEndpoint),
     VfioUser(Endpoint),
 }
 
@@ -33,9 +37,29 @@ pub(crate) enum Listener {
 #[derive(Debug)]
 pub(crate) enum Arrival {
     /// One that any reactor can serve.
-    Tcp(TcpStream),
+    Any(Newcomer),
     /// One that is served where it came.
     VfioUser(Box<VfioUserConnection>),
+}
+
+/// A host that no reactor has yet.
+#[derive(Debug)]
+pub(crate) enum Newcomer {
+    Tcp(TcpStream),
+    Rdma(Box<rdma::Newcomer>),
+}
+
+impl Newcomer {
+    /// Makes a connection of it.
+    ///
+    /// # Errors
+    /// What the system or the device refused.
+    pub(crate) fn seat(self, now: Instant) -> io::Result<Connection> {
+        Ok(match self {
+            Self::Tcp(socket) => Connection::Tcp(Box::new(TcpConnection::new(socket, now)?)),
+            Self::Rdma(newcomer) => Connection::Rdma(Box::new(RdmaConnection::new(*newcomer, now)?)),
+        })
+    }
 }
 
 impl Listener {
@@ -43,17 +67,29 @@ impl Listener {
     ///
     /// # Errors
     /// What the system answered, `WouldBlock` when there is none.
-    pub(crate) fn accept(&self, context: &Context) -> io::Result<Arrival> {
+    pub(crate) fn accept(&mut self, context: &Context) -> io::Result<Arrival> {
         match self {
             Self::Tcp(listener) => {
                 let (socket, peer) = listener.accept()?;
                 tracing::debug!("{peer} connects");
-                Ok(Arrival::Tcp(socket))
+                Ok(Arrival::Any(Newcomer::Tcp(socket)))
             }
+            Self::Rdma(endpoint) => match endpoint.accept(context)? {
+                Some(newcomer) => Ok(Arrival::Any(Newcomer::Rdma(Box::new(newcomer)))),
+                None => Err(io::ErrorKind::WouldBlock.into()),
+            },
             Self::VfioUser(endpoint) => match endpoint.accept(context)? {
                 Some(connection) => Ok(Arrival::VfioUser(Box::new(connection))),
                 None => Err(io::ErrorKind::WouldBlock.into()),
             },
+        }
+    }
+
+    /// Brings one back that has lost its place; returns whether hosts can come.
+    pub(crate) fn restore(&mut self) -> bool {
+        match self {
+            Self::Rdma(endpoint) => endpoint.restore(),
+            Self::Tcp(_) | Self::VfioUser(_) => true,
         }
     }
 }
@@ -62,6 +98,7 @@ impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Tcp(listener) => listener.as_fd(),
+            Self::Rdma(endpoint) => endpoint.as_fd(),
             Self::VfioUser(endpoint) => endpoint.as_fd(),
         }
     }
@@ -71,6 +108,7 @@ impl AsFd for Listener {
 #[derive(Debug)]
 pub(crate) enum Connection {
     Tcp(Box<TcpConnection>),
+    Rdma(Box<RdmaConnection>),
     VfioUser(Box<VfioUserConnection>),
 }
 
@@ -80,6 +118,7 @@ impl Connection {
     pub(crate) fn serve(&mut self, staging: &mut Staging, context: &mut Context) -> Served {
         match self {
             Self::Tcp(connection) => connection.serve(staging, context),
+            Self::Rdma(connection) => connection.serve(context),
             Self::VfioUser(connection) => connection.serve(context),
         }
     }
@@ -91,8 +130,10 @@ impl Connection {
 
     /// Something has happened on its socket.
     pub(crate) fn notify(&mut self) {
-        if let Self::VfioUser(connection) = self {
-            connection.notify();
+        match self {
+            Self::Tcp(_) => {}
+            Self::Rdma(connection) => connection.notify(),
+            Self::VfioUser(connection) => connection.notify(),
         }
     }
 
@@ -100,15 +141,26 @@ impl Connection {
     pub(crate) fn is_over(&self) -> bool {
         match self {
             Self::Tcp(connection) => connection.is_over(),
+            Self::Rdma(connection) => connection.is_over(),
             Self::VfioUser(_) => false,
         }
     }
 
-    /// Whether a pass may bring something forward though nothing happens on the socket.
-    pub(crate) fn wants_pass(&self) -> bool {
+    /// Gets ready to be left to epoll; false where a pass may bring something forward though nothing happens on the socket.
+    pub(crate) fn rest(&mut self) -> bool {
         match self {
-            Self::Tcp(connection) => connection.wants_pass(),
-            Self::VfioUser(connection) => connection.wants_pass(),
+            Self::Tcp(connection) => !connection.wants_pass(),
+            Self::Rdma(connection) => connection.rest(),
+            Self::VfioUser(connection) => !connection.wants_pass(),
+        }
+    }
+
+    /// When a fault script has something to do next.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        match self {
+            Self::Tcp(connection) => connection.due(),
+            Self::Rdma(_) => None,
+            Self::VfioUser(connection) => connection.due(),
         }
     }
 
@@ -116,6 +168,7 @@ impl Connection {
     pub(crate) fn interest(&self) -> EventFlags {
         match self {
             Self::Tcp(connection) => connection.interest(),
+            Self::Rdma(_) => EventFlags::IN,
             Self::VfioUser(connection) => connection.interest(),
         }
     }
@@ -124,6 +177,7 @@ impl Connection {
     pub(crate) fn check(&mut self, staging: &mut Staging, context: &mut Context) -> Served {
         match self {
             Self::Tcp(connection) => connection.check(staging, context),
+            Self::Rdma(connection) => connection.check(context),
             Self::VfioUser(connection) => connection.check(context),
         }
     }
@@ -132,6 +186,7 @@ impl Connection {
     pub(crate) fn close(&mut self, context: &mut Context) {
         match self {
             Self::Tcp(connection) => connection.close(context),
+            Self::Rdma(connection) => connection.close(context),
             Self::VfioUser(connection) => connection.close(context),
         }
     }
@@ -141,6 +196,7 @@ impl AsFd for Connection {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Tcp(connection) => connection.socket().as_fd(),
+            Self::Rdma(connection) => connection.as_fd(),
             Self::VfioUser(connection) => connection.as_fd(),
         }
     }

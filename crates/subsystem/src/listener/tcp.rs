@@ -109,6 +109,11 @@ impl Connection {
         self.closing.is_none() && (self.starved || self.exchange.wants_pass())
     }
 
+    /// When a fault script has something to do next.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.exchange.due()
+    }
+
     /// What to wait for on the socket.
     pub(crate) fn interest(&self) -> EventFlags {
         let mut interest = EventFlags::empty();
@@ -122,6 +127,7 @@ impl Connection {
         if let Session::Io(queue) = &mut self.exchange.session {
             queue.add_up();
         }
+        self.exchange.flush_log();
         let now = context.now;
         if let Some(end) = self.closing {
             return if now < end { Served::Idle } else { self.gone(context) };
@@ -160,6 +166,13 @@ impl Connection {
             busy |= self.receive(staging, context)?;
         } else {
             self.came = context.now;
+        }
+        if self.exchange.has_faults() {
+            // Gone at once, as after a fault of the network: a reset instead of an orderly end.
+            let hang_up = |_: &io::Error| {
+                let _ = sockopt::set_socket_linger(&self.socket, Some(Duration::ZERO));
+            };
+            busy |= self.exchange.act_out(context).inspect_err(hang_up)?;
         }
         busy |= self.flush(context)?;
         if self.exchange.is_leaving() && self.exchange.sender.is_empty() {

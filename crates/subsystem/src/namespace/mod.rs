@@ -8,7 +8,7 @@ mod file;
 mod null;
 mod ram;
 
-use doorbell_platform::Range;
+use doorbell_platform::{Range, Region};
 use doorbell_spec::status::{Status, generic, media};
 
 use crate::{
@@ -147,11 +147,26 @@ impl Namespace {
         }
     }
 
-    /// `len` bytes at byte `at` will be read or written next.
+    /// The same, and where to look has been brought to the cache.
     #[inline]
-    pub(crate) fn foresee(&self, pool: &Pool, at: u64, len: u32) {
+    pub(crate) fn foresee(&self, pool: &Pool, at: u64) {
         if let Store::Ram(ram) = &self.store {
-            ram.foresee(pool, at, len);
+            ram.foresee(pool, at);
+        }
+    }
+
+    /// Has `len` bytes at byte `at` written in their place, where that is one group in memory which nobody holds; else does nothing.
+    #[inline]
+    pub(crate) fn overwrite<T>(
+        &self,
+        pool: &mut Pool,
+        at: u64,
+        len: u32,
+        write: impl FnOnce(&Region, Range) -> T,
+    ) -> Option<T> {
+        match &self.store {
+            Store::Ram(ram) => ram.overwrite(pool, at, len, write),
+            _ => None,
         }
     }
 

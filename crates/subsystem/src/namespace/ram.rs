@@ -4,11 +4,13 @@
 //! here. Where it is small and nobody is reading, they are copied over what they replace, and whoever wants such a frame meanwhile
 //! waits for the copy, the only wait there is; else it swaps them in one by one, and a group that it covers in part is completed from
 //! the frame it replaces, by compare-and-exchange until nothing came between. So a group changes at once and a reader sees it whole,
-//! before or after; a host that is gone in the middle of sending a write has changed nothing.
+//! before or after; a host that is gone in the middle of sending a write has changed nothing. Where the data of such a small write is
+//! in memory already, it is copied from there to its place. (A host that takes that memory away during the copy is served no more,
+//! and the group holds what was copied.)
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use doorbell_platform::memory::prefetch;
+use doorbell_platform::{Range, Region, memory::prefetch};
 
 use super::{CLEAR_AT_ONCE, Found, Outcome, Pool, RESERVE, SUCCESS};
 use crate::frames::{FRAME, Frame, ZERO, ZERO_FRAMES, place};
@@ -38,12 +40,22 @@ impl RamBlocks {
         prefetch(&self.cells[(at / u64::from(FRAME)) as usize]);
     }
 
-    /// Has the first group of `len` bytes at byte `at` brought to the cache; where there are more, the processor sees them coming.
+    /// Has the count of the frame of byte `at` brought to the cache.
     #[inline]
-    pub(super) fn foresee(&self, pool: &Pool, at: u64, len: u32) {
-        if let Some((group, within, part)) = parts(at, u64::from(len)).next() {
-            pool.frames.foresee(self.cells[group].load(Ordering::Relaxed), within, part);
-        }
+    pub(super) fn foresee(&self, pool: &Pool, at: u64) {
+        pool.frames.foresee(self.cells[(at / u64::from(FRAME)) as usize].load(Ordering::Relaxed));
+    }
+
+    #[inline]
+    pub(super) fn overwrite<T>(
+        &self,
+        pool: &mut Pool,
+        at: u64,
+        len: u32,
+        write: impl FnOnce(&Region, Range) -> T,
+    ) -> Option<T> {
+        let (group, within, part) = parts(at, len.into()).next().filter(|&(_, _, part)| part == len)?;
+        pool.frames.rewrite(&self.cells[group], |region, frame| write(region, place(frame).part(within, part)))
     }
 
     #[inline]

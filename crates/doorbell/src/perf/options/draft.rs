@@ -56,6 +56,8 @@ pub struct Draft {
     /// The first option that asks for TLS.
     pub tls: Option<&'static Entry>,
     pub disable_sq_flow_control: bool,
+    pub transport_tos: u8,
+    pub rdma_srq_size: u32,
     pub keep_alive_ms: u32,
     /// How often `-L` was given.
     pub latency: u32,
@@ -110,6 +112,8 @@ impl Default for Draft {
             zero_copy_threshold_for: None,
             tls: None,
             disable_sq_flow_control: false,
+            transport_tos: 0,
+            rdma_srq_size: 0,
             keep_alive_ms: 10_000,
             latency: 0,
             cpu_usage: false,
@@ -231,11 +235,11 @@ impl Draft {
             }
             Id::DisableSqFlowControl => self.disable_sq_flow_control = true,
             Id::TransportTos => {
-                if plain(label, &text)? > 255 {
-                    return Err(wrong("the largest value is 255".into()).into());
-                }
+                let value = plain(label, &text)?;
+                self.transport_tos =
+                    value.try_into().map_err(|_| UsageError::from(wrong("the largest value is 255".into())))?;
             }
-            Id::RdmaSrqSize => drop(plain(label, &text)?),
+            Id::RdmaSrqSize => self.rdma_srq_size = plain(label, &text)?,
             Id::KeepAlive => self.keep_alive_ms = plain(label, &text)?,
             Id::SwLatency => self.latency += 1,
             Id::SsdLatency => (),

@@ -72,6 +72,10 @@ pub struct Options {
     pub data_digest: bool,
     /// `--disable-sq-flow-control`.
     pub disable_sq_flow_control: bool,
+    /// `--transport-tos`: type of service over RDMA; 0: none.
+    pub transport_tos: u8,
+    /// `--rdma-srq-size`: entries of a receive queue that queue pairs share; 0: none.
+    pub rdma_srq_size: u32,
     /// `-k`: keep alive timeout to ask for, in milliseconds; 0: none.
     pub keep_alive_ms: u32,
     /// `-E`, `--poll-mode`: what a worker does while nothing completes.

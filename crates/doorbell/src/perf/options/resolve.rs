@@ -72,6 +72,7 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
     environment(&draft)?;
     let cores = core_mask::cores(&draft.core_mask)?;
     notes.extend(later::check(&draft)?);
+    let over_rdma = later::tests_rdma(&draft);
     let within_reach = later::tests_within_reach(&draft);
     let environment = if within_reach { draft.environment } else { Environment::default() };
 
@@ -104,6 +105,8 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
         header_digest: draft.header_digest,
         data_digest: draft.data_digest,
         disable_sq_flow_control: draft.disable_sq_flow_control,
+        transport_tos: if over_rdma { draft.transport_tos } else { 0 },
+        rdma_srq_size: if over_rdma { draft.rdma_srq_size } else { 0 },
         keep_alive_ms: draft.keep_alive_ms,
         poll_mode,
         timing: draft.timing,

@@ -228,10 +228,10 @@ Tcp {
         "Ask in Connect to disable submission queue flow control."
 }
 Rdma {
-    TransportTos - "transport-tos" "N" Later
+    TransportTos - "transport-tos" "N" Built
         "Type of service, 0 to 255. Default 0."
-    RdmaSrqSize - "rdma-srq-size" "N" Later
-        "Entries of a shared receive queue. Default 0: none."
+    RdmaSrqSize - "rdma-srq-size" "N" Built
+        "Entries of a receive queue that the queue pairs of a core and namespace share. Default 0: one for each."
 }
 Fabrics {
     KeepAlive 'k' "keepalive" "MS" Built

@@ -105,8 +105,7 @@ fn the_embedded_target_needs_no_further_option() {
 fn targets_that_are_not_built_say_what_they_need() {
     let base = ["-q", "32", "-o", "4k", "-w", "read", "-t", "5"];
     for (more, expected) in [
-        (&["-r", "TRTYPE:rdma"][..], "transport RDMA is not built yet: it needs"),
-        (&["-r", "trtype:TCP", "/dev/ram0"], "/dev/ram0: testing files"),
+        (&["-r", "trtype:TCP", "/dev/ram0"][..], "/dev/ram0: testing files"),
         (&["/dev/ram0"], "/dev/ram0: testing files"),
     ] {
         let error = parse_words(&[&base, more].concat()).unwrap_err().to_string();
@@ -115,6 +114,13 @@ fn targets_that_are_not_built_say_what_they_need() {
     for others in [&["-r", "trtype:mine"][..], &["-r", "traddr:5e:00.0"], &["-r", "trtype:VFIOUSER traddr:/tmp"], &[]] {
         assert!(parse_words(&[&base[..], others].concat()).is_ok(), "{others:?}");
     }
+}
+
+#[test]
+fn options_for_rdma_are_honoured_where_something_is_reached_over_it() {
+    let options =
+        run(&["--transport-tos", "96", "--rdma-srq-size", "512", "-r", "TRTYPE:rdma traddr:10.0.0.1"]).unwrap();
+    assert_eq!((options.transport_tos, options.rdma_srq_size, options.notes.len()), (96, 512, 0));
 }
 
 #[test]

@@ -4,9 +4,8 @@ mod queue;
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs},
-    os::fd::{AsFd, BorrowedFd},
-    sync::mpsc,
+    net::{SocketAddr, TcpStream},
+    os::fd::AsFd,
     time::{Duration, Instant},
 };
 
@@ -16,21 +15,19 @@ use doorbell_spec::{
     tcp::{DISCOVERY_PORT, Fes, IO_PORT, IcReq, IcResp, MAXH2CDATA_MIN, PDA_MAX, PFV},
 };
 use doorbell_tcp::{Digests, Link, Lost, Pdu, Role, Sink, Violation};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::PollFlags;
 use socket2::{Domain, Protocol, Socket, Type};
 
 pub use queue::{TcpQueue, Unplugged};
 
-use super::QueueRequest;
-use crate::{
-    cancel::Cancel,
-    transport_id::{AddressFamily, TransportId},
+use super::{
+    QueueRequest,
+    network::{self, AddressError, addresses, wait},
 };
+use crate::transport_id::TransportId;
 
 /// How long the controller may take to answer ICReq.
 const INITIALIZE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often a wait looks whether it was cancelled.
-const CANCEL_INTERVAL: Duration = Duration::from_millis(50);
 /// R2Ts a controller may have outstanding for one command, 0-based.
 const MAXR2T: u32 = 15;
 /// Bound on the data of one C2HData PDU: more than any command may ask for.
@@ -39,17 +36,9 @@ const MOST_DATA: u32 = 1 << 30;
 /// Why no connection came about.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// The address is none, or not of the family asked for.
-    #[error("{0}")]
-    Address(String),
-    /// The name could not be resolved.
-    #[error("looking up {name}: {why}")]
-    Resolve {
-        /// Host name and port.
-        name: String,
-        /// What the system answered.
-        why: io::Error,
-    },
+    /// There is no address to connect to.
+    #[error(transparent)]
+    Address(#[from] AddressError),
     /// The socket could not be connected.
     #[error("connecting to {address}: {why}{}", hint(why))]
     Connect {
@@ -82,8 +71,9 @@ fn hint(why: &io::Error) -> &'static str {
 /// # Errors
 /// The step that failed, on which address, and what came back.
 pub fn connect(id: &TransportId, request: &QueueRequest) -> Result<TcpQueue, ConnectError> {
-    let mut last = ConnectError::Address(format!("{} has no address of the family asked for", id.traddr));
-    for address in addresses(id, request)? {
+    let port = if id.subnqn == DISCOVERY_NQN { DISCOVERY_PORT } else { IO_PORT };
+    let mut last = AddressError::none(id).into();
+    for address in addresses(id, port, request)? {
         match socket(address, id, request) {
             Ok(socket) => return initialize(socket, address, request),
             Err(why) => last = ConnectError::Connect { address, why },
@@ -92,82 +82,14 @@ pub fn connect(id: &TransportId, request: &QueueRequest) -> Result<TcpQueue, Con
     Err(last)
 }
 
-/// The socket addresses of a transport ID, a name's in the resolver's order.
-fn addresses(id: &TransportId, request: &QueueRequest) -> Result<Vec<SocketAddr>, ConnectError> {
-    let port = match id.trsvcid.as_str() {
-        "" if id.subnqn == DISCOVERY_NQN => DISCOVERY_PORT,
-        "" => IO_PORT,
-        text => match text.parse() {
-            Ok(port) if port != 0 => port,
-            _ => return Err(ConnectError::Address(format!("trsvcid:{text} is no TCP port (1 to 65535)"))),
-        },
-    };
-    let fits = |address: &SocketAddr| match id.adrfam {
-        AddressFamily::Ipv4 => address.is_ipv4(),
-        AddressFamily::Ipv6 => address.is_ipv6(),
-        _ => true,
-    };
-    let host = id.traddr.trim_start_matches('[').trim_end_matches(']').to_string();
-    if let Ok(ip) = host.parse::<IpAddr>() {
-        let address = SocketAddr::new(ip, port);
-        return match fits(&address) {
-            true => Ok(vec![address]),
-            false => Err(ConnectError::Address(format!("traddr:{host} is not of adrfam:{}", id.adrfam))),
-        };
-    }
-    // The resolver blocks for as long as it likes, so it gets a thread that may outlive our patience.
-    let (sender, answer) = mpsc::channel();
-    let name = format!("{host}:{port}");
-    let fail = |why| Err(ConnectError::Resolve { name: name.clone(), why });
-    let asked = name.clone();
-    std::thread::spawn(move || sender.send(asked.to_socket_addrs().map(|found| found.collect::<Vec<_>>())));
-    loop {
-        match answer.recv_timeout(CANCEL_INTERVAL) {
-            Ok(Ok(found)) => return Ok(found.into_iter().filter(fits).collect()),
-            Ok(Err(why)) => return fail(why),
-            Err(_) => {
-                if let Err(why) = check(request.deadline, &request.cancel) {
-                    return fail(why);
-                }
-            }
-        }
-    }
-}
-
-fn check(deadline: Instant, cancel: &Cancel) -> io::Result<()> {
-    if cancel.is_cancelled() {
-        return Err(io::Error::new(io::ErrorKind::Interrupted, "cancelled"));
-    }
-    if Instant::now() >= deadline {
-        return Err(io::Error::new(io::ErrorKind::TimedOut, "no answer by the deadline"));
-    }
-    Ok(())
-}
-
-/// Waits until the descriptor is ready for `flags`.
-fn wait(fd: BorrowedFd<'_>, flags: PollFlags, deadline: Instant, cancel: &Cancel) -> io::Result<()> {
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now()).min(CANCEL_INTERVAL);
-        let left = Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos().into() };
-        match poll(&mut [PollFd::from_borrowed_fd(fd, flags)], Some(&left)) {
-            Ok(0) | Err(rustix::io::Errno::INTR) => check(deadline, cancel)?,
-            Ok(_) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
 fn socket(address: SocketAddr, id: &TransportId, request: &QueueRequest) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     if let Some(priority) = id.priority {
         socket.set_priority(priority)?;
     }
-    if let Some(source) = &id.hostaddr {
-        let ip: IpAddr = source
-            .parse()
-            .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, format!("hostaddr:{source} is no IP address")))?;
-        socket.bind(&SocketAddr::new(ip, 0).into())?;
+    if let Some(source) = network::source(id)? {
+        socket.bind(&source.into())?;
     }
     match socket.connect(&address.into()) {
         Err(error) if error.raw_os_error() != Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => return Err(error),
@@ -205,7 +127,7 @@ fn initialize(socket: TcpStream, address: SocketAddr, request: &QueueRequest) ->
     let agreement = queue::Agreement {
         qid: request.qid,
         slots: request.entries.saturating_sub(1).clamp(1, u16::MAX.into()) as u16,
-        in_capsule_bytes: request.in_capsule_bytes,
+        in_capsule_bytes: request.capsule.data_bytes,
         max_h2c_data: answer.maxh2cdata.get(),
         whole_reads: request.qid != 0,
     };

@@ -1,7 +1,10 @@
 //! The PCI function that a host has: a controller of the subsystem behind registers, and the queues in the host's memory.
 //!
 //! A pass looks at each submission queue once, takes at most [`BATCH`] entries and answers at once what can be answered; the rest is
-//! parked and tried again each pass. Nothing is taken that there is no room for in the completion queue.
+//! parked and tried again each pass. Nothing is taken that there is no room for in the completion queue. What a fault script does to
+//! completions is in [`faults`].
+
+mod faults;
 
 use std::{
     collections::VecDeque,
@@ -12,7 +15,6 @@ use std::{
 use doorbell_platform::Region;
 use doorbell_spec::{
     command::Command,
-    completion::Completion,
     register::{self, Aqa, Cc},
     status::{Status, generic},
 };
@@ -20,14 +22,15 @@ use zerocopy::{FromZeros, little_endian::U16};
 
 use super::{
     config_space::{self, ConfigSpace, Table},
-    far::{Far, Stage},
+    far::Far,
     interrupts::Interrupts,
-    job::{Job, Lost, Stop},
+    job::{self, Job, Lost, Stop},
     memory::Memory,
-    rings::{CQE, Cq, Doorbell, Nonsense, Place, SQE, Shadow, Sq},
+    rings::{CQE, Cq, Doorbell, Nonsense, Place, Ring, SQE, Shadow, Sq, entry},
 };
 use crate::{
     controller::{Admin, DSTRD, IoQueue},
+    fault::{Fate, Faults},
     listener::Context,
     namespace::Outcome,
     subsystem::Subsystem,
@@ -35,8 +38,8 @@ use crate::{
 
 /// Most entries taken from a queue before the next has its turn.
 const BATCH: u32 = 64;
-/// Entries taken before the first of them is carried out, so that what the others will touch is on its way to the cache.
-const AHEAD: u32 = 4;
+/// Entries that are carried out side by side, so that what the later ones will touch is on its way to the cache.
+const TOGETHER: usize = 16;
 /// Parked commands that are tried in a pass.
 const TRIES: usize = 32;
 /// Parked commands from which on no I/O command is taken.
@@ -45,13 +48,11 @@ const MOST_PARKED: usize = 1024;
 /// it would be logged in (Base 5.1.2.1).
 const INVALID_DOORBELL: u64 = 0x01_01_00;
 
-/// The memory that a ring is worked on in.
+/// The entries of a queue, in the host's memory or in a copy of ours that goes to and fro by messages.
 #[derive(Debug)]
-pub(super) enum RingPlace {
-    /// The host's own.
-    Shared(Place),
-    /// A copy that goes to and fro by messages.
-    Copy(Place),
+pub(super) struct Entries<const WORDS: usize> {
+    ring: Ring<WORDS>,
+    copy: Option<Place>,
 }
 
 /// A function.
@@ -75,6 +76,8 @@ pub(super) struct Function {
     pub(super) submitting: Vec<u16>,
     pub(super) completing: Vec<u16>,
     parked: VecDeque<(u16, Box<Job>)>,
+    /// Those that are carried out, and spare ones.
+    jobs: [Box<Job>; TOGETHER],
     #[expect(clippy::vec_box, reason = "jobs move from here to the parked ones and back; only their boxes should")]
     idle: Vec<Box<Job>>,
     /// What is done by messages.
@@ -83,6 +86,9 @@ pub(super) struct Function {
     pub(super) shadow: Option<Shadow>,
     /// A doorbell has had a value that cannot be.
     reported: bool,
+    /// What goes wrong with I/O commands, if so, and whether that has ended the connection.
+    faults: Option<Box<Faults<Status>>>,
+    hung_up: bool,
 }
 
 impl Function {
@@ -112,10 +118,13 @@ impl Function {
             submitting: Vec::new(),
             completing: Vec::new(),
             parked: VecDeque::new(),
+            jobs: Default::default(),
             idle: Vec::new(),
             far: Far::default(),
             shadow: None,
             reported: false,
+            faults: context.shared.fault.as_ref().map(Faults::new),
+            hung_up: false,
         })
     }
 
@@ -146,6 +155,9 @@ impl Function {
             busy |= if qid == 0 { self.serve_admin(memory, context)? } else { self.serve(qid, memory, context)? };
             at += 1;
         }
+        if self.faults.is_some() {
+            busy |= self.act_out(context)?;
+        }
         Ok(self.settle() || busy)
     }
 
@@ -170,48 +182,60 @@ impl Function {
         if count > 1 {
             sq.foresee(count);
         }
-        let mut job = self.idle.pop().unwrap_or_default();
-        let mut window: [Command; AHEAD as usize] = FromZeros::new_zeroed();
-        let (mut taken, mut done, mut most) = (0, 0, count);
-        while done < most {
-            while taken < most.min(done + AHEAD) {
-                let command = sq.take();
-                if let Some(queue) = sq.queue.as_ref().filter(|_| most > 1) {
-                    queue.approach(&command);
+        let mut left = count;
+        while left > 0 {
+            let mut open = 0;
+            while left > 0 && open < TOGETHER {
+                let job = &mut self.jobs[open];
+                sq.take(&mut job.command);
+                if sq.is_lost() {
+                    return Err(Lost);
                 }
-                window[(taken % AHEAD) as usize] = command;
-                taken += 1;
-            }
-            if sq.is_lost() {
-                return Err(Lost);
-            }
-            let head = sq.head();
-            let Some(queue) = &mut sq.queue else { break };
-            if done + 1 < taken {
-                queue.foresee(&context.pool, &window[((done + 1) % AHEAD) as usize]);
-            }
-            let command = window[(done % AHEAD) as usize];
-            done += 1;
-            let outcome = match job.begin(command, queue, memory, context) {
-                Ok(outcome) => outcome,
-                Err(Stop::Lost) => return Err(Lost),
-                Err(Stop::Far) => {
-                    job.far = Some(Stage::New);
-                    Outcome::Again
+                left -= 1;
+                let Some(queue) = &mut sq.queue else { return Ok(false) };
+                let failure = self.faults.as_mut().and_then(|faults| faults.arrived(qid, &job.command, 0));
+                let outcome = match failure {
+                    None => job.begin(queue, memory),
+                    Some(status) => Ok(Outcome::Done(status)),
+                };
+                match outcome {
+                    Ok(Outcome::Done(status)) => {
+                        answer(cq, &mut self.faults, qid, sq.head(), job.command.cid.get(), status)
+                    }
+                    Ok(_) => open += 1,
+                    Err(Stop::Lost) => return Err(Lost),
+                    Err(Stop::Far) => {
+                        job.go_far(&mut context.pool);
+                        let next = self.idle.pop().unwrap_or_default();
+                        self.parked.push_back((qid, std::mem::replace(job, next)));
+                    }
                 }
-            };
-            if let Outcome::Done(status) = outcome {
-                cq.post(completion(qid, head, command.cid, status, 0));
-                continue;
             }
-            self.parked.push_back((qid, job));
-            job = self.idle.pop().unwrap_or_default();
-            // One long command is enough: a queue full of them must not keep others waiting.
-            if outcome == Outcome::Turn {
-                most = taken;
+            let jobs = &mut self.jobs[..open];
+            let (head, Some(queue)) = (sq.head(), &mut sq.queue) else { return Ok(false) };
+            job::foresee(jobs, queue, &mut context.pool);
+            for at in 0..open {
+                job::fetch_ahead(&jobs[at..], &context.pool);
+                match jobs[at].proceed(queue, memory, context) {
+                    Ok(Outcome::Done(status)) => {
+                        answer(cq, &mut self.faults, qid, head, jobs[at].command.cid.get(), status);
+                    }
+                    Err(Stop::Lost) => return Err(Lost),
+                    outcome => {
+                        if outcome == Err(Stop::Far) {
+                            jobs[at].turn_far(queue, &mut context.pool);
+                        }
+                        let next = self.idle.pop().unwrap_or_default();
+                        self.parked.push_back((qid, std::mem::replace(&mut jobs[at], next)));
+                        // One long command is enough: a queue full of them must not keep others waiting.
+                        if outcome == Ok(Outcome::Turn) {
+                            left = 0;
+                        }
+                    }
+                }
             }
+            job::let_go(jobs, &mut context.pool);
         }
-        self.idle.push(job);
         if cq.is_lost() { Err(Lost) } else { Ok(count > 0) }
     }
 
@@ -227,9 +251,10 @@ impl Function {
                 return Ok(false);
             }
         };
+        let mut command = Command::new_zeroed();
         for _ in 0..count {
             let Some(sq) = &mut self.sqs[0] else { break };
-            let command = sq.take();
+            sq.take(&mut command);
             if sq.is_lost() {
                 return Err(Lost);
             }
@@ -251,14 +276,14 @@ impl Function {
                     Ok(outcome) => outcome,
                     Err(Stop::Lost) => return Err(Lost),
                     Err(Stop::Far) => {
-                        job.far = Some(Stage::New);
+                        job.turn_far(queue, &mut context.pool);
                         Outcome::Again
                     }
                 }
             };
             any |= outcome != Outcome::Again;
             if let Outcome::Done(status) = outcome {
-                self.post(qid, job.command.cid, status, 0);
+                self.complete(qid, job.command.cid, status);
                 self.idle.push(job);
                 continue;
             }
@@ -293,9 +318,9 @@ impl Function {
     /// Answers a command of a queue.
     pub(super) fn post(&mut self, sqid: u16, cid: U16, status: Status, result: u64) {
         let Some(sq) = &self.sqs[usize::from(sqid)] else { return };
-        let completion = completion(sqid, sq.head(), cid, status, result);
+        let entry = entry(sqid, sq.head(), cid.get(), status, result);
         if let Some(cq) = &mut self.cqs[usize::from(sq.cqid)] {
-            cq.post(completion);
+            cq.post(entry);
         }
     }
 
@@ -323,12 +348,12 @@ impl Function {
         &mut self,
         status: Status,
         context: &mut Context,
-        which: impl Fn(u16, &Job) -> bool,
+        which: impl Fn(u16, u16) -> bool,
     ) -> usize {
         let mut ended = Vec::new();
         let far = &mut self.far;
         self.parked.retain_mut(|(qid, job)| {
-            let ends = which(*qid, job);
+            let ends = which(*qid, job.command.cid.get());
             if ends {
                 far.leave(job);
                 job.release(&mut context.pool);
@@ -336,6 +361,9 @@ impl Function {
             }
             !ends
         });
+        if let Some(faults) = &mut self.faults {
+            ended.extend(faults.abort(which).into_iter().map(|(qid, cid)| (qid, cid.into())));
+        }
         for &(qid, cid) in &ended {
             self.post(qid, cid, status, 0);
         }
@@ -359,8 +387,7 @@ impl Function {
     /// The admin queues that AQA, ASQ and ACQ name; false where they name none that can be.
     fn open_admin_queues(&mut self, memory: Memory<'_>) -> bool {
         let (submission, completion) = (u32::from(self.aqa.asqs()) + 1, u32::from(self.aqa.acqs()) + 1);
-        let sq = self.ring_place(self.asq, u64::from(submission) * SQE, memory);
-        let cq = self.ring_place(self.acq, u64::from(completion) * CQE, memory);
+        let (sq, cq) = (self.entries(self.asq, submission, memory), self.entries(self.acq, completion, memory));
         let (Some(sq), Some(cq), true) = (sq, cq, submission > 1 && completion > 1) else {
             let (asq, acq) = (self.asq, self.acq);
             tracing::warn!(
@@ -370,45 +397,52 @@ impl Function {
             );
             return false;
         };
-        self.open_cq(0, cq, completion, Some(0));
-        self.open_sq(0, 0, sq, submission, None);
+        self.open_cq(0, cq, Some(0));
+        self.open_sq(0, 0, sq, None);
         true
     }
 
-    /// The memory of a ring; none where it is not all mapped for reading and writing.
-    pub(super) fn ring_place(&self, address: u64, len: u64, memory: Memory<'_>) -> Option<RingPlace> {
-        let shared = memory.place(address, len).map(RingPlace::Shared);
-        shared.or_else(|| match memory.copy_of_ring(address, len) {
-            Ok(copy) => copy.map(RingPlace::Copy),
-            Err(error) => {
-                tracing::error!("{}: no memory for the {len} bytes of a ring: {error}", self.name);
-                None
-            }
-        })
+    /// The entries of a queue; none where not all of them are mapped for reading and writing.
+    pub(super) fn entries<const WORDS: usize>(
+        &self,
+        address: u64,
+        count: u32,
+        memory: Memory<'_>,
+    ) -> Option<Entries<WORDS>> {
+        if let Some(ring) = memory.ring(address, count) {
+            return Some(Entries { ring, copy: None });
+        }
+        let len = Ring::<WORDS>::bytes(count);
+        let copy = memory.copy_of_ring(address, len).unwrap_or_else(|error| {
+            tracing::error!("{}: no memory for the {len} bytes of a ring: {error}", self.name);
+            None
+        })?;
+        Some(Entries { ring: Ring::new(copy.clone(), count)?, copy: Some(copy) })
     }
 
     /// Begins a completion queue.
-    pub(super) fn open_cq(&mut self, qid: u16, place: RingPlace, entries: u32, vector: Option<u16>) {
+    pub(super) fn open_cq(&mut self, qid: u16, Entries { ring, copy }: Entries<CQE>, mut vector: Option<u16>) {
         let doorbell = self.doorbell(qid, true);
-        let (place, vector) = match place {
-            RingPlace::Shared(place) => (place, vector),
-            RingPlace::Copy(place) => {
-                self.far.add_cq(qid, place.clone(), entries, vector);
-                (place, None)
-            }
-        };
-        self.cqs[usize::from(qid)] = Some(Cq::new(place, entries, doorbell, vector));
+        if let Some(copy) = copy {
+            self.far.add_cq(qid, copy, ring.len(), vector.take());
+        }
+        self.cqs[usize::from(qid)] = Some(Cq::new(ring, doorbell, vector));
         self.completing.push(qid);
     }
 
     /// Begins a submission queue.
-    pub(super) fn open_sq(&mut self, qid: u16, cqid: u16, place: RingPlace, entries: u32, queue: Option<IoQueue>) {
-        let doorbell = self.doorbell(qid, false);
-        let (place, doorbell) = match place {
-            RingPlace::Shared(place) => (place, doorbell),
-            RingPlace::Copy(place) => (place.clone(), self.far.add_sq(qid, place, entries, doorbell)),
-        };
-        self.sqs[usize::from(qid)] = Some(Sq::new(cqid, place, entries, doorbell, queue));
+    pub(super) fn open_sq(
+        &mut self,
+        qid: u16,
+        cqid: u16,
+        Entries { ring, copy }: Entries<SQE>,
+        queue: Option<IoQueue>,
+    ) {
+        let mut doorbell = self.doorbell(qid, false);
+        if let Some(copy) = copy {
+            doorbell = self.far.add_sq(qid, copy, ring.len(), doorbell);
+        }
+        self.sqs[usize::from(qid)] = Some(Sq::new(cqid, ring, doorbell, queue));
         self.submitting.push(qid);
     }
 
@@ -425,10 +459,10 @@ impl Function {
 
     /// Lets go of all queues and of what was under way in them.
     pub(super) fn close_queues(&mut self, context: &mut Context) {
-        for (_, mut job) in self.parked.drain(..) {
-            job.far = None;
-            job.release(&mut context.pool);
-        }
+        let parked = self.parked.drain(..).map(|(_, job)| job);
+        parked.for_each(|mut job| job.release(&mut context.pool));
+        // What they hold where the host's memory was lost.
+        self.jobs.iter_mut().for_each(|job| job.release(&mut context.pool));
         for qid in std::mem::take(&mut self.submitting) {
             if let Some(sq) = self.sqs[usize::from(qid)].take() {
                 close(sq, context);
@@ -440,17 +474,19 @@ impl Function {
         self.far.clear();
         self.shadow = None;
         self.reported = false;
+        if let Some(faults) = &mut self.faults {
+            drop(faults.clear());
+        }
     }
 
     /// The host takes `len` bytes from `address` on back. Where queues lie in them the controller can do nothing more.
     pub(super) fn unmapped(&mut self, address: u64, len: u64, context: &mut Context) {
-        let touches =
-            |place: &Place, bytes: u64| place.address < address.saturating_add(len) && address < place.address + bytes;
+        let queues = self.sqs.iter().flatten().any(|sq| sq.ring.touches(address, len))
+            || self.cqs.iter().flatten().any(|cq| cq.ring.touches(address, len));
         let page = u64::from(super::transfer::PAGE);
-        let queues = self.sqs.iter().flatten().any(|sq| touches(&sq.place, u64::from(sq.entries) * SQE))
-            || self.cqs.iter().flatten().any(|cq| touches(&cq.place, u64::from(cq.entries) * CQE));
+        let within = |place: &Place| place.address < address.saturating_add(len) && address < place.address + page;
         let shadow = self.shadow.as_ref();
-        if queues || shadow.is_some_and(|shadow| touches(&shadow.value, page) || touches(&shadow.event, page)) {
+        if queues || shadow.is_some_and(|shadow| within(&shadow.value) || within(&shadow.event)) {
             tracing::warn!(
                 "{}: the memory of queues in use is unmapped; the controller fails until it is reset",
                 self.name
@@ -473,6 +509,9 @@ impl Function {
     /// Looks at the keep alive timer, and adds what was counted to the totals.
     pub(super) fn check(&mut self, context: &mut Context) {
         self.sqs.iter_mut().flatten().filter_map(|sq| sq.queue.as_mut()).for_each(|queue| queue.add_up());
+        if let Some(faults) = &mut self.faults {
+            faults.flush();
+        }
         if self.admin.is_ready() && self.admin.expires().is_some_and(|end| context.now >= end) {
             tracing::warn!("{}: the keep alive timer has expired; the controller fails until it is reset", self.name);
             self.close_queues(context);
@@ -488,17 +527,19 @@ impl Function {
     }
 }
 
+/// Answers an I/O command, when the script lets it.
+#[inline]
+fn answer(cq: &mut Cq, faults: &mut Option<Box<Faults<Status>>>, sqid: u16, head: u16, cid: u16, status: Status) {
+    let fate = faults.as_mut().map(|faults| faults.done(sqid, cid, status, status));
+    if let None | Some(Fate::Send(_)) = fate {
+        cq.post(entry(sqid, head, cid, status, 0));
+    }
+}
+
 /// Gives a submission queue back.
 pub(super) fn close(sq: Sq, context: &Context) {
     if let Some(mut queue) = sq.queue {
         queue.close();
         context.shared.desks[context.desk].queues.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-#[inline]
-fn completion(sqid: u16, head: u16, cid: U16, status: Status, result: u64) -> Completion {
-    let mut completion = Completion::new(cid.get(), head, status, result);
-    completion.sqid = sqid.into();
-    completion
 }

@@ -1,7 +1,7 @@
 //! An I/O command on its way: from the check of its data pointer to its status. One that cannot be done at once is kept with all it
 //! holds, and tried again.
 
-use doorbell_platform::Range;
+use doorbell_platform::{Range, Region};
 use doorbell_spec::{
     command::{Command, NvmOpcode},
     status::generic,
@@ -18,8 +18,11 @@ use crate::{
     controller::{IoQueue, Need, Plan, Progress},
     frames::{Frame, frames_for, push_ranges},
     listener::Context,
-    namespace::{Outcome, Pool, RESERVE},
+    namespace::{Found, Outcome, Pool, RESERVE},
 };
+
+/// Bytes of a block that are asked for before it is its turn: where more follow, the processor sees them coming.
+const AHEAD: u32 = 512;
 
 /// A command with its data.
 #[derive(Debug)]
@@ -30,6 +33,8 @@ pub(super) struct Job {
     pub(super) pieces: Vec<Piece>,
     /// What came of the data that it sends.
     pub(super) frames: Vec<Frame>,
+    /// The data that it gets.
+    pub(super) found: Found,
     pub(super) progress: Progress,
     /// How far it has come by messages, where it goes by these.
     pub(super) far: Option<Stage>,
@@ -42,6 +47,7 @@ impl Default for Job {
             plan: Plan { need: Need::Nothing, len: 0, vain: false },
             pieces: Vec::new(),
             frames: Vec::new(),
+            found: Found::default(),
             progress: Progress::default(),
             far: None,
         }
@@ -61,41 +67,63 @@ pub(super) enum Stop {
     Far,
 }
 
+/// Has what these commands touch in memory asked for and held side by side before any of it is copied: each look into cold memory
+/// takes as long as a copy, and each count that changes waits for the copies before it.
+#[inline]
+pub(super) fn foresee(jobs: &mut [Box<Job>], queue: &mut IoQueue, pool: &mut Pool) {
+    jobs.iter().for_each(|job| queue.approach(&job.command));
+    jobs.iter().for_each(|job| queue.foresee(pool, &job.command));
+    for job in jobs.iter_mut().filter(|job| job.command.opc == NvmOpcode::READ.0) {
+        queue.find(pool, &job.command, &mut job.found);
+    }
+}
+
+/// The first of these commands is next: has the data of the second brought to the cache meanwhile.
+#[inline]
+pub(super) fn fetch_ahead(jobs: &[Box<Job>], pool: &Pool) {
+    if let Some(first) = jobs.get(1).and_then(|next| next.found.ranges.first()) {
+        pool.frames.store.region().prefetch(first.part(0, AHEAD));
+    }
+}
+
+/// Gives back what [`foresee`] held.
+#[inline]
+pub(super) fn let_go(jobs: &mut [Box<Job>], pool: &mut Pool) {
+    jobs.iter_mut().for_each(|job| job.found.clear(pool));
+}
+
+/// What came of it, where it can go on.
+#[inline]
+fn settle(outcome: Result<Outcome, Trouble>) -> Result<Outcome, Stop> {
+    match outcome {
+        Ok(outcome) => Ok(outcome),
+        Err(Trouble::Status(status)) => Ok(Outcome::Done(status)),
+        Err(Trouble::Lost) => Err(Stop::Lost),
+        Err(Trouble::Far) => Err(Stop::Far),
+    }
+}
+
 impl Job {
-    /// Takes on a command, and carries it out as far as it goes at once.
+    /// Checks a new command and finds its data; done with that is one whose data would be nowhere.
     #[inline]
-    pub(super) fn begin(
-        &mut self,
-        command: Command,
-        queue: &mut IoQueue,
-        memory: Memory<'_>,
-        context: &mut Context,
-    ) -> Result<Outcome, Stop> {
-        self.command = command;
-        self.pieces.clear();
-        self.progress = Progress::default();
-        match self.prepare(queue, memory) {
-            Ok(true) => Ok(Outcome::Done(generic::SUCCESS)),
-            Ok(false) => self.proceed(queue, memory, context),
-            Err(Trouble::Status(status)) => Ok(Outcome::Done(status)),
-            Err(Trouble::Lost) => Err(Stop::Lost),
-            Err(Trouble::Far) => Err(Stop::Far),
-        }
+    pub(super) fn begin(&mut self, queue: &mut IoQueue, memory: Memory<'_>) -> Result<Outcome, Stop> {
+        settle(self.prepare(queue, memory))
     }
 
-    /// Checks the command and finds its data; returns whether it is done with that.
     #[inline]
-    fn prepare(&mut self, queue: &mut IoQueue, memory: Memory<'_>) -> Result<bool, Trouble> {
+    fn prepare(&mut self, queue: &mut IoQueue, memory: Memory<'_>) -> Result<Outcome, Trouble> {
+        self.pieces.clear();
+        self.progress = Progress::default();
         self.plan = queue.plan(&self.command).map_err(Trouble::Status)?;
         transfer::pieces(memory, &self.command, self.plan.len, &mut self.pieces)?;
         if !self.plan.vain {
-            return Ok(false);
+            return Ok(Outcome::Again);
         }
         // What keeps nothing gives nothing either: the data stays where it is, if it is somewhere.
         let access = if self.plan.need == Need::Nothing { Access::Write } else { Access::Read };
         memory.check(&self.pieces, access)?;
         queue.pass_by(&self.plan);
-        Ok(true)
+        Ok(Outcome::Done(generic::SUCCESS))
     }
 
     /// Goes on with a command that is not done.
@@ -105,64 +133,73 @@ impl Job {
         memory: Memory<'_>,
         context: &mut Context,
     ) -> Result<Outcome, Stop> {
-        let outcome = if self.command.opc == NvmOpcode::READ.0 {
-            self.read(queue, memory, context)
-        } else {
-            self.carry_out(queue, memory, context)
-        };
-        let outcome = match outcome {
-            Err(Trouble::Status(status)) => Ok(Outcome::Done(status)),
-            Err(Trouble::Lost) => Err(Stop::Lost),
-            Err(Trouble::Far) => Err(Stop::Far),
-            Ok(outcome) => Ok(outcome),
-        };
+        let pool = &mut context.pool;
+        let outcome = settle(match NvmOpcode(self.command.opc) {
+            NvmOpcode::READ => self.read(queue, memory, pool),
+            _ => self.carry_out(queue, memory, pool),
+        });
         if !matches!(outcome, Ok(Outcome::Turn | Outcome::Again)) {
-            self.release(&mut context.pool);
+            self.frames.drain(..).for_each(|frame| pool.frames.release(frame));
         }
         outcome
     }
 
+    /// Some of what a new command names is reached by messages: it is begun anew in that way.
+    #[cold]
+    pub(super) fn go_far(&mut self, pool: &mut Pool) {
+        self.release(pool);
+        self.far = Some(Stage::New);
+    }
+
+    /// The same where that is its data, which has been found.
+    #[cold]
+    pub(super) fn turn_far(&mut self, queue: &mut IoQueue, pool: &mut Pool) {
+        if self.command.opc == NvmOpcode::READ.0 {
+            queue.uncount_read(self.plan.len);
+        }
+        self.go_far(pool);
+    }
+
     /// Gives back what it holds.
     pub(super) fn release(&mut self, pool: &mut Pool) {
+        self.found.clear(pool);
         self.frames.drain(..).for_each(|frame| pool.frames.release(frame));
     }
 
     #[inline]
-    fn read(&mut self, queue: &mut IoQueue, memory: Memory<'_>, context: &mut Context) -> Result<Outcome, Trouble> {
-        let Context { pool, found, .. } = context;
-        let outcome = queue.read(pool, &self.command, found);
+    fn read(&mut self, queue: &mut IoQueue, memory: Memory<'_>, pool: &mut Pool) -> Result<Outcome, Trouble> {
+        if !self.found.ranges.is_empty() {
+            memory.fill(&self.pieces, pool.frames.store.region(), &self.found.ranges)?;
+            return Ok(Outcome::Done(generic::SUCCESS));
+        }
+        let outcome = queue.read(pool, &self.command, &mut self.found);
         let copied = match outcome {
             Outcome::Done(status) if status.is_success() => {
-                memory.fill(&self.pieces, pool.frames.store.region(), &found.ranges)
+                memory.fill(&self.pieces, pool.frames.store.region(), &self.found.ranges)
             }
             _ => Ok(()),
         };
-        found.clear(pool);
-        if copied == Err(Trouble::Far) {
-            // It is begun anew.
-            queue.uncount_read(self.plan.len);
-        }
+        self.found.clear(pool);
         copied.map(|()| outcome)
     }
 
-    fn carry_out(
-        &mut self,
-        queue: &mut IoQueue,
-        memory: Memory<'_>,
-        context: &mut Context,
-    ) -> Result<Outcome, Trouble> {
-        let Context { pool, found, .. } = context;
+    fn carry_out(&mut self, queue: &mut IoQueue, memory: Memory<'_>, pool: &mut Pool) -> Result<Outcome, Trouble> {
         if let Need::Data { skew } = self.plan.need
             && self.frames.is_empty()
         {
+            // Nothing is written of data that does not come whole.
+            memory.check(&self.pieces, Access::Read)?;
+            let fetch = |ours: &Region, ranges: &[Range]| memory.fetch(&self.pieces, ours, ranges);
+            if let Some(written) = queue.overwrite(pool, &self.command, |ours, range| fetch(ours, &[range])) {
+                return written.map(|()| Outcome::Done(generic::SUCCESS));
+            }
             if !pool.frames.take(frames_for(skew, self.plan.len), RESERVE, &mut self.frames) {
                 return Ok(Outcome::Again);
             }
-            let ranges: &mut Vec<Range> = &mut found.ranges;
+            let ranges = &mut self.found.ranges;
             push_ranges(&self.frames, skew, 0, self.plan.len, ranges);
-            let fetched = memory.fetch(&self.pieces, pool.frames.store.region(), ranges);
+            let fetched = fetch(pool.frames.store.region(), ranges);
             ranges.clear();
-            // Nothing is written of data that did not come whole.
             fetched?;
         }
         Ok(queue.execute(pool, &self.command, &mut self.frames, &mut self.progress))

@@ -7,7 +7,7 @@ use doorbell_platform::{Range, Region};
 use doorbell_spec::status::{Status, generic};
 use doorbell_vfio_user::{Access, DmaMap};
 
-use super::rings::Place;
+use super::rings::{Place, Ring};
 
 /// A piece of the host's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +78,9 @@ impl Memory<'_> {
     /// Copies pieces to ranges of our memory, which are as long together.
     #[inline]
     pub(super) fn fetch(self, pieces: &[Piece], ours: &Region, ranges: &[Range]) -> Result<(), Trouble> {
-        self.pair(pieces, ranges, Access::Read, |memory, offset, at, len| ours.copy_from(at, memory, offset, len))
+        self.pair(pieces, ranges, Access::Read, |memory, offset, at, len| {
+            ours.copy_past_cache(at, memory, offset, len);
+        })
     }
 
     /// Whether all of the pieces may be read or written.
@@ -99,7 +101,12 @@ impl Memory<'_> {
         })
     }
 
-    /// Memory for a ring: `len` bytes that are one piece of what is mapped, for reading and writing.
+    /// Memory for the entries of a queue; none where it is not in one piece that is shared.
+    pub(super) fn ring<const WORDS: usize>(self, address: u64, entries: u32) -> Option<Ring<WORDS>> {
+        Ring::new(self.place(address, Ring::<WORDS>::bytes(entries))?, entries)
+    }
+
+    /// Memory that is looked at without asking again: `len` bytes that are one piece of what is mapped, for reading and writing.
     pub(super) fn place(self, address: u64, len: u64) -> Option<Place> {
         self.0.find(address, len, Access::Read)?;
         let piece = self.0.find(address, len, Access::Write).filter(|piece| piece.len == len)?;

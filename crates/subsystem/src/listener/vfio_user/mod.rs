@@ -149,6 +149,11 @@ impl Connection {
         self.ready || self.function.is_running()
     }
 
+    /// When a fault script has something to do next.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.function.due()
+    }
+
     /// What to wait for on the socket.
     pub(crate) fn interest(&self) -> EventFlags {
         if self.link.wants_to_write() { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN }
@@ -256,6 +261,9 @@ impl Connection {
     fn lose(&mut self, end: &End, context: &mut Context) -> Served {
         let name = self.function.name();
         match end {
+            End::Memory if self.function.has_hung_up() => {
+                tracing::info!("{name}: the fault script ends the connection");
+            }
             End::Link(lost) => tracing::info!("{name}: the host is gone: {lost}"),
             End::Memory => tracing::error!(
                 "{name}: the host has taken away memory that it had mapped for us; it is served no more"

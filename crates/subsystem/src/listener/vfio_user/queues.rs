@@ -12,10 +12,10 @@ use zerocopy::little_endian::U16;
 
 use super::{
     far::AdminJob,
-    function::{Function, RingPlace, close},
+    function::{Entries, Function, close},
     job::Lost,
     memory::{Memory, Trouble},
-    rings::{CQE, Place, SQE, Shadow},
+    rings::{Place, Shadow},
     transfer::{self, PAGE},
 };
 use crate::{controller::DSTRD, listener::Context};
@@ -65,7 +65,7 @@ impl Function {
             AdminOpcode::DOORBELL_BUFFER_CONFIG => self.use_shadows(command, memory),
             AdminOpcode::ABORT if AbortRequest::parse(command).sqid != 0 => {
                 let AbortRequest { sqid, cid } = AbortRequest::parse(command);
-                let picked = |qid, job: &super::job::Job| (qid, job.command.cid.get()) == (sqid, cid);
+                let picked = |of, id| (of, id) == (sqid, cid);
                 let ended = self.abort_parked(generic::ABORT_REQUESTED, context, picked);
                 return Ok(Some((generic::SUCCESS, u64::from(ended == 0))));
             }
@@ -118,8 +118,8 @@ impl Function {
         written.map(|()| done)
     }
 
-    /// The memory of a queue that is to be made with entries of so many bytes.
-    fn ring(&self, request: &QueueRequest, entry: u64, memory: Memory<'_>) -> Result<(RingPlace, u32), Status> {
+    /// The entries of a queue that is to be made.
+    fn ring<const WORDS: usize>(&self, request: &QueueRequest, memory: Memory<'_>) -> Result<Entries<WORDS>, Status> {
         let entries = u32::from(request.qsize) + 1;
         if entries < 2 || entries > self.admin.max_queue_entries() {
             return Err(command_specific::INVALID_QUEUE_SIZE.with_dnr());
@@ -131,8 +131,7 @@ impl Function {
         if !request.prp1.is_multiple_of(PAGE.into()) {
             return Err(generic::PRP_OFFSET_INVALID.with_dnr());
         }
-        let place = self.ring_place(request.prp1, u64::from(entries) * entry, memory);
-        Ok((place.ok_or(generic::DATA_TRANSFER_ERROR.with_dnr())?, entries))
+        self.entries(request.prp1, entries, memory).ok_or(generic::DATA_TRANSFER_ERROR.with_dnr())
     }
 
     /// Create I/O Completion Queue (Base 5.2.1).
@@ -141,12 +140,12 @@ impl Function {
         if qid == 0 || qid > self.admin.granted_queues() || self.cqs[usize::from(qid)].is_some() {
             return Err(command_specific::INVALID_QUEUE_IDENTIFIER.with_dnr());
         }
-        let (place, entries) = self.ring(request, CQE, memory)?;
+        let ring = self.ring(request, memory)?;
         let vector = request.ien.then_some(request.cqid_or_vector);
         if vector.is_some_and(|vector| vector >= self.interrupts.count()) {
             return Err(command_specific::INVALID_INTERRUPT_VECTOR.with_dnr());
         }
-        self.open_cq(qid, place, entries, vector);
+        self.open_cq(qid, ring, vector);
         Ok(())
     }
 
@@ -159,11 +158,11 @@ impl Function {
         if self.cqs[usize::from(cqid)].is_none() {
             return Err(command_specific::COMPLETION_QUEUE_INVALID.with_dnr());
         }
-        let (place, entries) = self.ring(request, SQE, memory)?;
+        let ring = self.ring(request, memory)?;
         let queue = self.admin.open_queue(qid);
         let queue = queue.map_err(|_| command_specific::INVALID_QUEUE_IDENTIFIER.with_dnr())?;
         context.shared.desks[context.desk].queues.fetch_add(1, Ordering::Relaxed);
-        self.open_sq(qid, cqid, place, entries, Some(queue));
+        self.open_sq(qid, cqid, ring, Some(queue));
         if let Some(cq) = &mut self.cqs[usize::from(cqid)] {
             cq.users += 1;
         }

@@ -10,16 +10,16 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use doorbell_platform::{Range, Region};
-use doorbell_spec::{command::Command, completion::Completion};
-use zerocopy::{FromZeros, IntoBytes, transmute};
+use doorbell_platform::{Region, Table};
+use doorbell_spec::{command::Command, completion::Completion, status::Status};
+use zerocopy::IntoBytes;
 
 use crate::controller::IoQueue;
 
-/// Bytes of a submission queue entry.
-pub(super) const SQE: u64 = size_of::<Command>() as u64;
-/// Bytes of a completion queue entry.
-pub(super) const CQE: u64 = size_of::<Completion>() as u64;
+/// Quadwords of a submission queue entry.
+pub(super) const SQE: usize = size_of::<Command>() / 8;
+/// Quadwords of a completion queue entry.
+pub(super) const CQE: usize = size_of::<Completion>() / 8;
 
 /// A place in memory that is shared with the host.
 #[derive(Clone, Debug)]
@@ -28,6 +28,36 @@ pub(super) struct Place {
     pub(super) offset: u64,
     /// What the host calls it, where it is the host's own.
     pub(super) address: u64,
+}
+
+/// The entries of a queue, in memory of the host's.
+#[derive(Debug)]
+pub(super) struct Ring<const WORDS: usize> {
+    /// What the host calls the first of them.
+    pub(super) address: u64,
+    table: Table<WORDS>,
+}
+
+impl<const WORDS: usize> Ring<WORDS> {
+    /// So many entries; none where they leave the place.
+    pub(super) fn new(Place { region, offset, address }: Place, entries: u32) -> Option<Self> {
+        Some(Self { address, table: Table::new(region, offset, entries)? })
+    }
+
+    /// Bytes that so many entries take.
+    pub(super) const fn bytes(entries: u32) -> u64 {
+        entries as u64 * (WORDS * 8) as u64
+    }
+
+    /// How many entries there are.
+    pub(super) fn len(&self) -> u32 {
+        self.table.len()
+    }
+
+    /// Whether it shares bytes with the `len` from `address` on.
+    pub(super) fn touches(&self, address: u64, len: u64) -> bool {
+        self.address < address.saturating_add(len) && address < self.address + Self::bytes(self.table.len())
+    }
 }
 
 /// Where a host says how far it has come: the doorbell, or the shadow that it writes instead while `event` says that this is enough
@@ -75,8 +105,7 @@ pub(super) struct Nonsense(pub(super) u32);
 #[derive(Debug)]
 pub(super) struct Sq {
     pub(super) cqid: u16,
-    pub(super) place: Place,
-    pub(super) entries: u32,
+    pub(super) ring: Ring<SQE>,
     pub(super) doorbell: Doorbell,
     head: u32,
     seen: u32,
@@ -85,8 +114,8 @@ pub(super) struct Sq {
 }
 
 impl Sq {
-    pub(super) fn new(cqid: u16, place: Place, entries: u32, doorbell: Doorbell, queue: Option<IoQueue>) -> Self {
-        Self { cqid, place, entries, doorbell, head: 0, seen: 0, queue }
+    pub(super) fn new(cqid: u16, ring: Ring<SQE>, doorbell: Doorbell, queue: Option<IoQueue>) -> Self {
+        Self { cqid, ring, doorbell, head: 0, seen: 0, queue }
     }
 
     /// Looks how many entries wait, once.
@@ -94,33 +123,29 @@ impl Sq {
     pub(super) fn pending(&mut self) -> Result<u32, Nonsense> {
         let tail = self.doorbell.load();
         if tail != self.seen {
-            if tail >= self.entries {
+            if tail >= self.ring.table.len() {
                 return Err(Nonsense(tail));
             }
             self.seen = tail;
             self.doorbell.expect(tail);
         }
-        Ok(if tail >= self.head { tail - self.head } else { tail + self.entries - self.head })
+        Ok(if tail >= self.head { tail - self.head } else { tail + self.ring.table.len() - self.head })
     }
 
     /// Has the next entries brought to the cache, of which so many must be pending: each lies where the host's core wrote it, and they
     /// are better waited for together.
     #[inline]
     pub(super) fn foresee(&self, count: u32) {
-        let here = count.min(self.entries - self.head);
-        for (first, count) in [(self.head, here), (0, count - here)] {
-            let range = Range { offset: self.place.offset + u64::from(first) * SQE, len: count * SQE as u32 };
-            self.place.region.prefetch(range);
-        }
+        let here = count.min(self.ring.table.len() - self.head);
+        self.ring.table.prefetch(self.head, here);
+        self.ring.table.prefetch(0, count - here);
     }
 
     /// Takes the next entry; one must be pending.
     #[inline]
-    pub(super) fn take(&mut self) -> Command {
-        let mut command = Command::new_zeroed();
-        self.place.region.read(self.place.offset + u64::from(self.head) * SQE, command.as_mut_bytes());
-        self.head = if self.head + 1 == self.entries { 0 } else { self.head + 1 };
-        command
+    pub(super) fn take(&mut self, command: &mut Command) {
+        self.ring.table.read(self.head, command.as_mut_bytes());
+        self.head = if self.head + 1 == self.ring.table.len() { 0 } else { self.head + 1 };
     }
 
     /// The position behind the last entry taken, for completions to tell.
@@ -132,15 +157,24 @@ impl Sq {
     /// Whether its memory was taken away.
     #[inline]
     pub(super) fn is_lost(&self) -> bool {
-        self.place.region.is_lost() || self.doorbell.is_lost()
+        self.ring.table.region().is_lost() || self.doorbell.is_lost()
     }
+}
+
+/// A completion queue entry as quadwords, with a phase tag of 0.
+pub(super) type Entry = [u64; 2];
+
+/// The entry of a command of a queue whose head is `head`.
+#[inline]
+pub(super) fn entry(sqid: u16, head: u16, cid: u16, status: Status, result: u64) -> Entry {
+    let (sqid, cid, status) = (u64::from(sqid), u64::from(cid), u64::from(status.to_field(false)));
+    [result, u64::from(head) | sqid << 16 | cid << 32 | status << 48]
 }
 
 /// A completion queue.
 #[derive(Debug)]
 pub(super) struct Cq {
-    pub(super) place: Place,
-    pub(super) entries: u32,
+    pub(super) ring: Ring<CQE>,
     pub(super) doorbell: Doorbell,
     /// The interrupt vector, where interrupts are enabled.
     pub(super) vector: Option<u16>,
@@ -150,15 +184,15 @@ pub(super) struct Cq {
     head: u32,
     phase: bool,
     /// Completions that found it full.
-    waiting: VecDeque<Completion>,
+    waiting: VecDeque<Entry>,
     /// There is something new since the last interrupt.
     news: bool,
 }
 
 impl Cq {
-    pub(super) fn new(place: Place, entries: u32, doorbell: Doorbell, vector: Option<u16>) -> Self {
+    pub(super) fn new(ring: Ring<CQE>, doorbell: Doorbell, vector: Option<u16>) -> Self {
         let waiting = VecDeque::new();
-        Self { place, entries, doorbell, vector, users: 0, tail: 0, head: 0, phase: true, waiting, news: false }
+        Self { ring, doorbell, vector, users: 0, tail: 0, head: 0, phase: true, waiting, news: false }
     }
 
     /// How many completions of at most `wanted` it takes. The host's doorbell is looked at only where it seems to be full.
@@ -182,11 +216,11 @@ impl Cq {
 
     /// Puts a completion in, or keeps it until there is room.
     #[inline]
-    pub(super) fn post(&mut self, completion: Completion) {
+    pub(super) fn post(&mut self, entry: Entry) {
         if self.waiting.is_empty() && self.free() > 0 {
-            self.put(completion);
+            self.put(entry);
         } else {
-            self.waiting.push_back(completion);
+            self.waiting.push_back(entry);
         }
     }
 
@@ -198,8 +232,8 @@ impl Cq {
         self.look()?;
         let count = self.waiting.len().min(self.free() as usize);
         for _ in 0..count {
-            if let Some(completion) = self.waiting.pop_front() {
-                self.put(completion);
+            if let Some(entry) = self.waiting.pop_front() {
+                self.put(entry);
             }
         }
         Ok(count > 0)
@@ -214,18 +248,19 @@ impl Cq {
     /// Whether its memory was taken away.
     #[inline]
     pub(super) fn is_lost(&self) -> bool {
-        self.place.region.is_lost() || self.doorbell.is_lost()
+        self.ring.table.region().is_lost() || self.doorbell.is_lost()
     }
 
     #[inline]
     fn free(&self) -> u32 {
-        let used = if self.tail >= self.head { self.tail - self.head } else { self.tail + self.entries - self.head };
-        self.entries - 1 - used
+        let used =
+            if self.tail >= self.head { self.tail - self.head } else { self.tail + self.ring.table.len() - self.head };
+        self.ring.table.len() - 1 - used
     }
 
     fn look(&mut self) -> Result<(), Nonsense> {
         let head = self.doorbell.load();
-        if head >= self.entries {
+        if head >= self.ring.table.len() {
             return Err(Nonsense(head));
         }
         self.head = head;
@@ -234,16 +269,13 @@ impl Cq {
     }
 
     #[inline]
-    fn put(&mut self, completion: Completion) {
-        let [low, high]: [u64; 2] = transmute!(completion);
-        // The status is the upper half of the last dword, little-endian, and the phase tag its lowest bit.
+    fn put(&mut self, [low, high]: Entry) {
         let phase = u64::from(self.phase) << 48;
-        let at = self.place.offset + u64::from(self.tail) * CQE;
-        self.place.region.store_u64(at, low, Ordering::Relaxed);
-        self.place.region.store_u64(at + 8, u64::from_le(high) | phase, Ordering::Release);
+        self.ring.table.store(self.tail, 0, low.to_le(), Ordering::Relaxed);
+        self.ring.table.store(self.tail, 1, (high | phase).to_le(), Ordering::Release);
         self.news = true;
         self.tail += 1;
-        if self.tail == self.entries {
+        if self.tail == self.ring.table.len() {
             self.tail = 0;
             self.phase = !self.phase;
         }

@@ -112,7 +112,7 @@ impl Job {
                     return Ok(queue.execute(&mut context.pool, &self.command, &mut self.frames, &mut self.progress));
                 }
                 Stage::Read => {
-                    let Context { pool, found, .. } = &mut *context;
+                    let (pool, found) = (&mut context.pool, &mut self.found);
                     let outcome = queue.read(pool, &self.command, found);
                     let mut bytes = vec![0; self.plan.len as usize];
                     if outcome == Outcome::Done(generic::SUCCESS) {

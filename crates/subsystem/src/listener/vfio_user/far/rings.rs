@@ -12,7 +12,7 @@ use doorbell_platform::Region;
 
 use super::super::{
     memory::{Memory, Piece, Trouble},
-    rings::{CQE, Doorbell, Nonsense, Place, SQE},
+    rings::{CQE, Doorbell, Nonsense, Place, Ring, SQE},
 };
 use super::courier::{Courier, Key};
 
@@ -38,7 +38,7 @@ pub(in super::super) struct FarSq {
 impl FarSq {
     /// The queue whose entries are copied to `ring`, and the doorbell that the controller looks at.
     pub(super) fn new(qid: u16, ring: Place, entries: u32, doorbell: Doorbell) -> (Self, Doorbell) {
-        let tail = Place { offset: ring.offset + u64::from(entries) * SQE, ..ring.clone() };
+        let tail = Place { offset: ring.offset + Ring::<SQE>::bytes(entries), ..ring.clone() };
         let seen = Doorbell { register: tail.clone(), shadow: None };
         (Self { qid, ring, entries, doorbell, tail, fetched: 0, fetch: None }, seen)
     }
@@ -48,7 +48,7 @@ impl FarSq {
         let mut came = false;
         if let Some((key, count)) = self.fetch {
             let Some(bytes) = courier.take(key) else { return Ok(false) };
-            self.ring.region.write(self.ring.offset + u64::from(self.fetched) * SQE, &bytes?);
+            self.ring.region.write(self.ring.offset + Ring::<SQE>::bytes(self.fetched), &bytes?);
             self.fetched = (self.fetched + count) % self.entries;
             self.tail.region.store_u32(self.tail.offset, self.fetched, Ordering::Release);
             (self.fetch, came) = (None, true);
@@ -61,7 +61,7 @@ impl FarSq {
             self.doorbell.expect(tail);
             // Up to the end of the ring, or to the tail.
             let count = if tail > self.fetched { tail } else { self.entries } - self.fetched;
-            let piece = entries(&self.ring, self.fetched, count, SQE);
+            let piece = entries::<SQE>(&self.ring, self.fetched, count);
             self.fetch = Some((courier.read(vec![piece]), count));
         }
         Ok(came)
@@ -96,9 +96,9 @@ impl FarCq {
         }
         while self.sent != tail && self.writes.len() < MOST_WRITES {
             let count = if tail > self.sent { tail } else { self.entries } - self.sent;
-            let piece = entries(&self.ring, self.sent, count, CQE);
+            let piece = entries::<CQE>(&self.ring, self.sent, count);
             let mut bytes = vec![0; piece.len as usize];
-            self.ring.region.read(self.ring.offset + u64::from(self.sent) * CQE, &mut bytes);
+            self.ring.region.read(self.ring.offset + Ring::<CQE>::bytes(self.sent), &mut bytes);
             self.writes.push_back(courier.write(vec![piece], bytes));
             self.sent = (self.sent + count) % self.entries;
         }
@@ -140,8 +140,8 @@ impl From<Trouble> for Stuck {
 }
 
 /// Where `count` entries lie in the host's memory.
-fn entries(ring: &Place, first: u32, count: u32, size: u64) -> Piece {
-    Piece { at: ring.address + u64::from(first) * size, len: count * size as u32 }
+fn entries<const WORDS: usize>(ring: &Place, first: u32, count: u32) -> Piece {
+    Piece { at: ring.address + Ring::<WORDS>::bytes(first), len: Ring::<WORDS>::bytes(count) as u32 }
 }
 
 impl Memory<'_> {

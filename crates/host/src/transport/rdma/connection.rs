@@ -1,0 +1,316 @@
+//! How a queue's connection comes about: address, route, queue pair, and the private data of NVMe/RDMA (RDMA 3.3), each step with a
+//! deadline and an eye on cancellation.
+
+use std::{
+    io,
+    net::SocketAddr,
+    os::fd::AsFd,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use doorbell_rdma::{
+    Access, Channel, CompletionQueue, Device, Error, Event, EventChannel, EventKind, Identifier, Parameters, Piece,
+    QueuePair, QueueSize, Registration, reject_reason,
+};
+use doorbell_spec::rdma::{Accept, CONSUMER_REJECT, IO_PORT, Reject, RejectCode, Request, STALE_CONNECTION};
+use rustix::event::PollFlags;
+use zerocopy::IntoBytes;
+
+use super::{
+    RdmaQueue,
+    capsule::{COMMAND, Rules},
+    queue::{Layout, Parts, Queue},
+    verbs::{Answers, SharedAnswers, Verbs, number, region},
+};
+use crate::{
+    transport::{
+        Capsule, QueueRequest,
+        network::{self, AddressError, addresses, check},
+    },
+    transport_id::TransportId,
+};
+
+/// How long resolving an address, or a route, may take.
+const RESOLVE: Duration = Duration::from_secs(2);
+/// What the word that it took too long may take.
+const SLACK: Duration = Duration::from_secs(1);
+/// How often a peer is asked again that takes us for an earlier connection of ours, and how long after.
+const STALE_RETRIES: u32 = 5;
+const STALE_PAUSE: Duration = Duration::from_millis(10);
+/// Times that a packet is sent again; for a peer without a receive, that number means for ever.
+const RETRIES: u8 = 7;
+
+/// Why no connection came about.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// There is no address to connect to.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    /// A step failed.
+    #[error("connecting to {address} over RDMA: {step}: {why}")]
+    Step {
+        /// The address tried (the last, for a name with several).
+        address: SocketAddr,
+        /// What was being done.
+        step: &'static str,
+        /// What came back, and what it means.
+        why: String,
+    },
+}
+
+/// Connects one queue, by the request's deadline.
+///
+/// # Errors
+/// The step that failed, on which address, and what came back.
+pub fn connect(id: &TransportId, request: &QueueRequest) -> Result<RdmaQueue, ConnectError> {
+    let mut last = AddressError::none(id).into();
+    for address in addresses(id, IO_PORT, request)? {
+        match connect_to(address, id, request) {
+            Ok(queue) => return Ok(queue),
+            Err(Failure { step, why, .. }) => last = ConnectError::Step { address, step, why },
+        }
+    }
+    Err(last)
+}
+
+/// Why an attempt failed.
+struct Failure {
+    step: &'static str,
+    why: String,
+    /// The peer still holds an earlier connection.
+    stale: bool,
+}
+
+fn connect_to(address: SocketAddr, id: &TransportId, request: &QueueRequest) -> Result<RdmaQueue, Failure> {
+    let source = network::source(id).map_err(|why| failure("choosing the source address", why))?;
+    let mut retries = 0;
+    loop {
+        let failure = match Attempt::new(request).and_then(|attempt| attempt.carry_out(source, address)) {
+            Err(failure) if failure.stale => failure,
+            outcome => return outcome,
+        };
+        if retries == STALE_RETRIES || check(request.deadline, &request.cancel).is_err() {
+            let why = format!("{}, {retries} times after the first", failure.why);
+            return Err(Failure { why, ..failure });
+        }
+        retries += 1;
+        thread::sleep(STALE_PAUSE);
+    }
+}
+
+fn failure(step: &'static str, why: impl ToString) -> Failure {
+    Failure { step, why: why.to_string(), stale: false }
+}
+
+/// One try to connect.
+struct Attempt<'a> {
+    request: &'a QueueRequest,
+    events: EventChannel,
+}
+
+impl<'a> Attempt<'a> {
+    fn new(request: &'a QueueRequest) -> Result<Self, Failure> {
+        let events = EventChannel::new().map_err(|why| failure("asking for the connection manager", why))?;
+        Ok(Self { request, events })
+    }
+
+    fn carry_out(self, source: Option<SocketAddr>, address: SocketAddr) -> Result<RdmaQueue, Failure> {
+        let step = "resolving the address";
+        let identifier = self.events.identifier().map_err(|why| failure(step, why))?;
+        identifier.resolve_address(source, address, RESOLVE).map_err(|why| failure(step, unresolved(why)))?;
+        self.wait(EventKind::AddressResolved, step, RESOLVE + SLACK)?;
+        if self.request.type_of_service != 0 {
+            let set = identifier.set_type_of_service(self.request.type_of_service);
+            set.map_err(|why| failure("setting the type of service", why))?;
+        }
+        let step = "resolving the route";
+        identifier.resolve_route(RESOLVE).map_err(|why| failure(step, unresolved(why)))?;
+        self.wait(EventKind::RouteResolved, step, RESOLVE + SLACK)?;
+        let made = self.make(identifier).map_err(|why| failure("making the queue pair", why))?;
+        self.agree(made)
+    }
+
+    /// Everything that the queue needs at this end, with receives posted.
+    fn make(&self, identifier: Identifier) -> Result<Made, Error> {
+        let request = self.request;
+        let device = identifier.device()?;
+        // The capsules of the admin queue hold commands only.
+        let none = Capsule { data_bytes: 0, data_offset: 0, descriptors: 1 };
+        let rules = Rules::new(if request.qid == 0 { none } else { request.capsule });
+        let entries = entries(request.entries, &device);
+        let slots = (entries - 1) as u16;
+        let shared = request.shared_receives.map(|count| self.share(&device, count)).transpose()?;
+        let receives = shared.as_ref().map_or(entries, |shared| shared.queue().depth());
+        let layout = Layout::new(slots, if shared.is_some() { 0 } else { entries }, &rules);
+        let registration = Registration::new(&device, region(layout.bytes)?, Access::Local)?;
+        let channel = Channel::new(&device)?;
+        let completions = CompletionQueue::new(&device, u32::from(slots) + receives, Some(&channel))?;
+        let size =
+            QueueSize { sends: slots.into(), receives: entries, send_pieces: 2, receive_pieces: 1, inline: COMMAND };
+        let queue = shared.as_ref().map(SharedAnswers::queue);
+        let mut pair = QueuePair::new(identifier, size, &completions, queue).map_err(|(_, why)| why)?;
+        let capsules = pair.attach(&registration)?;
+        let (answers, table) = match shared {
+            Some(shared) => shared.split(),
+            None => {
+                for index in 0..entries {
+                    pair.push_receive(number(index), &[Piece { memory: capsules, range: layout.answer(index) }]);
+                }
+                pair.post_receives()?;
+                (Answers { shared: None, memory: capsules, layout }, layout.table(registration.region()))
+            }
+        };
+        let events = self.events.clone();
+        let link = Verbs { pair, completions, channel, events, capsules, data: None, answers };
+        let memory = registration.region().clone();
+        Ok(Made { link, entries, rules, layout, memory, table })
+    }
+
+    /// The receives that the group's queues to a device share, made by the first of them.
+    fn share(&self, device: &Arc<Device>, count: u32) -> Result<SharedAnswers, Error> {
+        let mut group = self.request.group.shared();
+        if let Some(known) = group.iter().find(|known| Arc::ptr_eq(known.device(), device)) {
+            return Ok(known.clone());
+        }
+        let made = SharedAnswers::new(device, count)?;
+        group.push(made.clone());
+        Ok(made)
+    }
+
+    /// Connects, and cuts the queue down to what the controller takes.
+    fn agree(self, made: Made) -> Result<RdmaQueue, Failure> {
+        let step = "connecting the queue pair";
+        let Made { link, mut entries, rules, layout, memory, table } = made;
+        let cntlid = if self.request.qid == 0 { 0 } else { self.request.cntlid };
+        let private_data = Request::new(self.request.qid, entries, cntlid);
+        let parameters = Parameters {
+            private_data: private_data.as_bytes(),
+            responder_resources: link.pair.device().attributes().max_qp_rd_atom,
+            // This end sends no RDMA READs.
+            initiator_depth: 0,
+            retry_count: RETRIES,
+            rnr_retry_count: RETRIES,
+        };
+        link.pair.identifier().connect(&parameters).map_err(|why| failure(step, why))?;
+        let left = self.request.deadline.saturating_duration_since(Instant::now());
+        let event = self.wait(EventKind::Established, step, left)?;
+        let Some(accept) = Accept::read(&event.private_data) else {
+            let len = event.private_data.len();
+            let what = format!(
+                "it accepted, but without the private data of NVMe/RDMA ({len} bytes): is it an NVMe/RDMA port?"
+            );
+            return Err(failure(step, what));
+        };
+        let crqsize = u32::from(accept.crqsize.get());
+        if crqsize < 2 {
+            return Err(failure(step, format!("it accepted with a receive queue of {crqsize} entries (CRQSIZE)")));
+        }
+        entries = entries.min(crqsize);
+        let shares = link.answers.shared.is_some();
+        let parts = table.map(|answers| Parts {
+            qid: self.request.qid,
+            slots: (entries - 1) as u16,
+            rules,
+            layout,
+            memory,
+            answers,
+            shares,
+        });
+        let parts = parts.ok_or_else(|| failure(step, "the memory of the queue is too small for its answers"))?;
+        Queue::new(link, parts).map_err(|why| failure(step, why))
+    }
+
+    /// Waits for an event of this kind.
+    fn wait(&self, wanted: EventKind, step: &'static str, limit: Duration) -> Result<Event, Failure> {
+        let deadline = self.request.deadline.min(Instant::now() + limit);
+        loop {
+            match self.events.next_event().map_err(|why| failure(step, why))? {
+                Some(event) if event.kind == wanted => return Ok(event),
+                Some(event) => {
+                    if let Some(why) = refusal(&event) {
+                        let stale = event.kind == EventKind::Rejected && event.status == STALE_CONNECTION;
+                        return Err(Failure { step, why, stale });
+                    }
+                }
+                None => network::wait(self.events.as_fd(), PollFlags::IN, deadline, &self.request.cancel)
+                    .map_err(|why| failure(step, why))?,
+            }
+        }
+    }
+}
+
+/// A queue pair that is not connected yet, and what goes with it.
+struct Made {
+    link: Verbs,
+    entries: u32,
+    rules: Rules,
+    layout: Layout,
+    memory: Arc<doorbell_platform::Region>,
+    table: Option<doorbell_platform::Table<2>>,
+}
+
+/// Entries of a queue, of which one stays free: no more than the device has work requests and completions for.
+fn entries(wanted: u32, device: &Device) -> u32 {
+    let attributes = device.attributes();
+    wanted.min(attributes.max_qp_wr).min(attributes.max_cqe / 2).clamp(2, 1 << 16)
+}
+
+/// An error of a call that resolves, and what to do.
+fn unresolved(why: Error) -> String {
+    let hint = why.raw_os_error().and_then(no_way).unwrap_or_default();
+    format!("{why}{hint}")
+}
+
+/// What an event that ends an attempt says; `None` for one that does not.
+fn refusal(event: &Event) -> Option<String> {
+    let status = event.status;
+    let system = || match status {
+        0 => "no reason given".to_string(),
+        status => format!("{} (status {status})", io::Error::from_raw_os_error(status.wrapping_abs())),
+    };
+    let hint = no_way(status.wrapping_abs()).unwrap_or_default();
+    Some(match event.kind {
+        EventKind::AddressError => format!("address error: {}{hint}", system()),
+        EventKind::RouteError => format!("route error: {}{hint}", system()),
+        EventKind::Unreachable => format!("unreachable: {}; nothing answers there: is the target running?", system()),
+        EventKind::ConnectError => format!("connect error: {}", system()),
+        EventKind::Rejected => rejection(status, &event.private_data),
+        EventKind::Disconnected => "the peer ended the connection at once".into(),
+        EventKind::DeviceRemoval => "the device was removed".into(),
+        _ => return None,
+    })
+}
+
+/// What to do about a system's error of resolving.
+fn no_way(errno: i32) -> Option<&'static str> {
+    use rustix::io::Errno;
+    let is = |known: Errno| known.raw_os_error() == errno;
+    if is(Errno::NODEV) || is(Errno::NETUNREACH) || is(Errno::HOSTUNREACH) {
+        return Some(
+            "; no RDMA device leads there: `rdma link` lists those there are, `ip route get` says which interface is used",
+        );
+    }
+    if is(Errno::ADDRNOTAVAIL) {
+        return Some("; is hostaddr an address of this machine?");
+    }
+    is(Errno::TIMEDOUT).then_some("; nothing answers there: check traddr, cables and routes")
+}
+
+/// Why a peer refused: the connection manager's reason, or what the controller says.
+fn rejection(status: i32, private_data: &[u8]) -> String {
+    let reason = reject_reason(status);
+    // What is not the application's refusal may be filled up with zeros. Over iWARP a refusal has an error of the system instead.
+    let code = Reject::read(private_data).filter(|code| code.0 != 0 && (status == CONSUMER_REJECT || status < 0));
+    let Some(code) = code else { return format!("rejected: {reason}") };
+    let hint = match code {
+        RejectCode::INVALID_HSQSIZE | RejectCode::INVALID_HRQSIZE => {
+            "; the queue is too large for it: lower --io-queue-size"
+        }
+        RejectCode::NO_RESOURCES => "; all its queues are in use, or it has no memory for one of this size",
+        RejectCode::INVALID_CNTLID => "; it does not know the controller (any more)",
+        _ => "",
+    };
+    format!("rejected by the controller: {} (STS {}){hint}; {reason}", code.name(), code.0)
+}

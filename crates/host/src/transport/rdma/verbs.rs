@@ -1,0 +1,199 @@
+//! The link of a real device: verbs and the connection manager.
+
+use std::{
+    os::fd::{AsFd, AsRawFd, RawFd},
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
+
+use doorbell_platform::{Arena, Range, Region, Table};
+use doorbell_queue::Slot;
+use doorbell_rdma::{
+    Access, Channel, Completion, CompletionQueue, Device, Error, EventChannel, EventKind, Flags, Memory, Piece,
+    PostError, QueuePair, Registration, SharedReceiveQueue,
+};
+
+use super::{
+    capsule::Reach,
+    link::{Link, RECEIVE},
+    queue::Layout,
+};
+
+/// Registered arenas, so that the queues of a context register theirs once.
+static ARENAS: Mutex<Vec<Weak<Registration>>> = Mutex::new(Vec::new());
+
+/// A queue pair with everything that belongs to it.
+#[derive(Debug)]
+pub struct Verbs {
+    pub(super) pair: QueuePair,
+    pub(super) completions: Arc<CompletionQueue>,
+    pub(super) channel: Arc<Channel>,
+    pub(super) events: EventChannel,
+    /// Where capsules are.
+    pub(super) capsules: Memory,
+    /// Where data is.
+    pub(super) data: Option<Memory>,
+    pub(super) answers: Answers,
+}
+
+/// Where answers come to.
+#[derive(Debug)]
+pub(super) struct Answers {
+    /// Receives that other queue pairs take from too, if they are shared.
+    pub shared: Option<SharedReceiveQueue>,
+    pub memory: Memory,
+    pub layout: Layout,
+}
+
+/// The receives that the queues of a poll group share on one device. Clones post to the same ones.
+#[derive(Clone, Debug)]
+pub struct SharedAnswers {
+    queue: SharedReceiveQueue,
+    region: Arc<Region>,
+    memory: Memory,
+    layout: Layout,
+}
+
+impl SharedAnswers {
+    /// Posts `count` receives, fewer where the device does not take so many.
+    ///
+    /// # Errors
+    /// What was refused.
+    pub(super) fn new(device: &Arc<Device>, count: u32) -> Result<Self, Error> {
+        let most = device.attributes().max_srq_wr;
+        if count > most {
+            let name = device.name();
+            tracing::warn!(
+                "{name}: a shared receive queue of {most} entries, not the {count} asked for, which are too many"
+            );
+        }
+        let count = count.min(most);
+        let mut queue = SharedReceiveQueue::new(device, count, 1)?;
+        let layout = Layout::answers(count);
+        let registration = Registration::new(device, region(layout.bytes)?, Access::Local)?;
+        let memory = queue.attach(&registration)?;
+        (0..count)
+            .for_each(|index| queue.push_receive(number(index), &[Piece { memory, range: layout.answer(index) }]));
+        queue.post_receives()?;
+        Ok(Self { queue, region: registration.region().clone(), memory, layout })
+    }
+
+    pub(super) fn device(&self) -> &Arc<Device> {
+        self.queue.device()
+    }
+
+    pub(super) fn queue(&self) -> &SharedReceiveQueue {
+        &self.queue
+    }
+
+    /// Where answers come to, and the table of them.
+    pub(super) fn split(self) -> (Answers, Option<Table<2>>) {
+        let table = self.layout.table(&self.region);
+        (Answers { shared: Some(self.queue), memory: self.memory, layout: self.layout }, table)
+    }
+}
+
+/// Memory of `bytes` bytes for capsules or answers.
+pub(super) fn region(bytes: usize) -> Result<Arc<Region>, Error> {
+    let error = |source| Error::Call { call: "mmap", source, hint: None };
+    Arena::new(bytes).map(|arena| arena.share()).map_err(error)
+}
+
+/// The number of the receive of an answer.
+pub(super) fn number(answer: u32) -> u64 {
+    RECEIVE | u64::from(answer)
+}
+
+fn registered(device: &Arc<Device>, region: &Arc<Region>) -> Result<Arc<Registration>, Error> {
+    let mut arenas = ARENAS.lock().unwrap_or_else(PoisonError::into_inner);
+    arenas.retain(|known| known.strong_count() > 0);
+    let same = |known: &Arc<Registration>| Arc::ptr_eq(known.device(), device) && Arc::ptr_eq(known.region(), region);
+    if let Some(known) = arenas.iter().filter_map(Weak::upgrade).find(same) {
+        return Ok(known);
+    }
+    let registration = Registration::new(device, region.clone(), Access::Peer)?;
+    arenas.push(Arc::downgrade(&registration));
+    Ok(registration)
+}
+
+impl Link for Verbs {
+    fn device(&self) -> &str {
+        self.pair.device().name()
+    }
+
+    fn reach(&mut self, region: &Arc<Region>) -> Result<Reach, String> {
+        let registration = registered(self.pair.device(), region).map_err(|why| {
+            let (bytes, device) = (region.len(), self.device());
+            let limit = doorbell_platform::memlock::reckon(bytes as u64).err().map(|why| format!("; {why}"));
+            format!("giving {bytes} bytes of memory to {device}: {why}{}", limit.unwrap_or_default())
+        })?;
+        self.data = Some(self.pair.attach(&registration).map_err(|why| why.to_string())?);
+        let address = registration.address(Range { offset: 0, len: 0 });
+        Ok(Reach { address, key: registration.remote_key() })
+    }
+
+    #[inline]
+    fn push_send(&mut self, slot: Slot, capsule: Range, data: Option<Range>) {
+        let capsule = Piece { memory: self.capsules, range: capsule };
+        match data.zip(self.data) {
+            Some((range, memory)) => {
+                self.pair.push_send(slot.into(), &[capsule, Piece { memory, range }], Flags::SIGNALED)
+            }
+            None => self.pair.push_send(slot.into(), &[capsule], Flags::SIGNALED),
+        }
+    }
+
+    #[inline]
+    fn push_receive(&mut self, answer: u32) {
+        let Answers { shared, memory, layout } = &mut self.answers;
+        let pieces = [Piece { memory: *memory, range: layout.answer(answer) }];
+        match shared {
+            Some(queue) => queue.push_receive(number(answer), &pieces),
+            None => self.pair.push_receive(number(answer), &pieces),
+        }
+    }
+
+    #[inline]
+    fn post_receives(&mut self) -> Result<usize, PostError> {
+        match &mut self.answers.shared {
+            Some(queue) => queue.post_receives(),
+            None => self.pair.post_receives(),
+        }
+    }
+
+    #[inline]
+    fn post_sends(&mut self) -> Result<usize, PostError> {
+        self.pair.post_sends()
+    }
+
+    #[inline]
+    fn poll(&self, into: &mut [Completion]) -> Result<usize, String> {
+        self.completions.poll(into).map_err(|why| why.to_string())
+    }
+
+    fn news(&mut self) -> Option<String> {
+        loop {
+            let event = match self.events.next_event() {
+                Ok(event) => event?,
+                Err(why) => return Some(why.to_string()),
+            };
+            match event.kind {
+                EventKind::Disconnected => return Some("the peer ended the connection".into()),
+                EventKind::DeviceRemoval => return Some(format!("the device {} was removed", self.device())),
+                // Of a connection that was over before; or nothing to a queue that stands.
+                _ => {}
+            }
+        }
+    }
+
+    fn arm(&mut self) -> Result<RawFd, String> {
+        self.channel.drain();
+        self.completions.arm().map_err(|why| why.to_string())?;
+        Ok(self.channel.as_fd().as_raw_fd())
+    }
+
+    fn end(&mut self) {
+        // Either may say that the connection is over already.
+        let _ = self.pair.identifier().disconnect();
+        let _ = self.pair.fail();
+    }
+}

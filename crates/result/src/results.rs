@@ -1,0 +1,129 @@
+//! From what the engine measured to the sums of the document.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    ContextResult, Distribution, Latency, Measurement, Operation, RunResult,
+    document::{ContextMeasurement, OutageRecord, Results},
+};
+
+impl Results {
+    /// The sums of a run.
+    pub fn of(run: &RunResult) -> Self {
+        let contexts: Vec<_> = run.contexts.iter().map(|context| ContextMeasurement::of(context, run)).collect();
+        let parts = |wanted: &dyn Fn(&ContextMeasurement) -> bool| {
+            Measurement::merged(contexts.iter().filter(|context| wanted(context)).map(|context| &context.merged))
+        };
+        let operation = |name: &str| {
+            let of: Vec<_> = contexts.iter().filter_map(|context| context.operations.get(name)).collect();
+            (!of.is_empty()).then(|| (name.to_owned(), Measurement::merged(of)))
+        };
+        Self {
+            merged: parts(&|_| true),
+            operations: ["read", "write"].into_iter().filter_map(operation).collect(),
+            namespaces: contexts.iter().map(|one| (one.path.clone(), parts(&|other| other.path == one.path))).collect(),
+            cores: contexts.iter().map(|one| (one.core, parts(&|other| other.core == one.core))).collect(),
+            contexts,
+        }
+    }
+}
+
+impl ContextMeasurement {
+    fn of(context: &ContextResult, run: &RunResult) -> Self {
+        let seconds = |ticks: u64| ticks as f64 / run.ticks_per_second;
+        let operations: BTreeMap<String, Measurement> = [("read", &context.reads), ("write", &context.writes)]
+            .into_iter()
+            .filter(|(_, operation)| operation.completed > 0 || !operation.errors.is_empty())
+            .map(|(name, operation)| (name.to_owned(), Measurement::of(operation, context.window_ticks, run)))
+            .collect();
+        // Both have the window of the context.
+        let merged = Measurement { seconds: seconds(context.window_ticks), ..Measurement::merged(operations.values()) };
+        let outages = context.outages.iter().map(|outage| OutageRecord {
+            began_s: seconds(outage.began),
+            silent_s: seconds(outage.silent),
+            lost: outage.lost,
+            attempts: outage.attempts,
+            back: outage.back,
+            why: outage.why.clone(),
+        });
+        let counters = context.transport.iter().flat_map(|transport| &transport.counters);
+        Self {
+            core: context.core,
+            name: context.name.clone(),
+            path: context.path.clone(),
+            merged,
+            operations,
+            account: context.account,
+            mean_in_flight: context.mean_in_flight(),
+            outages: outages.collect(),
+            timed_out: (context.timeouts.timed_out, context.timeouts.aborts, context.timeouts.aborted),
+            counters: counters.map(|(name, value)| ((*name).to_owned(), *value)).collect(),
+        }
+    }
+}
+
+impl Measurement {
+    fn of(operation: &Operation, window_ticks: u64, run: &RunResult) -> Self {
+        let (seconds, ios) = (window_ticks as f64 / run.ticks_per_second, operation.completed);
+        let bytes = ios * u64::from(run.io_size);
+        let a_second = |count: f64| if seconds > 0.0 { count / seconds } else { 0.0 };
+        Self {
+            ios,
+            bytes,
+            seconds,
+            iops: a_second(ios as f64),
+            mib_per_s: a_second(bytes as f64 / 1_048_576.0),
+            errors: operation.errors.clone(),
+            latency: Latency::of(Distribution::new(&operation.latency, run.ticks_per_second)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::LatencyStats;
+
+    fn operation(latencies: std::ops::Range<u64>) -> Operation {
+        let mut latency = LatencyStats::default();
+        latencies.clone().for_each(|ticks| latency.record(ticks));
+        Operation { completed: latency.count, latency, errors: BTreeMap::new() }
+    }
+
+    fn context(core: usize, path: &str, reads: u64, writes: u64) -> ContextResult {
+        ContextResult {
+            core,
+            path: path.into(),
+            window_ticks: 2000,
+            reads: operation(1000..1000 + reads),
+            writes: operation(5000..5000 + writes),
+            ..ContextResult::default()
+        }
+    }
+
+    #[test]
+    fn the_parts_add_up_every_way() {
+        let mut failing = context(1, "b", 0, 0);
+        failing.reads.errors.insert("Aborted".into(), 7);
+        let contexts = vec![context(0, "a", 100, 50), context(0, "b", 200, 0), context(1, "a", 30, 300), failing];
+        let run = RunResult { io_size: 1 << 20, ticks_per_second: 1000.0, contexts, ..RunResult::default() };
+        let results = Results::of(&run);
+        let merged = &results.merged;
+        assert_eq!((merged.ios, merged.bytes, merged.seconds, merged.failed()), (680, 680 << 20, 2.0, 7));
+        assert_eq!((merged.iops, merged.mib_per_s), (340.0, 340.0));
+        let latency = merged.latency.as_ref().unwrap();
+        assert_eq!((latency.distribution.samples, latency.min_us, latency.max_us), (680, 1e6, 5.299e6));
+        let by = |sums: Vec<&Measurement>| {
+            let all = Measurement::merged(sums);
+            assert_eq!((&all.latency, all.ios, all.failed()), (&merged.latency, 680, 7));
+        };
+        by(results.namespaces.values().collect());
+        by(results.cores.values().collect());
+        by(results.operations.values().collect());
+        by(results.contexts.iter().map(|context| &context.merged).collect());
+        assert_eq!(results.operations["write"].ios, 350);
+        assert_eq!((results.cores[&0].ios, results.namespaces["b"].ios), (350, 200));
+        assert_eq!((results.contexts[1].operations.len(), results.contexts[3].operations["read"].failed()), (1, 7));
+        assert_eq!(Results::of(&RunResult::default()), Results::default());
+    }
+}

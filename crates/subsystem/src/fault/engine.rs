@@ -1,0 +1,152 @@
+//! What becomes of a command: the part of a script that all connections share.
+//!
+//! The n-th command that meets a rule's conditions gets the n-th number of the rule's sequence, whichever connection it came over. So
+//! a seed repeats the sequence of latencies and failures, however many reactors there are; which command meets which of them
+//! depends on the order in which they come.
+
+use std::{
+    io,
+    path::Path,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use doorbell_spec::{command::Command, status::Status};
+
+use super::{
+    latency::unit,
+    log::Log,
+    script::{Deed, Rule, Script, Target},
+};
+
+/// A script that is carried out.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    script: Script,
+    /// The moment that all times count from.
+    epoch: OnceLock<Instant>,
+    /// Commands so far that met the conditions of each rule.
+    met: Vec<AtomicU64>,
+    /// Commands so far, for the limit of the rate: when the next may complete.
+    next: AtomicU64,
+    pub(super) log: Option<Log>,
+}
+
+/// What is to become of a command.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Verdict {
+    /// Earliest completion.
+    pub(super) due: u64,
+    pub(super) failure: Option<Status>,
+    pub(super) dropped: bool,
+    pub(super) duplicated: bool,
+}
+
+impl Engine {
+    /// Carries a script out, and writes to the file at `log` what came of it.
+    ///
+    /// # Errors
+    /// Why there can be no such file.
+    pub(crate) fn new(script: Script, log: Option<&Path>) -> io::Result<Arc<Self>> {
+        let met = script.rules.iter().map(|_| AtomicU64::new(0)).collect();
+        let log = log.map(Log::create).transpose()?;
+        Ok(Arc::new(Self { script, epoch: OnceLock::new(), met, next: AtomicU64::new(0), log }))
+    }
+
+    /// The time now. The first call makes it begin.
+    pub(super) fn now(&self) -> u64 {
+        let now = Instant::now();
+        now.duration_since(*self.epoch.get_or_init(|| now)).as_nanos() as u64
+    }
+
+    /// A time, as other clocks have it.
+    pub(super) fn instant(&self, time: u64) -> Option<Instant> {
+        self.epoch.get()?.checked_add(Duration::from_nanos(time))
+    }
+
+    /// Whether time has begun.
+    pub(super) fn has_begun(&self) -> bool {
+        self.epoch.get().is_some()
+    }
+
+    /// Nanoseconds that the digests of so many bytes take.
+    pub(super) fn digests(&self, bytes: u32) -> u64 {
+        (u128::from(self.script.digest) * u128::from(bytes) / 1024) as u64
+    }
+
+    /// What becomes of a command that came at `now`.
+    pub(super) fn judge(&self, command: &Command, now: u64) -> Verdict {
+        let mut verdict = Verdict { due: now.max(self.turn(now)), ..Verdict::default() };
+        for (at, (rule, met)) in self.script.rules.iter().zip(&self.met).enumerate() {
+            let Some(bits) = self.hit(at as u64, rule, met, command) else { continue };
+            match &rule.deed {
+                Deed::Delay(latency) => verdict.due = verdict.due.saturating_add(latency.draw(bits)),
+                Deed::Fail(status) => {
+                    verdict.failure.get_or_insert(*status);
+                }
+                Deed::Drop => verdict.dropped = true,
+                Deed::Duplicate => verdict.duplicated = true,
+            }
+        }
+        verdict
+    }
+
+    /// When a completion goes that was to go at `due`: not within a stall.
+    pub(super) fn defer(&self, mut due: u64) -> u64 {
+        // The end of one may lie in another.
+        while let Some(end) = self.script.stalls.iter().find_map(|&(when, span)| {
+            let end = when.last(due)?.saturating_add(span);
+            (due < end).then_some(end)
+        }) {
+            due = end;
+        }
+        due
+    }
+
+    /// The first reset after `since` that is due by `now`.
+    pub(super) fn reset(&self, since: u64, now: u64) -> Option<Target> {
+        let due = |&&(when, _): &&(_, _)| super::script::When::last(when, now).is_some_and(|at| at > since);
+        self.script.resets.iter().find(due).map(|&(_, target)| target)
+    }
+
+    /// When the next reset is due after `since`.
+    pub(super) fn next_reset(&self, since: u64) -> Option<u64> {
+        self.script.resets.iter().filter_map(|(when, _)| when.next(since)).min()
+    }
+
+    /// The random bits for a command that a rule picks; none for others.
+    fn hit(&self, number: u64, rule: &Rule, met: &AtomicU64, command: &Command) -> Option<u64> {
+        if !rule.pick.covers(command) {
+            return None;
+        }
+        let count = met.fetch_add(1, Ordering::Relaxed);
+        if !(count + 1).is_multiple_of(rule.pick.every) {
+            return None;
+        }
+        let bits = mix(mix(mix(self.script.seed) ^ number) ^ count);
+        (unit(bits) < rule.pick.rate).then(|| mix(bits))
+    }
+
+    /// When the limit of the rate lets a command complete.
+    fn turn(&self, now: u64) -> u64 {
+        if self.script.interval == 0.0 {
+            return now;
+        }
+        // In 1/1024 ns, so that a rate is kept whose interval is no whole number of nanoseconds.
+        let (interval, now) = ((self.script.interval * 1024.0) as u64, now.saturating_mul(1024));
+        let step = |next: u64| Some(next.max(now).saturating_add(interval));
+        let before = self.next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, step).unwrap_or(now);
+        before.max(now).saturating_add(interval) / 1024
+    }
+}
+
+/// The finalizer of splitmix64: every bit of the result depends on every bit of the argument.
+pub(super) fn mix(bits: u64) -> u64 {
+    let bits = bits.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^ (bits >> 31)
+}
