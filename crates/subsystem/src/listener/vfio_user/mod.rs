@@ -198,7 +198,8 @@ impl Connection {
         busy |= self.function.pass(Memory(self.link.map()), context)?;
         if self.function.far.is_awake() {
             busy |= self.function.pass_far(&mut self.link, context)?;
-            self.ready |= self.function.far.waits();
+            // Its answers come over the socket, and so may its doorbells.
+            self.ready |= self.function.far.is_awake();
         }
         Ok(busy)
     }

@@ -72,11 +72,6 @@ impl Courier {
         self.errands.is_empty() && self.flights.is_empty()
     }
 
-    /// Whether an answer of the host's is to come.
-    pub(super) fn waits(&self) -> bool {
-        !self.flights.is_empty()
-    }
-
     /// Whether the host has left a message without an answer for so long.
     pub(super) fn is_overdue(&self, now: Instant, patience: Duration) -> bool {
         self.flights.iter().any(|flight| now >= flight.since + patience)

@@ -65,11 +65,6 @@ impl Far {
         self.courier.is_overdue(now, patience)
     }
 
-    /// Whether an answer of the host's is to come.
-    pub(super) fn waits(&self) -> bool {
-        self.courier.waits()
-    }
-
     /// A message has its answer.
     pub(super) fn moved(&mut self, id: u16, result: Result<Vec<u8>, Errno>) {
         self.courier.moved(id, result);
