@@ -386,9 +386,9 @@ fn commands_that_wait_for_the_host_end_when_they_are_aborted_or_their_queue_goes
     host.hold(1);
     assert!(host.admin(command::abort(1, cid)).is_success());
     assert_eq!(host.next(1).status(), generic::ABORT_REQUESTED);
-    // More than are carried out at a time; then the queue goes.
+    // All of ten are asked for, and the first is still without an answer; then the queue goes.
     let cids: Vec<u16> = (0..10).map(|_| host.submit(1, write)).collect();
-    host.hold(5);
+    host.hold(11);
     assert!(host.admin(command::delete_io_sq(1)).is_success());
     let mut gone: Vec<u16> = Vec::new();
     while let Some(completion) = host.peek(1) {
