@@ -12,12 +12,13 @@ mod structures;
 
 mod text;
 pub mod vfio_user;
+pub mod vfio_user_messages;
 
 /// A body: what is done with some bytes.
 pub type Body = fn(&[u8]);
 
 /// All bodies by name, which is also the name of their folder in `corpus/`.
-pub const BODIES: [(&str, Body); 12] = [
+pub const BODIES: [(&str, Body); 13] = [
     ("stream_to_host", stream::to_host),
     ("stream_to_controller", stream::to_controller),
     ("controller", controller::run),
@@ -30,4 +31,5 @@ pub const BODIES: [(&str, Body); 12] = [
     ("options", text::options),
     ("vfio_user_server", vfio_user::to_server),
     ("vfio_user_client", vfio_user::to_client),
+    ("vfio_user_messages", vfio_user_messages::run),
 ];

@@ -23,7 +23,7 @@ use zerocopy::{FromZeros, IntoBytes};
 use crate::{
     controller, host_queue,
     pdu::{DATA_DIGESTS, HEADER_DIGESTS, Input, MEND},
-    vfio_user,
+    vfio_user, vfio_user_messages,
 };
 
 /// A seed: the body it is for, a name, and its bytes.
@@ -53,6 +53,7 @@ pub fn all() -> Vec<Seed> {
     seeds.extend(structures());
     seeds.extend(texts());
     seeds.extend(vfio_user::seeds());
+    seeds.extend(vfio_user_messages::seeds());
     seeds
 }
 

@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use doorbell_fuzz::{BODIES, Body, seeds, vfio_user};
+use doorbell_fuzz::{BODIES, Body, seeds, vfio_user, vfio_user_messages};
 use rand_xoshiro::{
     SplitMix64,
     rand_core::{Rng, SeedableRng},
@@ -105,6 +105,7 @@ sweeps! {
     any_command_line_is_read_or_refused => "options",
     a_vfio_user_device_answers_any_bytes_as_it_must => "vfio_user_server",
     a_vfio_user_client_survives_any_bytes => "vfio_user_client",
+    a_target_survives_a_host_that_answers_as_it_likes => "vfio_user_messages",
 }
 
 #[test]
@@ -131,6 +132,10 @@ fn honest_seeds_get_through() {
             }
             ("vfio_user_client", Some("conversation" | "stream")) => {
                 assert_eq!(vfio_user::ask(&bytes), 10, "{name}");
+                continue;
+            }
+            ("vfio_user_messages", Some("conversation")) => {
+                assert_eq!(vfio_user_messages::converse(&bytes), 15, "{name}");
                 continue;
             }
             ("controller", Some("admin")) => 10,

@@ -195,10 +195,10 @@ fn assert_same(said: &LatencyHistogram, happened: &LatencyHistogram, what: &str)
     }
 }
 
-/// Ten ways in which devices take their time: with bits for each command, and its number.
 /// A name, and the latency for a seed and a number.
 type Distribution = (&'static str, fn(u64, u64) -> u64);
 
+/// Ten ways in which devices take their time: with bits for each command, and its number.
 fn distributions() -> [Distribution; 10] {
     fn unit(bits: u64) -> f64 {
         ((bits >> 11) as f64 + 0.5) / (1u64 << 53) as f64

@@ -261,6 +261,13 @@ impl IoQueue {
         outcome
     }
 
+    /// Forgets that a Read of so many bytes has been counted.
+    #[cold]
+    pub(crate) fn uncount_read(&mut self, len: u32) {
+        self.tally.reads -= 1;
+        self.tally.read_bytes -= u64::from(len);
+    }
+
     /// Carries out any other command that `check` has let through. `frames` has its data.
     pub(crate) fn execute(
         &mut self,

@@ -82,7 +82,10 @@ fn segments(host: &mut Host, pieces: &[(u64, usize)]) -> SglDescriptor {
 #[test]
 fn blocks_come_back_however_they_are_described() {
     let bench = Bench::new();
-    let mut host = Host::enabled(bench.directory());
+    blocks_come_back(&mut Host::enabled(bench.directory()));
+}
+
+pub fn blocks_come_back(host: &mut Host) {
     let mut io = host.create(1, 16);
     for (nsid, block) in [(RAM_512, 512u64), (RAM_4096, 4096), (FILE, 512)] {
         for (slba, bytes, skew) in
@@ -90,8 +93,8 @@ fn blocks_come_back_however_they_are_described() {
         {
             let blocks = (bytes / block) as u32;
             let data = pattern(nsid + blocks, bytes as usize);
-            let (dptr, pieces) = scatter(&mut host, skew, bytes);
-            spread(&host, &pieces, &data);
+            let (dptr, pieces) = scatter(host, skew, bytes);
+            spread(host, &pieces, &data);
             let write = Command { dptr, ..command::write(nsid, slba, blocks, 0) };
             assert_eq!(host.status(&mut io, write), generic::SUCCESS, "{nsid} {slba} {bytes}");
             let compare = Command { dptr, ..command::compare(nsid, slba, blocks, 0) };
@@ -99,16 +102,16 @@ fn blocks_come_back_however_they_are_described() {
             host.memory.write(pieces[0].0, &[!data[0]]);
             assert_eq!(host.status(&mut io, compare), media::COMPARE_FAILURE);
 
-            let (dptr, pieces) = scatter(&mut host, skew, bytes);
+            let (dptr, pieces) = scatter(host, skew, bytes);
             let read = Command { dptr, ..command::read(nsid, slba, blocks, 0) };
             assert_eq!(host.status(&mut io, read), generic::SUCCESS);
-            assert!(collect(&host, &pieces) == data, "{nsid} {slba} {bytes} by PRP entries");
+            assert!(collect(host, &pieces) == data, "{nsid} {slba} {bytes} by PRP entries");
 
-            spread(&host, &pieces, &vec![0; data.len()]);
+            spread(host, &pieces, &vec![0; data.len()]);
             let mut read = command::read(nsid, slba, blocks, 0);
-            read.set_sgl(segments(&mut host, &pieces));
+            read.set_sgl(segments(host, &pieces));
             assert_eq!(host.status(&mut io, read), generic::SUCCESS);
-            assert!(collect(&host, &pieces) == data, "{nsid} {slba} {bytes} by segments");
+            assert!(collect(host, &pieces) == data, "{nsid} {slba} {bytes} by segments");
 
             let at = host.pages(bytes / PAGE + 1) + 1;
             read.set_sgl(SglDescriptor::data_block(IOVA + at, bytes as u32));
@@ -121,7 +124,10 @@ fn blocks_come_back_however_they_are_described() {
 #[test]
 fn blocks_become_zero_and_nothing_reads_as_nothing() {
     let bench = Bench::new();
-    let mut host = Host::enabled(bench.directory());
+    blocks_become_zero(&mut Host::enabled(bench.directory()));
+}
+
+pub fn blocks_become_zero(host: &mut Host) {
     let mut io = host.create(1, 16);
     let page = host.pages(1);
     for nsid in [RAM_512, FILE] {
@@ -135,17 +141,17 @@ fn blocks_become_zero_and_nothing_reads_as_nothing() {
             assert_eq!(host.status(io, read), generic::SUCCESS);
             host.get(page, PAGE as usize)
         };
-        full(&mut host, &mut io);
+        full(host, &mut io);
         let zeroes = command::write_zeroes(nsid, 17, 6, control::DEAC);
         assert_eq!(host.status(&mut io, zeroes), generic::SUCCESS);
-        assert!(content(&mut host, &mut io) == [&[7; 512][..], &[0; 3072], &[7; 512]].concat());
-        full(&mut host, &mut io);
+        assert!(content(host, &mut io) == [&[7; 512][..], &[0; 3072], &[7; 512]].concat());
+        full(host, &mut io);
         let ranges = [DsmRange { slba: 16.into(), nlb: 4.into(), ..DsmRange::default() }];
         let list = host.pages(1);
         host.memory.write(list, ranges.as_bytes());
         let trim = Command { dptr: Dptr::prp(IOVA + list, 0), ..command::dataset_management(nsid, 1, dsm::AD) };
         assert_eq!(host.status(&mut io, trim), generic::SUCCESS);
-        assert!(content(&mut host, &mut io)[..2048] == [0; 2048]);
+        assert!(content(host, &mut io)[..2048] == [0; 2048]);
         assert_eq!(host.status(&mut io, command::flush(nsid)), generic::SUCCESS);
     }
     // What keeps nothing leaves the memory of a read as it was, and still wants it to be there.
@@ -159,7 +165,10 @@ fn blocks_become_zero_and_nothing_reads_as_nothing() {
 #[test]
 fn data_that_cannot_be_had_is_an_error_of_the_command() {
     let bench = Bench::new();
-    let mut host = Host::enabled(bench.directory());
+    data_cannot_be_had(&mut Host::enabled(bench.directory()));
+}
+
+pub fn data_cannot_be_had(host: &mut Host) {
     let mut io = host.create(1, 16);
     let data = host.pages(4);
     let list = host.pages(2);
@@ -185,7 +194,7 @@ fn data_that_cannot_be_had_is_an_error_of_the_command() {
         // The last entry of a page names the next, which begins a page.
         (page, list_at + 4096 - 8, 32, vec![], generic::DATA_TRANSFER_ERROR),
     ] {
-        write_list(&host, &entries);
+        write_list(host, &entries);
         for opcode in [NvmOpcode::READ, NvmOpcode::WRITE, NvmOpcode::COMPARE] {
             let command =
                 Command { opc: opcode.0, dptr: Dptr::prp(prp1, prp2), ..command::read(RAM_512, 0, blocks, 0) };
@@ -358,7 +367,10 @@ fn queues_are_made_and_unmade_by_the_rules() {
 #[test]
 fn rings_go_round_and_a_full_completion_queue_holds_commands_back() {
     let bench = Bench::new();
-    let mut host = Host::enabled(bench.directory());
+    rings_go_round(&mut Host::enabled(bench.directory()));
+}
+
+pub fn rings_go_round(host: &mut Host) {
     // Two submission queues that share a small completion queue.
     let (mut first, mut second) = (host.queue(1, 8), host.queue(2, 64));
     host.create_as(&first, None);

@@ -65,9 +65,21 @@ impl Host {
         Self::begin(client).unwrap()
     }
 
-    fn begin(mut client: Client) -> Result<Self, Error> {
+    /// Connects with memory that it does not share, which is reached by messages alone, and enables the controller.
+    pub fn unshared(directory: &Path) -> Self {
+        let client = Client::connect(directory, PATIENCE, Box::new(|| false)).unwrap();
+        let mut host = Self::with_memory(client, Region::new(MEMORY).unwrap()).unwrap();
+        host.enable();
+        host
+    }
+
+    fn begin(client: Client) -> Result<Self, Error> {
+        Self::with_memory(client, Region::shared(MEMORY, false).unwrap())
+    }
+
+    fn with_memory(mut client: Client, memory: Region) -> Result<Self, Error> {
         let bar = client.region(region::BAR0)?;
-        let memory = Arc::new(Region::shared(MEMORY, false).unwrap());
+        let memory = Arc::new(memory);
         client.dma_map(&memory, IOVA)?;
         let mut cap = [0; 8];
         client.read(region::BAR0, register::CAP.into(), &mut cap)?;
@@ -242,6 +254,7 @@ impl Host {
                 return completion;
             }
             assert!(Instant::now() < end, "no completion in queue {}: {:?}", queue.qid, self.csts());
+            self.client.serve().unwrap();
             std::thread::yield_now();
         }
     }
@@ -270,7 +283,7 @@ impl Host {
 }
 
 impl Queue {
-    fn nowhere() -> Self {
+    pub fn nowhere() -> Self {
         Self { qid: 0, entries: 0, sq: 0, cq: 0, tail: 0, head: 0, phase: true, next_cid: 7 }
     }
 }

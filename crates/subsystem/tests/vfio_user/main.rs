@@ -5,6 +5,8 @@ mod commands;
 mod host;
 mod hostile;
 mod life;
+mod messages;
+mod scripted;
 
 use std::{
     path::PathBuf,

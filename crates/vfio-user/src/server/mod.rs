@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::{
-    DmaMap, Limits, Lost, Message, Violation,
+    DmaMap, Limits, Lost, MOST_DATA, Message, Violation,
     socket::Socket,
     wire::{self, Command, DmaAccess, Header, RegionAccess, flags},
 };
@@ -167,6 +167,12 @@ impl Connection {
         self.error(&ticket, errno);
     }
 
+    /// Most bytes of the client's memory that one message reads or writes: what both ends take. 0 before the client said what it
+    /// takes, or where it takes nothing.
+    pub fn most_moved(&self) -> u32 {
+        self.limits.map_or(0, |limits| limits.max_data_xfer_size.min(MOST_DATA.into()) as u32)
+    }
+
     /// Asks for `count` bytes of the client's memory at `addr`, which come as [`Event::Moved`] with the number returned.
     ///
     /// # Errors
@@ -185,15 +191,20 @@ impl Connection {
     }
 
     fn start_move(&mut self, command: Command, addr: u64, count: usize, data: &[u8]) -> Result<u16, Errno> {
-        let limits = self.limits.ok_or(Errno::NOTCONN)?;
-        let most = limits.max_data_xfer_size.min(Limits::OURS.max_data_xfer_size);
+        if self.limits.is_none() {
+            return Err(Errno::NOTCONN);
+        }
         let count = count as u64;
-        if count == 0 || count > most {
+        if count == 0 || count > self.most_moved().into() {
             return Err(Errno::INVAL);
         }
         let moving: u64 = self.moves.iter().map(|each| each.access.count.get()).sum();
         if self.moves.len() >= MOST_MOVES || moving + count > MOST_MOVING {
             return Err(Errno::AGAIN);
+        }
+        // One that was asked long ago may have no answer yet while all other numbers have come round.
+        while self.moves.iter().any(|each| each.id == self.next_id) {
+            self.next_id = self.next_id.wrapping_add(1);
         }
         let id = self.next_id;
         self.next_id = id.wrapping_add(1);
@@ -218,7 +229,9 @@ impl Connection {
                 }
                 Ok(data.to_vec())
             }
-            _ => Ok(Vec::new()),
+            // Some clients answer a write by the header alone.
+            (None, _) if message.body.is_empty() || message.read() == Some(asked.access) => Ok(Vec::new()),
+            _ => return Err(Violation(format!("{} bytes answer {command}, of another write", message.body.len()))),
         };
         Ok(Event::Moved { id, result })
     }

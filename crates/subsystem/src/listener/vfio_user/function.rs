@@ -22,13 +22,14 @@ use zerocopy::{FromZeros, little_endian::U16};
 
 use super::{
     config_space::{self, ConfigSpace, Table},
+    far::Far,
     interrupts::Interrupts,
-    job::{self, Job, Lost},
+    job::{self, Job, Lost, Stop},
     memory::Memory,
-    rings::{Cq, Doorbell, Nonsense, Place, Shadow, Sq, entry},
+    rings::{CQE, Cq, Doorbell, Nonsense, Place, Ring, SQE, Shadow, Sq, entry},
 };
 use crate::{
-    controller::{Admin, DSTRD},
+    controller::{Admin, DSTRD, IoQueue},
     fault::{Fate, Faults},
     listener::Context,
     namespace::Outcome,
@@ -46,6 +47,13 @@ const MOST_PARKED: usize = 1024;
 /// Dword 0 of the event that tells of a doorbell with a value that cannot be: an error, "Invalid Doorbell Write Value", the page that
 /// it would be logged in (Base 5.1.2.1).
 const INVALID_DOORBELL: u64 = 0x01_01_00;
+
+/// The entries of a queue, in the host's memory or in a copy of ours that goes to and fro by messages.
+#[derive(Debug)]
+pub(super) struct Entries<const WORDS: usize> {
+    ring: Ring<WORDS>,
+    copy: Option<Place>,
+}
 
 /// A function.
 #[derive(Debug)]
@@ -72,6 +80,8 @@ pub(super) struct Function {
     jobs: [Box<Job>; TOGETHER],
     #[expect(clippy::vec_box, reason = "jobs move from here to the parked ones and back; only their boxes should")]
     idle: Vec<Box<Job>>,
+    /// What is done by messages.
+    pub(super) far: Far,
     /// Shadow doorbells and event indexes of the I/O queues.
     pub(super) shadow: Option<Shadow>,
     /// A doorbell has had a value that cannot be.
@@ -110,6 +120,7 @@ impl Function {
             parked: VecDeque::new(),
             jobs: Default::default(),
             idle: Vec::new(),
+            far: Far::default(),
             shadow: None,
             reported: false,
             faults: context.shared.fault.as_ref().map(Faults::new),
@@ -184,14 +195,20 @@ impl Function {
                 let Some(queue) = &mut sq.queue else { return Ok(false) };
                 let failure = self.faults.as_mut().and_then(|faults| faults.arrived(qid, &job.command, 0));
                 let outcome = match failure {
-                    None => job.begin(queue, memory)?,
-                    Some(status) => Outcome::Done(status),
+                    None => job.begin(queue, memory),
+                    Some(status) => Ok(Outcome::Done(status)),
                 };
                 match outcome {
-                    Outcome::Done(status) => {
+                    Ok(Outcome::Done(status)) => {
                         answer(cq, &mut self.faults, qid, sq.head(), job.command.cid.get(), status)
                     }
-                    _ => open += 1,
+                    Ok(_) => open += 1,
+                    Err(Stop::Lost) => return Err(Lost),
+                    Err(Stop::Far) => {
+                        job.go_far(&mut context.pool);
+                        let next = self.idle.pop().unwrap_or_default();
+                        self.parked.push_back((qid, std::mem::replace(job, next)));
+                    }
                 }
             }
             let jobs = &mut self.jobs[..open];
@@ -199,15 +216,19 @@ impl Function {
             job::foresee(jobs, queue, &mut context.pool);
             for at in 0..open {
                 job::fetch_ahead(&jobs[at..], &context.pool);
-                match jobs[at].proceed(queue, memory, context)? {
-                    Outcome::Done(status) => {
+                match jobs[at].proceed(queue, memory, context) {
+                    Ok(Outcome::Done(status)) => {
                         answer(cq, &mut self.faults, qid, head, jobs[at].command.cid.get(), status);
                     }
+                    Err(Stop::Lost) => return Err(Lost),
                     outcome => {
+                        if outcome == Err(Stop::Far) {
+                            jobs[at].turn_far(queue, &mut context.pool);
+                        }
                         let next = self.idle.pop().unwrap_or_default();
                         self.parked.push_back((qid, std::mem::replace(&mut jobs[at], next)));
                         // One long command is enough: a queue full of them must not keep others waiting.
-                        if outcome == Outcome::Turn {
+                        if outcome == Ok(Outcome::Turn) {
                             left = 0;
                         }
                     }
@@ -219,6 +240,9 @@ impl Function {
     }
 
     fn serve_admin(&mut self, memory: Memory<'_>, context: &mut Context) -> Result<bool, Lost> {
+        if self.far.is_full() {
+            return Ok(false);
+        }
         let (Some(sq), Some(cq)) = (&mut self.sqs[0], &mut self.cqs[0]) else { return Ok(false) };
         let count = match sq.pending().and_then(|pending| cq.room(pending.min(BATCH))) {
             Ok(count) => count,
@@ -245,7 +269,18 @@ impl Function {
         for _ in 0..self.parked.len().min(TRIES) {
             let Some((qid, mut job)) = self.parked.pop_front() else { break };
             let Some(queue) = self.sqs[usize::from(qid)].as_mut().and_then(|sq| sq.queue.as_mut()) else { continue };
-            let outcome = job.proceed(queue, memory, context)?;
+            let outcome = if job.far.is_some() {
+                self.far.proceed(&mut job, queue, memory, context)?
+            } else {
+                match job.proceed(queue, memory, context) {
+                    Ok(outcome) => outcome,
+                    Err(Stop::Lost) => return Err(Lost),
+                    Err(Stop::Far) => {
+                        job.turn_far(queue, &mut context.pool);
+                        Outcome::Again
+                    }
+                }
+            };
             any |= outcome != Outcome::Again;
             if let Outcome::Done(status) = outcome {
                 self.complete(qid, job.command.cid, status);
@@ -298,7 +333,7 @@ impl Function {
 
     /// A doorbell has a value that cannot be: nothing happens with its queue until it has another. The host is told once.
     #[cold]
-    fn report(&mut self, qid: u16, Nonsense(value): Nonsense) {
+    pub(super) fn report(&mut self, qid: u16, Nonsense(value): Nonsense) {
         if std::mem::replace(&mut self.reported, true) {
             return;
         }
@@ -316,9 +351,11 @@ impl Function {
         which: impl Fn(u16, u16) -> bool,
     ) -> usize {
         let mut ended = Vec::new();
+        let far = &mut self.far;
         self.parked.retain_mut(|(qid, job)| {
             let ends = which(*qid, job.command.cid.get());
             if ends {
+                far.leave(job);
                 job.release(&mut context.pool);
                 ended.push((*qid, job.command.cid));
             }
@@ -350,21 +387,63 @@ impl Function {
     /// The admin queues that AQA, ASQ and ACQ name; false where they name none that can be.
     fn open_admin_queues(&mut self, memory: Memory<'_>) -> bool {
         let (submission, completion) = (u32::from(self.aqa.asqs()) + 1, u32::from(self.aqa.acqs()) + 1);
-        let (sq, cq) = (memory.ring(self.asq, submission), memory.ring(self.acq, completion));
+        let (sq, cq) = (self.entries(self.asq, submission, memory), self.entries(self.acq, completion, memory));
         let (Some(sq), Some(cq), true) = (sq, cq, submission > 1 && completion > 1) else {
             let (asq, acq) = (self.asq, self.acq);
             tracing::warn!(
-                "{}: no admin queues of {submission} entries at {asq:#x} and {completion} at {acq:#x}: each has 2 or more, in one \
-                 piece of memory that is mapped",
+                "{}: no admin queues of {submission} entries at {asq:#x} and {completion} at {acq:#x}: each has 2 or more, in \
+                 memory that is mapped for reading and writing",
                 self.name
             );
             return false;
         };
-        let (sq_doorbell, cq_doorbell) = (self.doorbell(0, false), self.doorbell(0, true));
-        self.cqs[0] = Some(Cq::new(cq, cq_doorbell, Some(0)));
-        self.sqs[0] = Some(Sq::new(0, sq, sq_doorbell, None));
-        (self.submitting, self.completing) = (vec![0], vec![0]);
+        self.open_cq(0, cq, Some(0));
+        self.open_sq(0, 0, sq, None);
         true
+    }
+
+    /// The entries of a queue; none where not all of them are mapped for reading and writing.
+    pub(super) fn entries<const WORDS: usize>(
+        &self,
+        address: u64,
+        count: u32,
+        memory: Memory<'_>,
+    ) -> Option<Entries<WORDS>> {
+        if let Some(ring) = memory.ring(address, count) {
+            return Some(Entries { ring, copy: None });
+        }
+        let len = Ring::<WORDS>::bytes(count);
+        let copy = memory.copy_of_ring(address, len).unwrap_or_else(|error| {
+            tracing::error!("{}: no memory for the {len} bytes of a ring: {error}", self.name);
+            None
+        })?;
+        Some(Entries { ring: Ring::new(copy.clone(), count)?, copy: Some(copy) })
+    }
+
+    /// Begins a completion queue.
+    pub(super) fn open_cq(&mut self, qid: u16, Entries { ring, copy }: Entries<CQE>, mut vector: Option<u16>) {
+        let doorbell = self.doorbell(qid, true);
+        if let Some(copy) = copy {
+            self.far.add_cq(qid, copy, ring.len(), vector.take());
+        }
+        self.cqs[usize::from(qid)] = Some(Cq::new(ring, doorbell, vector));
+        self.completing.push(qid);
+    }
+
+    /// Begins a submission queue.
+    pub(super) fn open_sq(
+        &mut self,
+        qid: u16,
+        cqid: u16,
+        Entries { ring, copy }: Entries<SQE>,
+        queue: Option<IoQueue>,
+    ) {
+        let mut doorbell = self.doorbell(qid, false);
+        if let Some(copy) = copy {
+            doorbell = self.far.add_sq(qid, copy, ring.len(), doorbell);
+        }
+        self.sqs[usize::from(qid)] = Some(Sq::new(cqid, ring, doorbell, queue));
+        self.submitting.push(qid);
     }
 
     /// A doorbell of a queue that begins, at 0.
@@ -392,6 +471,7 @@ impl Function {
         for qid in std::mem::take(&mut self.completing) {
             self.cqs[usize::from(qid)] = None;
         }
+        self.far.clear();
         self.shadow = None;
         self.reported = false;
         if let Some(faults) = &mut self.faults {

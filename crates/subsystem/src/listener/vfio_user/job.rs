@@ -10,6 +10,7 @@ use doorbell_vfio_user::Access;
 use zerocopy::FromZeros;
 
 use super::{
+    far::Stage,
     memory::{Memory, Piece, Trouble},
     transfer,
 };
@@ -27,14 +28,16 @@ const AHEAD: u32 = 512;
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) command: Command,
-    plan: Plan,
+    pub(super) plan: Plan,
     /// Where its data is.
-    pieces: Vec<Piece>,
+    pub(super) pieces: Vec<Piece>,
     /// What came of the data that it sends.
-    frames: Vec<Frame>,
+    pub(super) frames: Vec<Frame>,
     /// The data that it gets.
-    found: Found,
-    progress: Progress,
+    pub(super) found: Found,
+    pub(super) progress: Progress,
+    /// How far it has come by messages, where it goes by these.
+    pub(super) far: Option<Stage>,
 }
 
 impl Default for Job {
@@ -46,6 +49,7 @@ impl Default for Job {
             frames: Vec::new(),
             found: Found::default(),
             progress: Progress::default(),
+            far: None,
         }
     }
 }
@@ -53,6 +57,15 @@ impl Default for Job {
 /// The memory that the host has taken away from under us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Lost;
+
+/// Why a command cannot go on as commands do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// The host's memory is gone.
+    Lost,
+    /// Some of what it names is reached by messages.
+    Far,
+}
 
 /// Has what these commands touch in memory asked for and held side by side before any of it is copied: each look into cold memory
 /// takes as long as a copy, and each count that changes waits for the copies before it.
@@ -79,20 +92,21 @@ pub(super) fn let_go(jobs: &mut [Box<Job>], pool: &mut Pool) {
     jobs.iter_mut().for_each(|job| job.found.clear(pool));
 }
 
-/// What came of it, where that is no loss of the host's memory.
+/// What came of it, where it can go on.
 #[inline]
-fn settle(outcome: Result<Outcome, Trouble>) -> Result<Outcome, Lost> {
+fn settle(outcome: Result<Outcome, Trouble>) -> Result<Outcome, Stop> {
     match outcome {
         Ok(outcome) => Ok(outcome),
         Err(Trouble::Status(status)) => Ok(Outcome::Done(status)),
-        Err(Trouble::Lost) => Err(Lost),
+        Err(Trouble::Lost) => Err(Stop::Lost),
+        Err(Trouble::Far) => Err(Stop::Far),
     }
 }
 
 impl Job {
     /// Checks a new command and finds its data; done with that is one whose data would be nowhere.
     #[inline]
-    pub(super) fn begin(&mut self, queue: &mut IoQueue, memory: Memory<'_>) -> Result<Outcome, Lost> {
+    pub(super) fn begin(&mut self, queue: &mut IoQueue, memory: Memory<'_>) -> Result<Outcome, Stop> {
         settle(self.prepare(queue, memory))
     }
 
@@ -118,7 +132,7 @@ impl Job {
         queue: &mut IoQueue,
         memory: Memory<'_>,
         context: &mut Context,
-    ) -> Result<Outcome, Lost> {
+    ) -> Result<Outcome, Stop> {
         let pool = &mut context.pool;
         let outcome = settle(match NvmOpcode(self.command.opc) {
             NvmOpcode::READ => self.read(queue, memory, pool),
@@ -128,6 +142,22 @@ impl Job {
             self.frames.drain(..).for_each(|frame| pool.frames.release(frame));
         }
         outcome
+    }
+
+    /// Some of what a new command names is reached by messages: it is begun anew in that way.
+    #[cold]
+    pub(super) fn go_far(&mut self, pool: &mut Pool) {
+        self.release(pool);
+        self.far = Some(Stage::New);
+    }
+
+    /// The same where that is its data, which has been found.
+    #[cold]
+    pub(super) fn turn_far(&mut self, queue: &mut IoQueue, pool: &mut Pool) {
+        if self.command.opc == NvmOpcode::READ.0 {
+            queue.uncount_read(self.plan.len);
+        }
+        self.go_far(pool);
     }
 
     /// Gives back what it holds.

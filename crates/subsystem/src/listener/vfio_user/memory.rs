@@ -25,10 +25,12 @@ pub(super) enum Trouble {
     Status(Status),
     /// The host has taken away memory that it had mapped for us.
     Lost,
+    /// What it names is mapped and not shared: it is reached by messages ([`super::far`]).
+    Far,
 }
 
 impl Trouble {
-    /// Nothing that we could reach is mapped there.
+    /// Nothing that may be reached so is mapped there, or the host does not give it.
     pub(super) const UNREACHABLE: Self = Self::Status(generic::DATA_TRANSFER_ERROR.with_dnr());
 }
 
@@ -87,7 +89,19 @@ impl Memory<'_> {
         pieces.iter().try_for_each(|&piece| self.each(piece, access, |_, _, _, _| ()))
     }
 
-    /// Memory for the entries of a queue.
+    /// Whether all of the pieces are mapped so that they may be read or written, shared or not.
+    pub(super) fn covers(self, pieces: &[Piece], access: Access) -> Result<(), Trouble> {
+        pieces.iter().try_for_each(|piece| {
+            let (mut at, mut left) = (piece.at, u64::from(piece.len));
+            while left > 0 {
+                let found = self.0.find(at, left, access).ok_or(Trouble::UNREACHABLE)?;
+                (at, left) = (at.wrapping_add(found.len), left - found.len);
+            }
+            Ok(())
+        })
+    }
+
+    /// Memory for the entries of a queue; none where it is not in one piece that is shared.
     pub(super) fn ring<const WORDS: usize>(self, address: u64, entries: u32) -> Option<Ring<WORDS>> {
         Ring::new(self.place(address, Ring::<WORDS>::bytes(entries))?, entries)
     }
@@ -141,7 +155,7 @@ impl Memory<'_> {
         let (mut at, mut done) = (piece.at, 0);
         while done < piece.len as usize {
             let found = self.0.find(at, u64::from(piece.len) - done as u64, access).ok_or(Trouble::UNREACHABLE)?;
-            let memory = found.memory.ok_or(Trouble::UNREACHABLE)?;
+            let memory = found.memory.ok_or(Trouble::Far)?;
             act(memory, found.offset, done, found.len as usize);
             if memory.is_lost() {
                 return Err(Trouble::Lost);

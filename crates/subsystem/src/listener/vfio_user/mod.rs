@@ -3,9 +3,10 @@
 //!
 //! What the host says over the socket is rare: registers, the memory it has, interrupts. The rest it writes to memory, which nobody
 //! tells us of, so a connection whose controller runs is looked at again and again. `rings` are the queues in that memory,
-//! `transfer` finds the data of commands in it, `job` carries them out.
+//! `transfer` finds the data of commands in it, `job` carries them out. What a host maps and does not share is reached by messages: `far`.
 
 mod config_space;
+mod far;
 mod function;
 mod interrupts;
 mod job;
@@ -168,6 +169,14 @@ impl Connection {
             tracing::warn!("{}: the host does not take what is sent", self.function.name());
             return self.gone(context);
         }
+        if self.function.far.is_overdue(now, deadlines.stall) {
+            tracing::warn!(
+                "{}: the host left a request for its memory without an answer for {:?}",
+                self.function.name(),
+                deadlines.stall
+            );
+            return self.gone(context);
+        }
         if !self.link.is_negotiated() && now >= self.opened + deadlines.connect {
             tracing::warn!("{}: the host does not begin", self.function.name());
             return self.gone(context);
@@ -187,6 +196,11 @@ impl Connection {
             busy = self.listen(context)?;
         }
         busy |= self.function.pass(Memory(self.link.map()), context)?;
+        if self.function.far.is_awake() {
+            busy |= self.function.pass_far(&mut self.link, context)?;
+            // Its answers come over the socket, and so may its doorbells.
+            self.ready |= self.function.far.is_awake();
+        }
         Ok(busy)
     }
 
@@ -240,8 +254,7 @@ impl Connection {
                 function.reset(Memory(link.map()), context);
                 link.done(ticket);
             }
-            // We ask for no memory, so no answer comes.
-            Event::Moved { .. } => {}
+            Event::Moved { id, result } => function.far.moved(id, result),
             Event::Refused(what) => tracing::info!("{}: {what}", function.name()),
         }
     }

@@ -8,21 +8,20 @@ use doorbell_spec::{
     register,
     status::{Status, command_specific, generic},
 };
+use zerocopy::little_endian::U16;
 
 use super::{
-    function::{Function, close},
+    far::AdminJob,
+    function::{Entries, Function, close},
     job::Lost,
     memory::{Memory, Trouble},
-    rings::{Cq, Place, Ring, Shadow, Sq},
+    rings::{Place, Shadow},
     transfer::{self, PAGE},
 };
-use crate::{
-    controller::{Answer, DSTRD},
-    listener::Context,
-};
+use crate::{controller::DSTRD, listener::Context};
 
-/// What comes of a command: its status and result; none for an event request, which stays.
-type Done = Option<(Status, u64)>;
+/// What comes of a command: its status and result; none for an event request, which stays, and for what waits for the host.
+pub(super) type Done = Option<(Status, u64)>;
 
 impl Function {
     /// Carries out an Admin command and answers it.
@@ -32,14 +31,21 @@ impl Function {
         memory: Memory<'_>,
         context: &mut Context,
     ) -> Result<(), Lost> {
-        let done = match self.carry_out(command, memory, context) {
+        let done = self.carry_out(command, memory, context);
+        self.answer(command.cid, done, context)
+    }
+
+    /// Answers an Admin command with what came of it.
+    pub(super) fn answer(&mut self, cid: U16, done: Result<Done, Trouble>, context: &mut Context) -> Result<(), Lost> {
+        let done = match done {
             Ok(done) => done,
             Err(Trouble::Status(status)) => Some((status, 0)),
+            Err(Trouble::Far) => Some((generic::DATA_TRANSFER_ERROR.with_dnr(), 0)),
             Err(Trouble::Lost) => return Err(Lost),
         };
         self.post_aborted(context);
         if let Some((status, result)) = done {
-            self.post(0, command.cid, status, result);
+            self.post(0, cid, status, result);
         }
         Ok(())
     }
@@ -70,26 +76,50 @@ impl Function {
 
     /// Carries out a command of the controller model.
     fn ask(&mut self, command: &Command, memory: Memory<'_>, context: &mut Context) -> Result<Done, Trouble> {
-        let prps = [command.dptr.prp1(), command.dptr.prp2()];
         let mut pieces = Vec::new();
         let input = self.admin.input(command);
-        transfer::prp(memory, prps, input, &mut pieces)?;
         let mut bytes = std::mem::take(&mut context.bytes);
         bytes.resize(input as usize, 0);
-        let gathered = memory.gather(&pieces, &mut bytes);
-        let answer = gathered.map(|()| self.admin.execute(command, &bytes, None, context.now, &mut context.aborted));
+        let gathered =
+            transfer::prp(memory, prps(command), input, &mut pieces).and_then(|()| memory.gather(&pieces, &mut bytes));
+        let done = match gathered {
+            Ok(()) => self.execute(command, &bytes, memory, context),
+            Err(Trouble::Far) => {
+                self.far.take_admin(AdminJob::asking(*command, input));
+                Ok(None)
+            }
+            Err(trouble) => Err(trouble),
+        };
         context.bytes = bytes;
-        let Some(Answer { status, result, data }) = answer? else { return Ok(None) };
-        if !data.is_empty() {
-            pieces.clear();
-            transfer::prp(memory, prps, data.len() as u32, &mut pieces)?;
-            memory.write(&pieces, &data)?;
+        done
+    }
+
+    /// The same once its data is here.
+    pub(super) fn execute(
+        &mut self,
+        command: &Command,
+        data: &[u8],
+        memory: Memory<'_>,
+        context: &mut Context,
+    ) -> Result<Done, Trouble> {
+        let answer = self.admin.execute(command, data, None, context.now, &mut context.aborted);
+        let Some(answer) = answer else { return Ok(None) };
+        let done = Some((answer.status, answer.result));
+        if answer.data.is_empty() {
+            return Ok(done);
         }
-        Ok(Some((status, result)))
+        let mut pieces = Vec::new();
+        let written = transfer::prp(memory, prps(command), answer.data.len() as u32, &mut pieces)
+            .and_then(|()| memory.write(&pieces, &answer.data));
+        if written == Err(Trouble::Far) {
+            self.far.take_admin(AdminJob::answering(*command, answer));
+            return Ok(None);
+        }
+        written.map(|()| done)
     }
 
     /// The entries of a queue that is to be made.
-    fn ring<const WORDS: usize>(&self, request: &QueueRequest, memory: Memory<'_>) -> Result<Ring<WORDS>, Status> {
+    fn ring<const WORDS: usize>(&self, request: &QueueRequest, memory: Memory<'_>) -> Result<Entries<WORDS>, Status> {
         let entries = u32::from(request.qsize) + 1;
         if entries < 2 || entries > self.admin.max_queue_entries() {
             return Err(command_specific::INVALID_QUEUE_SIZE.with_dnr());
@@ -101,7 +131,7 @@ impl Function {
         if !request.prp1.is_multiple_of(PAGE.into()) {
             return Err(generic::PRP_OFFSET_INVALID.with_dnr());
         }
-        memory.ring(request.prp1, entries).ok_or(generic::DATA_TRANSFER_ERROR.with_dnr())
+        self.entries(request.prp1, entries, memory).ok_or(generic::DATA_TRANSFER_ERROR.with_dnr())
     }
 
     /// Create I/O Completion Queue (Base 5.2.1).
@@ -115,8 +145,7 @@ impl Function {
         if vector.is_some_and(|vector| vector >= self.interrupts.count()) {
             return Err(command_specific::INVALID_INTERRUPT_VECTOR.with_dnr());
         }
-        self.cqs[usize::from(qid)] = Some(Cq::new(ring, self.doorbell(qid, true), vector));
-        self.completing.push(qid);
+        self.open_cq(qid, ring, vector);
         Ok(())
     }
 
@@ -133,9 +162,7 @@ impl Function {
         let queue = self.admin.open_queue(qid);
         let queue = queue.map_err(|_| command_specific::INVALID_QUEUE_IDENTIFIER.with_dnr())?;
         context.shared.desks[context.desk].queues.fetch_add(1, Ordering::Relaxed);
-        let doorbell = self.doorbell(qid, false);
-        self.sqs[usize::from(qid)] = Some(Sq::new(cqid, ring, doorbell, Some(queue)));
-        self.submitting.push(qid);
+        self.open_sq(qid, cqid, ring, Some(queue));
         if let Some(cq) = &mut self.cqs[usize::from(cqid)] {
             cq.users += 1;
         }
@@ -150,6 +177,7 @@ impl Function {
             return Err(command_specific::INVALID_QUEUE_DELETION.with_dnr());
         }
         *cq = None;
+        self.far.remove_cq(qid);
         self.completing.retain(|&other| other != qid);
         Ok(())
     }
@@ -167,6 +195,7 @@ impl Function {
             close(sq, context);
         }
         self.submitting.retain(|&other| other != qid);
+        self.far.remove_sq(qid);
         Ok(())
     }
 
@@ -184,13 +213,18 @@ impl Function {
         }
         let [value, event] = pages.map(|page| memory.place(page, PAGE.into()));
         let (Some(value), Some(event)) = (value, event) else {
+            tracing::warn!(
+                "{}: shadow doorbells are looked at all the time, so they lie in memory that is shared; the host does without",
+                self.name()
+            );
             return Err(generic::DATA_TRANSFER_ERROR.with_dnr());
         };
         self.shadow = Some(Shadow { value, event });
         for at in 1..self.sqs.len() {
             let (sq_shadow, cq_shadow) = (self.shadow_of(at as u16, false), self.shadow_of(at as u16, true));
-            if let Some(sq) = &mut self.sqs[at] {
-                sq.doorbell.shadow = sq_shadow;
+            let far = self.far.doorbell(at as u16);
+            if let Some(doorbell) = far.or(self.sqs[at].as_mut().map(|sq| &mut sq.doorbell)) {
+                doorbell.shadow = sq_shadow;
             }
             if let Some(cq) = &mut self.cqs[at] {
                 cq.doorbell.shadow = cq_shadow;
@@ -210,4 +244,8 @@ impl Function {
         let at = |place: &Place| Place { offset: place.offset + within, ..place.clone() };
         (within < PAGE.into()).then(|| Shadow { value: at(&shadow.value), event: at(&shadow.event) })
     }
+}
+
+fn prps(command: &Command) -> [u64; 2] {
+    [command.dptr.prp1(), command.dptr.prp2()]
 }

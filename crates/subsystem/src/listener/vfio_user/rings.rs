@@ -49,6 +49,11 @@ impl<const WORDS: usize> Ring<WORDS> {
         entries as u64 * (WORDS * 8) as u64
     }
 
+    /// How many entries there are.
+    pub(super) fn len(&self) -> u32 {
+        self.table.len()
+    }
+
     /// Whether it shares bytes with the `len` from `address` on.
     pub(super) fn touches(&self, address: u64, len: u64) -> bool {
         self.address < address.saturating_add(len) && address < self.address + Self::bytes(self.table.len())
@@ -73,14 +78,14 @@ pub(super) struct Shadow {
 impl Doorbell {
     /// What the host has said.
     #[inline]
-    fn load(&self) -> u32 {
+    pub(super) fn load(&self) -> u32 {
         let Place { region, offset, .. } = self.shadow.as_ref().map_or(&self.register, |shadow| &shadow.value);
         region.load_u32(*offset, Ordering::Acquire)
     }
 
     /// Asks the host to ring the doorbell itself when it passes `value`.
     #[inline]
-    fn expect(&self, value: u32) {
+    pub(super) fn expect(&self, value: u32) {
         if let Some(Shadow { event, .. }) = &self.shadow {
             event.region.store_u32(event.offset, value, Ordering::Release);
         }
@@ -202,6 +207,11 @@ impl Cq {
             free = self.free();
         }
         Ok(free.min(wanted))
+    }
+
+    /// Where the next completion goes.
+    pub(super) fn tail(&self) -> u32 {
+        self.tail
     }
 
     /// Puts a completion in, or keeps it until there is room.

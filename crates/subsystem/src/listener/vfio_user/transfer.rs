@@ -19,12 +19,25 @@ const AT_ONCE: usize = 64;
 /// Most descriptors of a command: more than any sensible host has for the largest transfer there is.
 const MOST_DESCRIPTORS: usize = 16384;
 
+/// Where lists are read from.
+pub(super) trait Source: Copy {
+    /// Copies `bytes.len()` bytes from `at`.
+    fn read(self, at: u64, bytes: &mut [u8]) -> Result<(), Trouble>;
+}
+
+impl Source for Memory<'_> {
+    #[inline]
+    fn read(self, at: u64, bytes: &mut [u8]) -> Result<(), Trouble> {
+        Memory::read(self, at, bytes)
+    }
+}
+
 /// Appends the pieces of the `len` bytes that a command's data pointer names.
 ///
 /// # Errors
 /// The status to answer with, or that the host's memory is gone.
 #[inline]
-pub(super) fn pieces(memory: Memory<'_>, command: &Command, len: u32, pieces: &mut Vec<Piece>) -> Result<(), Trouble> {
+pub(super) fn pieces(memory: impl Source, command: &Command, len: u32, pieces: &mut Vec<Piece>) -> Result<(), Trouble> {
     match command.flags & FLAGS_PSDT {
         0 => prp(memory, [command.dptr.prp1(), command.dptr.prp2()], len, pieces),
         FLAGS_SGL | FLAGS_SGL_METADATA => sgl(memory, command.sgl(), len, pieces),
@@ -41,7 +54,7 @@ fn failed(status: Status) -> Result<(), Trouble> {
 
 #[inline]
 pub(super) fn prp(
-    memory: Memory<'_>,
+    memory: impl Source,
     [first, second]: [u64; 2],
     len: u32,
     pieces: &mut Vec<Piece>,
@@ -67,7 +80,7 @@ pub(super) fn prp(
 }
 
 /// A list of PRP entries: its first page may begin anywhere in a page, and the last entry of a page that is not enough names the next.
-fn prp_list(memory: Memory<'_>, list: u64, len: u32, pieces: &mut Vec<Piece>) -> Result<(), Trouble> {
+fn prp_list(memory: impl Source, list: u64, len: u32, pieces: &mut Vec<Piece>) -> Result<(), Trouble> {
     let (mut list, mut left) = (list, len);
     if !list.is_multiple_of(size_of::<U64>() as u64) {
         return Err(PRP_OFFSET);
@@ -95,7 +108,7 @@ fn prp_list(memory: Memory<'_>, list: u64, len: u32, pieces: &mut Vec<Piece>) ->
     }
 }
 
-fn sgl(memory: Memory<'_>, first: SglDescriptor, len: u32, pieces: &mut Vec<Piece>) -> Result<(), Trouble> {
+fn sgl(memory: impl Source, first: SglDescriptor, len: u32, pieces: &mut Vec<Piece>) -> Result<(), Trouble> {
     if len == 0 {
         return Ok(());
     }
