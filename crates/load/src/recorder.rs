@@ -134,7 +134,7 @@ impl Recorder {
     }
 
     /// An I/O issued at `stamp` ended well; its latency counts if it is `timed`.
-    #[inline]
+    #[inline(always)]
     pub fn succeeded(&mut self, stamp: u64, now: u64, read: bool, timed: bool) {
         self.left(stamp, now);
         let account = &mut self.measured.account;
