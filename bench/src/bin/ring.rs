@@ -5,11 +5,13 @@
 //!     valgrind --tool=callgrind --collect-atstart=no --toggle-collect='*host_and_model*' target/release/ring ticks 1 128
 //!
 //! The host's end is driven against a device that completes at once, on the same core; what the device alone costs is measured beside
-//! it and subtracted. `ticks ROUNDS DEPTH` runs that many rounds of 64 K I/Os at one depth; for instruction counts, those of
+//! it and subtracted. In turn with that the same is done with a reading of the clock for each I/O, and its latency added up, and what
+//! a reading takes is measured. `ticks ROUNDS DEPTH` runs that many rounds of 64 K I/Os at one depth; for instruction counts, those of
 //! `*model_alone*` are to be subtracted in the same way.
 
 use std::{
     error::Error,
+    hint::black_box,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -55,30 +57,79 @@ fn floors(seconds: f64) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Measures the host's end at a depth, and the model alone, in turn.
+/// Ticks an I/O that the host's end may take, and how many readings of the clock more with exact timing.
+const BAR: f64 = 120.0;
+const READINGS: f64 = 2.0;
+
+/// Measures the host's end at a depth, with and without exact timing, and the model alone, in turn.
 fn cost(rounds: usize, depth: u16) -> Result<(), Box<dyn Error>> {
     cpu::pin(*cpu::allowed()?.last().ok_or("no core")?)?;
     let (mut queue, mut model) = queue(depth)?;
     let mut alone = RingDevice::new(1, ENTRIES, false);
-    let (mut both, mut models) = (Vec::new(), Vec::new());
+    let mut latencies = Latencies { begun: vec![ticks(); depth.into()], ..Latencies::default() };
+    let (mut plain, mut exact, mut models) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds {
         let start = ticks();
-        host_and_model(&mut queue, &mut model)?;
-        let middle = ticks();
+        host_and_model::<false>(&mut queue, &mut model, &mut latencies)?;
+        plain.push((ticks() - start) as f64 / IOS as f64);
+        let start = ticks();
+        host_and_model::<true>(&mut queue, &mut model, &mut latencies)?;
+        exact.push((ticks() - start) as f64 / IOS as f64);
+        let start = ticks();
         model_alone(&mut alone, depth);
-        both.push((middle - start) as f64 / IOS as f64);
-        models.push((ticks() - middle) as f64 / IOS as f64);
+        models.push((ticks() - start) as f64 / IOS as f64);
     }
-    let (both, models) = (median(&mut both), median(&mut models));
+    let (plain, exact, models) = (median(&mut plain), median(&mut exact), median(&mut models));
+    let (reading, most) = (reading(), BAR + READINGS * reading());
     println!(
-        "depth {depth}: {:.1} ticks an I/O ({both:.1} with the model, {models:.1} the model alone)",
-        both - models
+        "depth {depth}: {:.1} ticks an I/O of {BAR}; {:.1} with exact timing of {most:.0}, a reading being {reading:.1}; \
+         mean latency {:.0} ticks ({plain:.1} and {exact:.1} with the model, {models:.1} the model alone)",
+        plain - models,
+        exact - models,
+        latencies.sum as f64 / latencies.count as f64,
     );
     Ok(())
 }
 
+/// What a reading of the clock takes, in ticks: the best of several rounds.
+fn reading() -> f64 {
+    const READINGS: u64 = 32;
+    let round = || {
+        let begin = ticks();
+        (0..READINGS).fold(begin, |_, _| black_box(ticks())).wrapping_sub(begin) as f64 / READINGS as f64
+    };
+    (0..8).map(|_| round()).fold(f64::INFINITY, f64::min)
+}
+
+/// Latencies as the load keeps them.
+#[derive(Default)]
+struct Latencies {
+    /// When the command in a slot was issued.
+    begun: Vec<u64>,
+    min: u64,
+    max: u64,
+    sum: u128,
+    count: u64,
+}
+
+impl Latencies {
+    /// The command in a slot is over now, and another takes its place.
+    #[inline]
+    fn turn(&mut self, slot: u16, now: u64) {
+        let latency = now - std::mem::replace(&mut self.begun[usize::from(slot)], now);
+        self.min = if self.count == 0 { latency } else { self.min.min(latency) };
+        self.max = self.max.max(latency);
+        self.sum += u128::from(latency);
+        self.count += 1;
+    }
+}
+
 #[inline(never)]
-fn host_and_model(queue: &mut RingQueue, model: &mut RingDevice) -> Result<(), Box<dyn Error>> {
+fn host_and_model<const EXACT: bool>(
+    queue: &mut RingQueue,
+    model: &mut RingDevice,
+    latencies: &mut Latencies,
+) -> Result<(), Box<dyn Error>> {
     let mut done = [Done::default(); REAP_BATCH];
     let mut ops = [op(0); REAP_BATCH];
     let mut left = IOS;
@@ -86,6 +137,9 @@ fn host_and_model(queue: &mut RingQueue, model: &mut RingDevice) -> Result<(), B
         complete(model);
         let count = queue.reap(&mut done)?;
         for (op, done) in ops.iter_mut().zip(&done[..count]) {
+            if EXACT {
+                latencies.turn(done.slot, ticks());
+            }
             op.slot = done.slot;
             op.slba = left;
         }

@@ -135,6 +135,8 @@ pub(crate) struct Context<'a, Q, C> {
     failed_commands: u64,
     /// Slices are given away.
     series: bool,
+    /// Each batch is shown to the device as soon as it is made.
+    eager: bool,
     /// Ticks that a reading takes.
     clock_cost: f64,
     /// Longest time from a reading to its last use as a stamp.
@@ -210,6 +212,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
         let lanes: Vec<_> =
             lanes.collect::<Result<_, _>>().map_err(|error| fail("cannot prepare an I/O queue", &error))?;
         Ok(Self {
+            eager: lanes.iter().all(|lane: &Lane<Q>| lane.queue.commits_cheaply()),
             recorder: Recorder::new(task.histogram),
             coverage: Coverage::new(task.kind, task.part),
             failed_commands: 0,
@@ -289,7 +292,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
         self.ended.is_none()
     }
 
-    #[inline]
+    #[inline(always)]
     fn issue<M: Mode>(&mut self, index: u32, lane: usize) {
         let draw = self.workload.draw();
         let sampled = M::SAMPLED && self.sampler.picks();
@@ -344,6 +347,12 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
                         Timing::Batch => self.settle::<Batch>(index, &done[..count]),
                         Timing::Sampled(_) => self.settle::<Sampled>(index, &done[..count]),
                         Timing::Off => self.settle::<Off>(index, &done[..count]),
+                    }
+                    if self.eager && count == most {
+                        // Put back while that may lose a queue, as below.
+                        self.done = done;
+                        self.flush();
+                        done = std::mem::take(&mut self.done);
                     }
                     if count < most || self.task.max_completions.is_some_and(|most| found >= most as usize) {
                         break;

@@ -234,7 +234,7 @@ impl Recorder {
     }
 
     /// An I/O on the blocks from `lba` on, issued at `stamp`, ended well; its latency counts if it is `timed`.
-    #[inline]
+    #[inline(always)]
     pub fn succeeded(&mut self, stamp: u64, now: u64, read: bool, lba: u64, timed: bool) {
         self.depth -= 1;
         #[cfg(test)]

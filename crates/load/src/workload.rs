@@ -72,7 +72,7 @@ impl Workload {
     }
 
     /// The next I/O.
-    #[inline]
+    #[inline(always)]
     pub fn draw(&mut self) -> Draw {
         let offset = match &mut self.position {
             Position::Sequential { next, part } => {

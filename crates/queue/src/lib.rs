@@ -195,6 +195,11 @@ pub trait IoQueue: Send {
     /// When the queue is lost.
     fn commit(&mut self) -> Result<Progress, Down>;
 
+    /// Whether a commit costs next to nothing, so that a batch is best shown as soon as it is made.
+    fn commits_cheaply(&self) -> bool {
+        false
+    }
+
     /// Fills `done` with what is over and returns how many. All that arrived before a loss comes out before `Down`.
     ///
     /// # Errors
@@ -246,6 +251,9 @@ impl<Q: IoQueue + ?Sized> IoQueue for Box<Q> {
     }
     fn commit(&mut self) -> Result<Progress, Down> {
         (**self).commit()
+    }
+    fn commits_cheaply(&self) -> bool {
+        (**self).commits_cheaply()
     }
     fn reap(&mut self, done: &mut [Done]) -> Result<usize, Down> {
         (**self).reap(done)

@@ -189,6 +189,9 @@ impl IoQueue for AnyQueue {
     fn commit(&mut self) -> Result<Progress, Down> {
         each!(self, queue => queue.commit())
     }
+    fn commits_cheaply(&self) -> bool {
+        each!(self, queue => queue.commits_cheaply())
+    }
     fn reap(&mut self, done: &mut [Done]) -> Result<usize, Down> {
         each!(self, queue => queue.reap(done))
     }

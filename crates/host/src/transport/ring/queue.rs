@@ -371,6 +371,10 @@ impl IoQueue for RingQueue {
         Ok(Progress::Complete)
     }
 
+    fn commits_cheaply(&self) -> bool {
+        true
+    }
+
     #[inline]
     fn reap(&mut self, done: &mut [Done]) -> Result<usize, Down> {
         let count = match (self.open, self.stopped) {

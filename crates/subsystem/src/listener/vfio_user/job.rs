@@ -21,8 +21,9 @@ use crate::{
     namespace::{Found, Outcome, Pool, RESERVE},
 };
 
-/// Bytes of a block that are asked for before it is its turn: where more follow, the processor sees them coming.
-const AHEAD: u32 = 512;
+/// Bytes of a block that are asked for before it is its turn: a line, and with it where its page is. The processor sees the others
+/// coming, and more lines at once wait for one another (one 274 ns a copy of 4 KiB, eight 312 ns, none 407 ns).
+const AHEAD: u32 = 64;
 
 /// A command with its data.
 #[derive(Debug)]
