@@ -6,6 +6,7 @@
 
 use std::{
     collections::VecDeque,
+    hint::black_box,
     io,
     net::{TcpListener, TcpStream},
     os::fd::AsFd,
@@ -15,7 +16,7 @@ use std::{
 };
 
 use doorbell_platform::{
-    Range, Region, cpu,
+    Crc32c, Range, Region, cpu,
     socket::{self, Segment, Sending},
 };
 
@@ -41,6 +42,9 @@ pub struct Shape {
     pub connections: u32,
     /// Bytes of data of an I/O.
     pub size: u32,
+    /// Whether both ends take CRC-32C of data: of what arrives, and the asking end of what it sends; the other end sends what it
+    /// keeps the checksum of.
+    pub checksums: bool,
     /// How long to measure.
     pub time: Duration,
     /// The cores of the asking and of the answering end.
@@ -78,8 +82,8 @@ pub fn measure(shape: Shape) -> io::Result<f64> {
         let answer = scope.spawn(|| {
             cpu::pin(shape.cores[1])?;
             let mut staging = vec![0; STAGING];
-            let mut ends: Vec<_> =
-                (1..).zip(answering).map(|(number, stream)| End::new(stream, &ram, number)).collect();
+            let end = |(number, stream)| End::new(stream, &ram, number, shape.checksums);
+            let mut ends: Vec<_> = (1..).zip(answering).map(end).collect();
             while !stop.load(Ordering::Relaxed) {
                 ends.iter_mut().try_for_each(|end| end.answer(shape, &mut staging))?;
             }
@@ -104,7 +108,8 @@ fn ask(streams: Vec<TcpStream>, shape: Shape) -> io::Result<f64> {
     let memory = Region::new((shape.depth * shape.size) as usize)?;
     memory.populate()?;
     let mut staging = vec![0; STAGING];
-    let mut ends: Vec<_> = (1..).zip(streams).map(|(number, stream)| End::new(stream, &memory, number)).collect();
+    let end = |(number, stream)| End::new(stream, &memory, number, shape.checksums);
+    let mut ends: Vec<_> = (1..).zip(streams).map(end).collect();
     for number in 0..shape.depth {
         ends[(number % shape.connections) as usize].command(shape, number);
     }
@@ -118,7 +123,7 @@ fn ask(streams: Vec<TcpStream>, shape: Shape) -> io::Result<f64> {
             any |= !ready.is_empty();
             for (kind, number) in ready.drain(..) {
                 match kind {
-                    REQUEST => end.push(DATA, 24, number, Some(slot(shape, number))),
+                    REQUEST => end.push_summed(DATA, 24, number, Some(slot(shape, number))),
                     _ => {
                         done += 1;
                         end.command(shape, number);
@@ -152,11 +157,13 @@ struct End<'a> {
     /// Units that have arrived whole.
     ready: Vec<(u8, u32)>,
     random: u64,
+    /// The checksum of the data that is arriving, where they are taken.
+    checksum: Option<Crc32c>,
 }
 
 impl<'a> End<'a> {
     /// `number`, from 1, sets its sequence of blocks apart from the others'.
-    fn new(stream: TcpStream, memory: &'a Region, number: u64) -> Self {
+    fn new(stream: TcpStream, memory: &'a Region, number: u64, checksums: bool) -> Self {
         Self {
             stream,
             memory,
@@ -167,12 +174,13 @@ impl<'a> End<'a> {
             current: (0, 0),
             ready: Vec::new(),
             random: number.wrapping_mul(0x9e37_79b9_7f4a_7c15),
+            checksum: checksums.then(Crc32c::new),
         }
     }
 
     fn command(&mut self, shape: Shape, number: u32) {
         let data = (shape.kind == Kind::InCapsuleWrite).then(|| slot(shape, number));
-        self.push(COMMAND, 72, number, data);
+        self.push_summed(COMMAND, 72, number, data);
     }
 
     /// Receives what is there and queues the answers.
@@ -198,6 +206,15 @@ impl<'a> End<'a> {
         }
         (self.ready, self.random) = (ready, random);
         self.send()
+    }
+
+    fn push_summed(&mut self, kind: u8, len: u32, number: u32, data: Option<Range>) {
+        if let (Some(data), Some(_)) = (data, self.checksum) {
+            let mut sum = Crc32c::new();
+            self.memory.checksum(data, &mut sum);
+            black_box(sum.finish());
+        }
+        self.push(kind, len, number, data);
     }
 
     fn push(&mut self, kind: u8, len: u32, number: u32, data: Option<Range>) {
@@ -260,10 +277,14 @@ impl<'a> End<'a> {
         };
         let placed = (count as u32).min(self.rest.len);
         if self.rest.len > 0 {
+            if let Some(sum) = &mut self.checksum {
+                self.memory.checksum(self.rest.part(0, placed), sum);
+            }
             self.rest = self.rest.part(placed, u32::MAX);
             if self.rest.len > 0 {
                 return Ok(());
             }
+            self.summed();
             self.ready.push(self.current);
         }
         let end = have + count - placed as usize;
@@ -282,18 +303,29 @@ impl<'a> End<'a> {
                 continue;
             };
             let here = (end - at).min(data.len as usize);
-            self.memory.write(data.offset, &staging[at..at + here]);
+            match &mut self.checksum {
+                None => self.memory.write(data.offset, &staging[at..at + here]),
+                Some(sum) => self.memory.write_and_checksum(data.offset, &staging[at..at + here], sum),
+            }
             at += here;
             self.rest = data.part(here as u32, u32::MAX);
             if self.rest.len > 0 {
                 self.current = (kind, number);
             } else {
+                self.summed();
                 self.ready.push((kind, number));
             }
         }
         self.partial.clear();
         self.partial.extend_from_slice(&staging[at..end]);
         Ok(())
+    }
+
+    /// All data of a unit is here.
+    fn summed(&mut self) {
+        if let Some(sum) = &mut self.checksum {
+            black_box(std::mem::take(sum).finish());
+        }
     }
 }
 
@@ -306,8 +338,10 @@ mod tests {
         let cores = cpu::allowed().unwrap();
         for kind in [Kind::Read, Kind::InCapsuleWrite, Kind::RequestedWrite] {
             let cores = [cores[0], *cores.last().unwrap()];
-            for (depth, connections, size) in [(1, 1, 4096), (8, 1, 131_072), (8, 3, 4096)] {
-                let shape = Shape { kind, depth, connections, size, time: Duration::from_millis(50), cores };
+            for (depth, connections, size, checksums) in
+                [(1, 1, 4096, false), (8, 1, 131_072, true), (8, 3, 4096, false), (8, 1, 4096, true)]
+            {
+                let shape = Shape { kind, depth, connections, size, checksums, time: Duration::from_millis(50), cores };
                 assert!(measure(shape).unwrap() > 0.0, "{shape:?}");
             }
         }

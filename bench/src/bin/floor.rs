@@ -21,7 +21,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let cores = cpu::allowed()?;
     let cores = [*cores.last().ok_or("no core")?, cores[0]];
     let (depth, connections, size) = (depth.parse()?, connections.parse()?, size.parse()?);
-    let iops = measure(Shape { kind, depth, connections, size, time: Duration::from_secs(seconds.parse()?), cores })?;
+    let time = Duration::from_secs(seconds.parse()?);
+    let iops = measure(Shape { kind, depth, connections, size, checksums: false, time, cores })?;
     println!("{iops:.0} IOPS, {:.0} MiB/s", iops * f64::from(size) / f64::from(1 << 20));
     Ok(())
 }

@@ -3,8 +3,9 @@
 //!     cargo build --release && cargo run --release -p doorbell-bench --bin tcp [PAIRS [TEXT]]
 //!
 //! prints a row a shape: the medians of both sides and of the ratio pair by pair; with TEXT only the rows that contain it. The first
-//! table holds Doorbell against the same bytes over plain sockets, the second a variant of the load against the plain load. Needs
-//! two cores with nothing else to do.
+//! table holds Doorbell against the same bytes over plain sockets, the second a variant of the load against the plain load, and the
+//! same variant of the floor against the plain floor: what checksums or more connections cost with nothing of ours. Needs two cores
+//! with nothing else to do.
 
 use std::{error::Error, time::Duration};
 
@@ -37,17 +38,18 @@ const FLOOR: [(&str, Kind, u32, u32, u32); 14] = [
     ("4 KiB writes, depth 4096 over 64", Kind::InCapsuleWrite, 4096, 64, 4096),
 ];
 
-/// Variants of a load beside the load itself.
-const VARIANTS: [(&str, &str, &str); 9] = [
-    ("4 KiB reads, depth 128: both digests", "-q 128 -o 4096 -w randread", "-H -I"),
-    ("4 KiB writes, depth 128: both digests", "-q 128 -o 4096 -w randwrite", "-H -I"),
-    ("128 KiB reads, depth 32: both digests", "-q 32 -o 131072 -w randread", "-H -I"),
-    ("128 KiB writes, depth 32: both digests", "-q 32 -o 131072 -w randwrite", "-H -I"),
-    ("4 KiB reads, depth 512: -P 4", "-q 512 -o 4096 -w randread", "-P 4"),
-    ("4 KiB writes, depth 512: -P 4", "-q 512 -o 4096 -w randwrite", "-P 4"),
-    ("4 KiB reads, depth 128: -P 4", "-q 128 -o 4096 -w randread", "-P 4"),
-    ("4 KiB reads, depth 4096: -P 64", "-q 4096 -o 4096 -w randread", "-P 64"),
-    ("4 KiB writes, depth 4096: -P 64", "-q 4096 -o 4096 -w randwrite", "-P 64"),
+/// Variants of a load beside the load itself: I/O, depth, bytes, connections, digests.
+const VARIANTS: [(&str, Kind, u32, u32, u32, bool); 10] = [
+    ("4 KiB reads, depth 128: both digests", Kind::Read, 128, 4096, 1, true),
+    ("4 KiB writes, depth 128: both digests", Kind::InCapsuleWrite, 128, 4096, 1, true),
+    ("128 KiB reads, depth 32: both digests", Kind::Read, 32, 131_072, 1, true),
+    ("128 KiB writes, depth 32: both digests", Kind::RequestedWrite, 32, 131_072, 1, true),
+    ("4 KiB reads, depth 512: -P 4", Kind::Read, 512, 4096, 4, false),
+    ("4 KiB writes, depth 512: -P 4", Kind::InCapsuleWrite, 512, 4096, 4, false),
+    ("4 KiB reads, depth 128: -P 4", Kind::Read, 128, 4096, 4, false),
+    ("4 KiB writes, depth 128: -P 4", Kind::InCapsuleWrite, 128, 4096, 4, false),
+    ("4 KiB reads, depth 4096: -P 64", Kind::Read, 4096, 4096, 64, false),
+    ("4 KiB writes, depth 4096: -P 64", Kind::InCapsuleWrite, 4096, 4096, 64, false),
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -67,28 +69,42 @@ fn main() -> Result<(), Box<dyn Error>> {
         Ok(reached.iops)
     };
 
+    let cores = [host_core, target_core];
+    let floor = |(kind, depth, size, connections, checksums)| -> Result<f64, Box<dyn Error>> {
+        target.pause(true)?;
+        let reached = measure(Shape { kind, depth, connections, size, checksums, time: TIME, cores })?;
+        target.pause(false)?;
+        Ok(reached)
+    };
+    let load = |kind, depth, size| {
+        let pattern = if kind == Kind::Read { "randread" } else { "randwrite" };
+        format!("-q {depth} -o {size} -w {pattern}")
+    };
+
     heading(pairs, "beside the socket floor", "floor IOPS");
     for (name, kind, depth, connections, size) in FLOOR.into_iter().filter(|(name, ..)| name.contains(&only)) {
-        let pattern = if kind == Kind::Read { "randread" } else { "randwrite" };
-        let options = format!("-q {depth} -P {connections} -o {size} -w {pattern}");
+        let options = format!("{} -P {connections}", load(kind, depth, size));
         let mut sides = [Vec::new(), Vec::new()];
         for _ in 0..pairs {
-            target.pause(true)?;
-            let cores = [host_core, target_core];
-            sides[0].push(measure(Shape { kind, depth, connections, size, time: TIME, cores })?);
-            target.pause(false)?;
+            sides[0].push(floor((kind, depth, size, connections, false))?);
             sides[1].push(perf(&options)?);
         }
-        row(name, sides);
+        println!("{}", row(name, sides));
     }
-    heading(pairs, "a variant beside the plain load", "plain IOPS");
-    for (name, plain, variant) in VARIANTS.into_iter().filter(|(name, ..)| name.contains(&only)) {
-        let mut sides = [Vec::new(), Vec::new()];
+    heading(pairs, "a variant beside the plain load; last, what the floor keeps of itself", "plain IOPS");
+    for (name, kind, depth, size, connections, digests) in
+        VARIANTS.into_iter().filter(|(name, ..)| name.contains(&only))
+    {
+        let plain = load(kind, depth, size);
+        let variant = format!("{plain} -P {connections}{}", if digests { " -H -I" } else { "" });
+        let (mut sides, mut floors) = ([Vec::new(), Vec::new()], Vec::new());
         for _ in 0..pairs {
-            sides[0].push(perf(plain)?);
-            sides[1].push(perf(&format!("{plain} {variant}"))?);
+            sides[0].push(perf(&plain)?);
+            sides[1].push(perf(&variant)?);
+            let bare = floor((kind, depth, size, 1, false))?;
+            floors.push(floor((kind, depth, size, connections, digests))? / bare);
         }
-        row(name, sides);
+        println!("{} {:>8.2}", row(name, sides), median(&mut floors));
     }
     start_ups.sort_unstable_by(|left, right| left.0.total_cmp(&right.0));
     if let [.., (longest, slowest)] = &start_ups[..] {
@@ -110,8 +126,8 @@ fn heading(pairs: usize, what: &str, first: &str) {
     );
 }
 
-/// Prints both sides' medians, and that of the ratio pair by pair.
-fn row(name: &str, [mut first, mut second]: [Vec<f64>; 2]) {
+/// Both sides' medians, and that of the ratio pair by pair.
+fn row(name: &str, [mut first, mut second]: [Vec<f64>; 2]) -> String {
     let mut ratios: Vec<f64> = first.iter().zip(&second).map(|(first, second)| second / first).collect();
-    println!("{name:<40} {:>12.0} {:>12.0} {:>8.2}", median(&mut first), median(&mut second), median(&mut ratios));
+    format!("{name:<40} {:>12.0} {:>12.0} {:>8.2}", median(&mut first), median(&mut second), median(&mut ratios))
 }
