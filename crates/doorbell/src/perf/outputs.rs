@@ -163,9 +163,11 @@ mod tests {
     #[test]
     fn a_file_is_whole_or_what_it_was() {
         let folder = scratch::Folder::new().unwrap();
-        let path = folder.path().join("x.json");
+        let place = folder.path().join("results");
+        fs::create_dir(&place).unwrap();
+        let path = place.join("x.json");
         let sink = Sink::File(path.clone());
-        let entries = || fs::read_dir(folder.path()).unwrap().count();
+        let entries = || fs::read_dir(&place).unwrap().count();
         fs::write(&path, "before").unwrap();
         let mut output = Output::open("json", &sink).unwrap();
         output.write("half").unwrap();
