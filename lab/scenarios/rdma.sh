@@ -77,12 +77,6 @@ interrupted target-killed.interrupts NON-ZERO kill_target
 OPTIONS=
 wait $target 2>/dev/null
 need target.third start --ram 64M
-# Before hosts are killed: after that the device is not let go of (docs/rdma.md).
-interrupted device-removed NON-ZERO rdma_delete
-check device-removed.target-lives kill -0 $target
-check device-removed.added rdma_add
-check device-removed.listens wait_for 30 rdma_listening 4420
-perf device-removed.again -r "$ONE" -q 8 -o 4096 -w randread -d 100 -t 60 -c 0x1
 # A host that is killed leaves nothing behind that the next one minds.
 for _ in 1 2 3; do
   doorbell perf -r "$ONE" -q 32 -o 4096 -w randrw -M 50 -P 4 -t 60 -c 0x1 >$LOG 2>&1 & host=$!
