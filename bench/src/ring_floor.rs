@@ -119,7 +119,9 @@ mod tests {
     fn every_depth_goes_round() {
         let cores = cpu::allowed().unwrap();
         for depth in [1, 8, 255] {
-            assert!(measure(depth, Duration::from_millis(20), [cores[0], *cores.last().unwrap()]).unwrap() > 0.0);
+            // On a busy machine the answering end may not have its turn within so short a time.
+            let measured = || measure(depth, Duration::from_millis(20), [cores[0], *cores.last().unwrap()]).unwrap();
+            assert!((0..100).any(|_| measured() > 0.0), "depth {depth}");
         }
     }
 }

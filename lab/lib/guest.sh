@@ -105,6 +105,8 @@ perf() { # NAME PERF-OPTION…
   else ok "$name"; return; fi
   return 1
 }
+# Rows of the table; what a run says of its own numbers names them too.
+rows() { grep -v '^Audit' $LOG | grep -c 'from core'; }
 total() { awk '$1 == "Total" && $2 == ":" && $3 > 0 && NF == 7 {found = 1} END {exit !found}' $LOG; }
 
 # Starts a long run on $ONE (with $OPTIONS), does something to the target, and looks how the run ends: by itself, in time.

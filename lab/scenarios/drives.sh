@@ -128,7 +128,7 @@ if [ -e /lab/without-shadow-doorbells ]; then
 else skip plain 'this QEMU offers shadow doorbells with every drive'; fi
 perf_exact qpairs 400 -r "$ONE" -q 64 -o 4096 -w randread -P 4 -c 0x1
 perf cores -d 200 -t 60 -r "$ONE" -q 16 -o 4096 -w randread -c 0x3
-check cores.rows [ "$(grep -c 'from core' $LOG)" = 2 ]
+check cores.rows [ "$(rows)" = 2 ]
 perf_exact interrupts 200 -r "$ONE" -q 16 -o 4096 -w randread -E -c 0x1
 perf_exact interrupts.adaptive 200 -r "$ONE" -q 1 -o 4096 -w randread --poll-mode adaptive -c 0x1
 perf interrupts.cores -d 200 -t 60 -r "$ONE" -q 8 -o 4096 -w randread -E -P 2 -c 0x3
@@ -138,11 +138,11 @@ perf_exact no-huge 200 -r "$ONE" -q 32 -o 4096 -w randread --no-huge -s 256 -c 0
 perf latency -d 300 -t 60 -r "$ONE" -q 8 -o 4096 -w randread -LL -c 0x1
 said latency.summary '99\.99900%'
 perf everything -d 100 -t 60 -q 8 -o 4096 -w randread -c 0x1
-check everything.rows [ "$(grep -c 'from core' $LOG)" = 6 ]
+check everything.rows [ "$(rows)" = 6 ]
 said everything.zoned 'NSID 3: it is of the Zoned Namespace Command Set'
 said everything.metadata 'bytes of metadata, which is not supported yet'
 perf allowed -d 100 -t 60 -q 8 -o 4096 -w randread -c 0x1 -b $CMB -b $HOT
-check allowed.rows [ "$(grep -c 'from core' $LOG)" = 2 ]
+check allowed.rows [ "$(rows)" = 2 ]
 check_refused zoned 40 'Zoned Namespace Command Set' doorbell perf -r "$(pcie $MANY 3)" -q 8 -o 4096 -w randread -d 10 -t 30 -c 0x1
 check_refused metadata 40 'bytes of metadata' doorbell perf -r "$(pcie $MANY 4)" -q 8 -o 4096 -w randread -d 10 -t 30 -c 0x1
 check_refused too-many-queues 40 'queue' doorbell perf -r "$(pcie $CMB)" -q 64 -o 4096 -w randread -P 4 -d 100 -t 30 -c 0x1

@@ -95,17 +95,17 @@ perf_exact zipf n512 400 4096 -r "$ONE" -q 16 -w randread -F 1.1 -c 0x1
 perf_exact batch n512 400 4096 -r "$ONE" -q 32 -w randread -C 4 -c 0x1
 perf_exact queue-size n512 400 4096 -r "$ONE" -q 32 -w randread --io-queue-size 16 -c 0x1
 perf cores -r "$ONE" -q 16 -o 4096 -w randread -d 400 -t 60 -c 0x3
-check cores.rows [ "$(grep -c 'from core' $LOG)" = 2 ]
+check cores.rows [ "$(rows)" = 2 ]
 perf every-core -r "$ALL" -q 8 -o 4096 -w randrw -M 50 -d 200 -t 60 -c 0x3 --use-every-core
-check every-core.rows [ "$(grep -c 'from core' $LOG)" = 6 ]
+check every-core.rows [ "$(rows)" = 6 ]
 perf namespaces -r "$ALL" -q 8 -o 4096 -w randread -d 200 -t 60 -c 0x1
 for nsid in 1 2 7; do check namespaces.$nsid grep -q "NSID $nsid from core" $LOG; done
 perf too-large-block -r "$ALL" -q 8 -o 512 -w randread -d 200 -t 60 -c 0x1
-check too-large-block.left-out [ "$(grep -c 'from core' $LOG)" = 1 ]
+check too-large-block.left-out [ "$(rows)" = 1 ]
 perf two-targets -r "$ONE" -r "$OTHER" -q 16 -o 4096 -w randread -d 200 -t 60 -c 0x1
-check two-targets.rows [ "$(grep -c 'from core' $LOG)" = 2 ]
+check two-targets.rows [ "$(rows)" = 2 ]
 perf discovered -r "$(at 4420)" -q 8 -o 4096 -w randread -d 100 -t 60 -c 0x1
-check discovered.rows [ "$(grep -c 'from core' $LOG)" = 4 ]
+check discovered.rows [ "$(rows)" = 4 ]
 perf ipv6 -r "trtype:tcp adrfam:IPv6 traddr:::1 trsvcid:4422 subnqn:$B" -q 8 -o 4096 -w randread -d 100 -t 60 -c 0x1
 perf host-name -r "trtype:tcp adrfam:IPv4 traddr:localhost trsvcid:4420 subnqn:$B" -q 8 -o 4096 -w randread -d 100 -t 60 -c 0x1
 perf source-address -r "$OTHER hostaddr:127.0.0.2" -q 8 -o 4096 -w randread -d 100 -t 60 -c 0x1
@@ -130,14 +130,14 @@ ana 2 non-optimized
 # shellcheck disable=SC2086
 {
   perf paths.both -r "$ONE" -r "$SECOND" $PATHS
-  check paths.both.rows [ "$(grep -c 'from core' $LOG)" = 2 ]
+  check paths.both.rows [ "$(rows)" = 2 ]
   check paths.both.told grep -q 'These are 2 paths to one namespace' $LOG
   check paths.both.first grep -q 'port 4420, controller .*: ANA Optimized' $LOG
   check paths.both.second grep -q 'port 4421, controller .*: ANA Non-Optimized' $LOG
   for state in inaccessible persistent-loss change; do
     ana 2 $state
     perf paths.$state -r "$ONE" -r "$SECOND" $PATHS
-    check paths.$state.left-out [ "$(grep -c 'from core' $LOG)" = 1 ]
+    check paths.$state.left-out [ "$(rows)" = 1 ]
     check_refused paths.$state.alone 30 'I/O is refused over this path' doorbell perf -r "$SECOND" $PATHS
   done
 }

@@ -89,11 +89,11 @@ perf_exact source-address n512 400 4096 -r "$ONE hostaddr:$V4" -q 16 -w randread
 perf_exact ipv6 n512 400 4096 -r "$SIX" -q 32 -w randrw -M 50 -c 0x1
 perf_exact ipv6.large n512 40 262144 -r "$SIX" -q 8 -w randrw -M 50 -P 2 -c 0x1
 perf cores -r "$ONE" -q 16 -o 4096 -w randread -d 400 -t 60 -c 0x3
-check cores.rows [ "$(grep -c 'from core' $LOG)" = 2 ]
+check cores.rows [ "$(rows)" = 2 ]
 perf every-core -r "$ALL" -q 8 -o 4096 -w randrw -M 50 -d 200 -t 60 -c 0x3 --use-every-core
-check every-core.rows [ "$(grep -c 'from core' $LOG)" = 4 ]
+check every-core.rows [ "$(rows)" = 4 ]
 perf namespaces -r "$ONE" -r "$TWO" -q 16 -o 4096 -w randread -d 200 -t 60 -c 0x1
-check namespaces.rows [ "$(grep -c 'from core' $LOG)" = 2 ]
+check namespaces.rows [ "$(rows)" = 2 ]
 perf statistics -r "$ONE" -q 16 -o 4096 -w randread -d 400 -t 60 --transport-stats -c 0x1
 said statistics.heading '^RDMA transport:'
 said statistics.device 'dev name: +rxe'
