@@ -265,7 +265,9 @@ impl Substitute {
             let mut seen = 0;
             while !ends.load(Ordering::Relaxed) {
                 let now = rounds.load(Ordering::Relaxed);
-                if std::mem::replace(&mut seen, now) != now || !target.lock().unwrap().pass() {
+                // As many passes as lie between two looks at the sockets.
+                let serve = |target: &mut Cooperative| (0..5000).any(|_| target.pass());
+                if std::mem::replace(&mut seen, now) != now || !serve(&mut target.lock().unwrap()) {
                     thread::sleep(Duration::from_micros(200));
                 }
             }
