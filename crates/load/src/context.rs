@@ -398,7 +398,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
                 }
                 // What comes out of a stopped queue is not issued again: the others are stopped too, or the context has ended.
                 if let Some(pacing) = self.pacing.as_mut().filter(|_| !stopped) {
-                    pacing.over(&[index], next as u32);
+                    pacing.over(index, next as u32);
                 } else if !stopped && self.running() {
                     self.issue::<M>(index, next);
                 }

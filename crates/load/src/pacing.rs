@@ -120,10 +120,10 @@ impl Pacing {
         self.free.extend((0..self.planned.len() as u32).map(|index| (index, index % queues.max(1) as u32)));
     }
 
-    /// These I/Os are over, and go to that queue next.
+    /// That I/O is over, and goes to that queue next.
     #[inline]
-    pub fn over(&mut self, tags: &[u32], queue: u32) {
-        self.free.extend(tags.iter().map(|&tag| (tag, queue)));
+    pub fn over(&mut self, tag: u32, queue: u32) {
+        self.free.push_back((tag, queue));
     }
 
     /// The I/O for an arrival that is due, and its queue.
@@ -233,12 +233,13 @@ mod tests {
         // Two of the warm-up; the window's first two wait for them.
         assert_eq!((step(&mut pacing, 1010), step(&mut pacing, 1031)), (2, 0));
         [0, 1].iter().for_each(|&tag| pacing.succeeded(tag, 1035, true));
-        pacing.over(&[1, 0], 1);
+        pacing.over(1, 1);
+        pacing.over(0, 1);
         assert_eq!(pacing.next(1035), Some((1, 1)), "who was over first is the next, on the queue that it is told");
         pacing.issued(1, 1035);
         assert_eq!(step(&mut pacing, 1035), 1);
         [0, 1].iter().for_each(|&tag| pacing.succeeded(tag, 1045, true));
-        pacing.over(&[0], 0);
+        pacing.over(0, 0);
         // Planned at 1040 and found one free.
         assert_eq!(step(&mut pacing, 1046), 1);
         pacing.succeeded(0, 1200, false);
