@@ -282,6 +282,8 @@ Own {
         "With --rate: fixed (default: at equal distances), poisson (independently of each other) or burst:N (N at once)."
     Overwrite - "overwrite" "NAME" Built
         "Write there although a partition table, a file system or somebody who uses it was found, or it cannot be looked at: a run that writes is refused then, with the name to give here. What is named is not looked at. Repeatable."
+    Coverage - "coverage" "WORD" Built
+        "For the random patterns: random (default: each position may come again at any time) or full (each position exactly once a pass, in another order each time; what is left at the end, shorter than -o, is not used)."
     Timeout - "timeout" "MS" Built
         "Abort an I/O that takes longer, counted from when it is issued; when it is not back after as long again, give its queue up. Default: I/Os may take any time."
 }
