@@ -15,6 +15,7 @@ pub mod numa;
 pub mod open_files;
 pub mod pci;
 pub mod poll;
+mod raiser;
 pub mod socket;
 pub mod sysfs;
 mod table;
@@ -22,5 +23,6 @@ pub mod vfio;
 
 pub use crc32c::Crc32c;
 pub use memory::{Arena, Backing, Pages, Range, Region};
+pub use raiser::Raiser;
 pub use sysfs::Sysfs;
 pub use table::Table;

@@ -7,7 +7,7 @@ use std::{
 
 use doorbell_platform::Region;
 use rustix::{
-    fs::{OFlags, fcntl_get_seals, fcntl_getfl, fcntl_setfl, fstat, fstatfs},
+    fs::{fcntl_get_seals, fstat, fstatfs},
     io::Errno,
 };
 use zerocopy::{FromBytes, IntoBytes};
@@ -245,13 +245,6 @@ impl Connection {
         };
         if count == 0 && !matches!((action, &data), (Action::Trigger, IrqData::None)) {
             return refusal(Errno::INVAL, format!("flags {flags:#x} for no interrupt"));
-        }
-        if let IrqData::Eventfds(fds) = &data {
-            // A full eventfd, or a pipe in its place, must not hold the device up.
-            for fd in fds {
-                let set = fcntl_getfl(fd).and_then(|flags| fcntl_setfl(fd, flags | OFlags::NONBLOCK));
-                set.or_else(|errno| refusal(errno, "a descriptor cannot be made non-blocking"))?;
-            }
         }
         Ok(Outcome::Work(Vec::new(), Work::SetIrqs(IrqSet { index, start, count, action, data })))
     }
