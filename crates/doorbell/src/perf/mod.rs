@@ -201,6 +201,7 @@ fn run_options(options: &Options, seed: u64) -> RunOptions {
         io_size: options.io_size,
         io_unit: options.io_unit,
         pattern: Pattern { random: options.pattern.random, read_percent: options.pattern.read_percent },
+        selection: options.selection.clone(),
         time: Duration::from_secs(options.time_s.into()),
         warm_up: Duration::from_secs(options.warmup_s.into()),
         number_ios: options.number_ios.map(|limit| match limit {

@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use doorbell_load::{Arrival, PollMode, Timing};
+use doorbell_load::{Arrival, PollMode, Selection, Timing};
 use tracing::Level;
 
 use super::numbers::{capacity, capacity32, number_of_ios, plain, wide};
@@ -80,6 +80,7 @@ pub struct Draft {
     pub interval: Option<Duration>,
     pub ndjson: Option<Sink>,
     pub strict: bool,
+    pub selection: Selection,
     pub files: Vec<PathBuf>,
     /// Every option in the order of the command line.
     pub given: Vec<&'static Entry>,
@@ -143,6 +144,7 @@ impl Default for Draft {
             interval: None,
             ndjson: None,
             strict: false,
+            selection: Selection::default(),
             files: Vec::new(),
             given: Vec::new(),
             notes: Vec::new(),
@@ -299,6 +301,11 @@ impl Draft {
             },
             Id::Rate => self.rate = Some(rate(&text).map_err(wrong)?),
             Id::Arrival => self.arrival = Some(arrival(&text).map_err(wrong)?),
+            Id::Coverage => match text.as_str() {
+                "random" => self.selection.full_coverage = false,
+                "full" => self.selection.full_coverage = true,
+                _ => return Err(wrong("random and full are known".into()).into()),
+            },
             Id::Timeout => match plain(label, &text)? {
                 0 => {
                     return Err(
