@@ -199,8 +199,7 @@ fn what_lies_behind_the_pointer_reads_as_zeroes() {
     assert_eq!(bench.read(0, 4), Ok(vec![8, 0, 0, 0]), "nor by finishing");
     assert_eq!(bench.read(7, 2), Err(command_specific::ZONED_BOUNDARY_ERROR.with_dnr()));
     let frames = [bench.frames(1, 8), bench.frames(3, 0)].concat();
-    let equals =
-        |bench: &mut Bench, at| done(bench.namespace.compare(&mut bench.pool, at, 4 * BLOCK as u32, &frames));
+    let equals = |bench: &mut Bench, at| done(bench.namespace.compare(&mut bench.pool, at, 4 * BLOCK as u32, &frames));
     assert_eq!(equals(&mut bench, 0), Status::SUCCESS);
     assert_eq!(equals(&mut bench, ZONE * BLOCK), doorbell_spec::status::media::COMPARE_FAILURE);
 }
