@@ -57,7 +57,7 @@ pub(crate) struct Connection {
     completions: Arc<CompletionQueue>,
     channel: Arc<Channel>,
     events: EventChannel,
-    /// Waits for both channels.
+    /// Waits for both channels and the removal of the device.
     epoll: OwnedFd,
     name: String,
     opened: Instant,
@@ -287,12 +287,14 @@ impl Connection {
         if self.channel.drain() > 0 {
             self.armed = false;
         }
+        if self.link.as_ref().is_some_and(|link| link.device().is_removed()) {
+            return Err(End::Removed);
+        }
         while let Some(event) = self.events.next_event()? {
             match event.kind {
                 EventKind::Disconnected | EventKind::TimewaitExit | EventKind::AddressChange => {
                     return Err(End::Disconnected);
                 }
-                EventKind::DeviceRemoval => return Err(End::Removed),
                 EventKind::ConnectError | EventKind::Unreachable | EventKind::Rejected => {
                     return Err(End::NotEstablished(event.kind, event.status));
                 }
@@ -385,7 +387,7 @@ impl Parts {
         let device = identifier.device()?;
         let (events, channel) = (EventChannel::new()?, Channel::new(&device)?);
         let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(io::Error::from)?;
-        for fd in [events.as_fd(), channel.as_fd()] {
+        for fd in [events.as_fd(), channel.as_fd(), device.removal()] {
             epoll::add(&epoll, fd, EventData::new_u64(0), EventFlags::IN).map_err(io::Error::from)?;
         }
         let entries = terms.sends + terms.entries + 2 * EXTRA;
