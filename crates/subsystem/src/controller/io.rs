@@ -162,7 +162,7 @@ impl IoQueue {
             }
             NvmOpcode::FLUSH if command.nsid.get() == NSID_ALL => Ok(Plan::new(Need::Nothing, 0)),
             NvmOpcode::FLUSH => self.namespace(command).map(|_| Plan::new(Need::Nothing, 0)),
-            NvmOpcode::WRITE_ZEROES => self.extent(command).map(|_| Plan::new(Need::Nothing, 0)),
+            NvmOpcode::WRITE_ZEROES | NvmOpcode::VERIFY => self.extent(command).map(|_| Plan::new(Need::Nothing, 0)),
             NvmOpcode::DATASET_MANAGEMENT => {
                 self.namespace(command)?;
                 let len = u32::from(command.range_count()) * size_of::<DsmRange>() as u32;
@@ -318,6 +318,10 @@ impl IoQueue {
                 let (namespace, at, len) = self.extent(command)?;
                 let how = if command.control() & control::DEAC != 0 { Clear::Unmap } else { Clear::Keep };
                 namespace.clear(pool, at, len, how, &mut progress.bytes)
+            }
+            NvmOpcode::VERIFY => {
+                let (namespace, at, len) = self.extent(command)?;
+                namespace.verify(pool, at, len, &mut progress.bytes)
             }
             NvmOpcode::DATASET_MANAGEMENT => self.deallocate(pool, command, frames, progress)?,
             NvmOpcode::FLUSH => {
