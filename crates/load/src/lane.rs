@@ -155,7 +155,7 @@ impl Geometry {
     fn op(&self, slot: Slot, tag: &Tag, blocks: u32) -> Op {
         let class = self.class(tag);
         let (slba, blocks) = if class.plain { (tag.slba, blocks) } else { (class.words(), 1) };
-        Op { slot, opcode: class.opcode, nsid: self.nsid, slba, blocks, control: class.control }
+        Op { slot, opcode: class.opcode, nsid: self.nsid, slba, blocks, control: class.control, ..Op::default() }
     }
 
     /// The ranges of `len` bytes at `offset` of the buffer at `buffer`, cut at multiples of the I/O unit.

@@ -6,7 +6,7 @@ use doorbell_result::IoKind;
 use doorbell_spec::identify::{Cns, Csi, NvmController, oncs};
 use zerocopy::FromBytes;
 
-use crate::plan::{Access, Shape, refusal};
+use crate::plan::{Access, RunOptions, Shape, refusal};
 
 /// A namespace to test.
 #[derive(Clone, Debug)]
@@ -56,6 +56,11 @@ impl Target {
             "" => name.into(),
             port => format!("{name}, port {port}"),
         }
+    }
+
+    /// Whether a run takes it, rather than skip it with a warning.
+    pub fn is_tested(&self, options: &RunOptions) -> bool {
+        self.shape().admit(options).is_ok()
     }
 
     /// The NUMA node of a local device, where the machine says so.

@@ -98,6 +98,10 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
     if draft.zipf.is_some() && !pattern.random {
         notes.push(format!("-F (--zipf) has no effect: -w {word} is sequential"));
     }
+    let changes = selection.changes(pattern.read_percent);
+    if !draft.overwrite.is_empty() && !changes {
+        notes.push("--overwrite has no effect: nothing is written".into());
+    }
     notes.splice(0..0, draft.notes);
     let thresholds_for_these = draft.zero_copy_threshold_for.as_ref() == Some(&draft.sock_impl);
     let zero_copy_threshold = if thresholds_for_these { draft.zero_copy_threshold } else { 0 };
@@ -153,6 +157,7 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
         interval,
         ndjson: draft.ndjson,
         strict: draft.strict,
+        overwrite: if changes { draft.overwrite } else { Vec::new() },
         notes,
     })
 }
