@@ -1,5 +1,7 @@
 //! What a run needs of a namespace and its controller; the host driver gives it, and tests give their own.
 
+use std::time::Duration;
+
 use doorbell_host::{AnyQueue, Controller, Namespace, PollGroup, TransportType};
 use doorbell_platform::{Sysfs, pci::Address};
 
@@ -35,6 +37,10 @@ pub(crate) trait Port: Send + Sync {
     fn queue_lost(&self, incarnation: u64, why: String);
     /// Has a command of a queue of an incarnation aborted. Does not block.
     fn abort(&self, incarnation: u64, sqid: u16, cid: u16);
+    /// While the path changes its ANA state: how long that takes at most.
+    fn changing(&self) -> Option<Duration> {
+        None
+    }
     /// Whether the namespace is what it was, after the controller was brought back, and takes I/O.
     fn check(&self) -> Result<(), String>;
 }
@@ -118,6 +124,10 @@ impl Port for Target {
 
     fn abort(&self, incarnation: u64, sqid: u16, cid: u16) {
         self.controller.abort(incarnation, sqid, cid);
+    }
+
+    fn changing(&self) -> Option<Duration> {
+        self.controller.changing(Some(self.namespace.nsid))
     }
 
     fn check(&self) -> Result<(), String> {
