@@ -75,6 +75,8 @@ pub(crate) struct Keeper {
     incarnation: u64,
     /// The context knows that this one is lost.
     told: bool,
+    /// Since when it has been there again, while the path to the namespace changes its state.
+    changing: Option<Instant>,
     /// New queues of an incarnation, on their way.
     connecting: Option<(u64, Receiver<Result<Queues, String>>)>,
     /// Times in a row that no queues were to be had.
@@ -85,7 +87,7 @@ pub(crate) struct Keeper {
 
 impl Keeper {
     pub fn new(port: Arc<dyn Port>, pieces: u32, incarnation: u64, news: Sender<News>) -> Self {
-        Self { port, news, pieces, incarnation, told: false, connecting: None, failures: 0, over: false }
+        Self { port, news, pieces, incarnation, told: false, changing: None, connecting: None, failures: 0, over: false }
     }
 
     /// One look; returns whether there is news for the context.
@@ -99,8 +101,17 @@ impl Keeper {
         if !told {
             return self.tell(News::Lost("its controller is lost".into()));
         }
-        let Some(now) = now else { return false };
+        let Some(now) = now else {
+            self.changing = None;
+            return false;
+        };
         let Some((incarnation, queues)) = &self.connecting else {
+            if let Some(most) = self.port.changing()
+                && self.changing.get_or_insert_with(Instant::now).elapsed() < most
+            {
+                return false;
+            }
+            self.changing = None;
             return match self.port.check() {
                 Ok(()) => {
                     self.connecting = Some((now, connect(&self.port, options, self.pieces, stop)));

@@ -1,5 +1,7 @@
 //! What a run needs of a namespace and its controller; the host driver gives it, and tests give their own.
 
+use std::time::Duration;
+
 use doorbell_host::{AnyQueue, Controller, Namespace, PollGroup, TransportType};
 use doorbell_platform::{Sysfs, pci::Address};
 use doorbell_result::IoKind;
@@ -44,6 +46,11 @@ pub(crate) trait Port: Send + Sync {
     /// Why the controller cannot be asked for this.
     fn most_bytes(&self, kind: IoKind) -> Result<Option<u32>, String> {
         Err(format!("this path takes no {kind}"))
+    }
+
+    /// While the path changes its ANA state: how long that takes at most.
+    fn changing(&self) -> Option<Duration> {
+        None
     }
     /// Whether the namespace is what it was, after the controller was brought back, and takes I/O.
     fn check(&self) -> Result<(), String>;
@@ -161,6 +168,10 @@ impl Port for Target {
             IoKind::Verify => Some(power(limits.map_or(0, |limits| limits.vsl))),
             IoKind::Read | IoKind::Write | IoKind::Compare | IoKind::Flush => None,
         })
+    }
+
+    fn changing(&self) -> Option<Duration> {
+        self.controller.changing(Some(self.namespace.nsid))
     }
 
     fn check(&self) -> Result<(), String> {
