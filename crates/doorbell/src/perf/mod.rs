@@ -5,7 +5,7 @@ mod machine;
 pub mod options;
 mod outputs;
 mod paths;
-mod record;
+pub mod record;
 mod show;
 mod targets;
 
@@ -30,6 +30,9 @@ use crate::{
 use embedded::Embedded;
 use options::{NumberOfIos, Options, Parsed};
 use outputs::Outputs;
+
+pub use options::Sink;
+pub use outputs::Output;
 
 /// I/O queues asked for when the load needs fewer; the controller grants what it has.
 const IO_QUEUES: u32 = 1024;
