@@ -668,6 +668,7 @@ impl<Q: IoQueue, C: Clock> Pass for Context<'_, Q, C> {
                 depth: task.depth,
                 ios: task.limit,
                 sequential: task.kind == Kind::Sequential,
+                full: task.kind == (Kind::Full { alone: true }),
                 first_block: task.part.start * blocks,
                 blocks: (task.part.end - task.part.start) * blocks,
                 commands_per_io: task.geometry.most_pieces,

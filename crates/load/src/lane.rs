@@ -101,7 +101,7 @@ impl Geometry {
     /// The command that carries the next blocks of an I/O in a slot.
     #[inline]
     fn op(&self, slot: Slot, tag: &Tag, blocks: u32) -> Op {
-        Op { slot, opcode: tag.opcode, nsid: self.nsid, slba: tag.slba, blocks, control: self.control }
+        Op { slot, opcode: tag.opcode, nsid: self.nsid, slba: tag.slba, blocks, control: self.control, ..Op::default() }
     }
 
     /// The ranges of `len` bytes at `offset` of the buffer at `buffer`, cut at multiples of the I/O unit.

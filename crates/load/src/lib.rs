@@ -4,7 +4,7 @@
 //! [`plan`] says who drives what, `run` connects and watches, `worker` is the loop of a core, `context` one worker's load on one
 //! namespace, `lane` one of its queues, `timing` how its I/Os are stamped, `pacing` when they arrive in an open loop, `recorder` its counts, `slices` their course in time,
 //! `coverage` where they went, `outage` how lost queues are replaced, `memory` whether there is enough for all, [`workload`] (with
-//! [`zipf`]) its sequence of I/Os. `clock_check` and `head_room` measure the tool itself.
+//! [`zipf`] and [`permutation`]) its sequence of I/Os. `clock_check` and `head_room` measure the tool itself.
 
 #[cfg(test)]
 mod audit_tests;
@@ -21,6 +21,7 @@ mod outage;
 #[cfg(test)]
 mod outage_tests;
 mod pacing;
+pub mod permutation;
 pub mod plan;
 mod port;
 mod recorder;
@@ -46,7 +47,7 @@ pub mod zipf;
 pub use doorbell_result::{Arrival, Timing};
 pub use observer::{Event, Observer, Second};
 pub use pacing::Rate;
-pub use plan::{Limit, PollMode, RunOptions};
+pub use plan::{Limit, PollMode, RunOptions, Selection};
 pub use port::Target;
 pub use run::{Companion, run};
 pub use stop::StopFlag;

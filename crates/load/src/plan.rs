@@ -20,6 +20,8 @@ pub struct RunOptions {
     pub io_unit: Option<u32>,
     /// Random or sequential, and the share of reads (`-w`, `-M`).
     pub pattern: Pattern,
+    /// What they choose from beyond that.
+    pub selection: Selection,
     /// How long to measure (`-t`).
     pub time: Duration,
     /// How long to run before that (`-a`).
@@ -75,6 +77,13 @@ pub struct RunOptions {
     pub interval: Option<Duration>,
     /// How long to measure afterwards what the tool itself can drive; zero for not at all.
     pub head_room: Duration,
+}
+
+/// How a load chooses its I/Os besides [`Pattern`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Selection {
+    /// A random pattern takes each position exactly once before any comes again (`--coverage full`).
+    pub full_coverage: bool,
 }
 
 /// What a worker does when it finds nothing completed.
@@ -278,6 +287,7 @@ pub(crate) mod tests {
             io_size: 4096,
             io_unit: None,
             pattern: Pattern { random: true, read_percent: 100 },
+            selection: Selection::default(),
             time: Duration::from_secs(1),
             warm_up: Duration::ZERO,
             number_ios: None,

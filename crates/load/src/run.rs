@@ -26,7 +26,7 @@ use doorbell_result::{ContextResult, EndReason, RunResult, WorkerResult};
 use doorbell_spec::command::control;
 
 use crate::{
-    clock_check::Question,
+    clock_check::{self, Question},
     context::{Comeback, Context, Outcome, Pass, Patience, Task},
     coverage::Kind,
     head_room::{self, Again},
@@ -35,6 +35,7 @@ use crate::{
     observer::{Event, Observer, Reporter, Second},
     outage::{Keeper, News, Queues},
     pacing::{Pacing, Schedule},
+    permutation::Cover,
     plan::{Access, Limit, PollMode, RunOptions, associate},
     port::{Port, Target},
     slices::{Exchange, Series, Slice},
@@ -200,6 +201,20 @@ impl Run<'_> {
         let mut zipfs = HashMap::new();
         let mut of_worker = vec![0; options.cores.len()];
         let pairs = associate(options.cores.len(), admitted.len(), options.use_every_core);
+        // A position has one owner: who is left without one would issue another's.
+        if options.selection.full_coverage
+            && let Some(pair) =
+                pairs.iter().find(|pair| pair.sharers > admitted[pair.namespace].1.units(options.io_size))
+        {
+            let (shape, sharers) = (&admitted[pair.namespace].1, pair.sharers);
+            let units = shape.units(options.io_size);
+            self.problem(format!(
+                "{}: --coverage full gives each of {sharers} cores a part of its {units} I/Os of {} bytes, and there are fewer of these; \
+                 name fewer cores (-c) or lower -o",
+                shape.path, options.io_size
+            ));
+            return Vec::new();
+        }
         let of = |worker| pairs.iter().filter(|pair| pair.worker == worker).count();
         // Those that share a rate take turns.
         let pacing = |at: usize, worker, random| {
@@ -221,9 +236,19 @@ impl Run<'_> {
             let zipf = zipf.map(|theta| *zipfs.entry(units).or_insert_with(|| Zipf::new(units, theta)));
             let split = shape.split(options.io_size);
             let part = Part::of(units, pair.share, pair.sharers);
+            let whole = Part { start: 0, end: units };
+            let full = options.selection.full_coverage && options.pattern.random;
             let (kind, range) = match (options.pattern.random, zipf.is_some()) {
                 (false, _) => (Kind::Sequential, part),
-                (true, skewed) => (if skewed { Kind::Skewed } else { Kind::Uniform }, Part { start: 0, end: units }),
+                (true, true) => (Kind::Skewed, whole),
+                (true, false) if full => (Kind::Full { alone: pair.sharers == 1 }, whole),
+                (true, false) => (Kind::Uniform, whole),
+            };
+            let workload = Workload::new(options.pattern, units, part, zipf, generator(options.seed, core, index));
+            // Those that share a namespace have the order of a pass in common.
+            let workload = match full {
+                true => workload.covering(Cover::new(units, part, generator(options.seed, usize::MAX, pair.namespace))),
+                false => workload,
             };
             Plan {
                 worker: pair.worker,
@@ -234,7 +259,7 @@ impl Run<'_> {
                 exchange: options.interval.map(|_| Exchange::new()),
                 port: port.clone(),
                 pacing: pacing(place, pair.worker, generator(!options.seed, core, index)),
-                workload: Workload::new(options.pattern, units, part, zipf, generator(options.seed, core, index)),
+                workload,
                 task: Task {
                     name: shape.name.clone(),
                     path: shape.path.clone(),
@@ -367,7 +392,7 @@ impl Run<'_> {
         for worker in workers {
             let question = Arc::new(Question::default());
             if worker.jobs.send(Job::Answer(question.clone())).is_ok() {
-                self.result.clocks.extend(question.ask(worker.core));
+                self.result.clocks.extend(question.ask(worker.core, clock_check::SPAN));
             }
         }
     }
@@ -575,7 +600,7 @@ fn work(
     let _ = report.send(problems);
     loop {
         match next_job(inbox, &mut companion) {
-            Some(Job::Answer(question)) => question.answer(),
+            Some(Job::Answer(question)) => question.answer(clock_check::SPAN),
             Some(Job::Go) => break,
             _ => return Through::default(),
         }

@@ -6,7 +6,7 @@ use rand_xoshiro::{
     rand_core::{Rng, SeedableRng},
 };
 
-use crate::zipf::Zipf;
+use crate::{permutation::Cover, zipf::Zipf};
 
 /// The access pattern, `-w` with `-M`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +56,7 @@ pub struct Workload {
 enum Position {
     Sequential { next: u64, part: Part },
     Uniform { units: u64 },
+    Full(Cover),
     Zipf(Zipf),
 }
 
@@ -71,6 +72,11 @@ impl Workload {
         Self { random, position, read_percent: pattern.read_percent.into() }
     }
 
+    /// The same over all positions, each once a pass.
+    pub fn covering(self, cover: Cover) -> Self {
+        Self { position: Position::Full(cover), ..self }
+    }
+
     /// The next I/O.
     #[inline(always)]
     pub fn draw(&mut self) -> Draw {
@@ -81,6 +87,7 @@ impl Workload {
                 offset
             }
             Position::Uniform { units } => scale(self.random.next_u64(), *units),
+            Position::Full(cover) => cover.draw(),
             Position::Zipf(zipf) => zipf.draw(self.random.next_u64()),
         };
         let read = match self.read_percent {

@@ -135,6 +135,8 @@ pub struct Plan {
     pub read_percent: u8,
     /// Exponent of the Zipf distribution of offsets.
     pub zipf: Option<f64>,
+    /// Each random offset exactly once before any comes again.
+    pub full_coverage: bool,
     /// Bytes of an I/O.
     pub io_bytes: u32,
     /// I/Os in flight for each pair of core and namespace.

@@ -77,6 +77,8 @@ pub struct Layout {
     pub ios: Option<u64>,
     /// Positions ascend.
     pub sequential: bool,
+    /// It takes each position of a range that it shares with nobody once before any again.
+    pub full: bool,
     /// First logical block of its range.
     pub first_block: u64,
     /// Logical blocks of it.

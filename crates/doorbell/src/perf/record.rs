@@ -49,6 +49,7 @@ pub fn add_plan(document: &mut Document, options: &Options, run: &RunOptions) {
         pattern: word.into(),
         read_percent: run.pattern.read_percent,
         zipf: run.zipf,
+        full_coverage: run.selection.full_coverage,
         io_bytes: run.io_size,
         depth: run.io_depth,
         queue_pairs: run.qpairs.into(),

@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use doorbell_load::{Arrival, PollMode, Timing};
+use doorbell_load::{Arrival, PollMode, Selection, Timing};
 use tracing::Level;
 
 use super::numbers::{capacity, capacity32, number_of_ios, plain, wide};
@@ -80,6 +80,8 @@ pub struct Draft {
     pub interval: Option<Duration>,
     pub ndjson: Option<Sink>,
     pub strict: bool,
+    pub overwrite: Vec<String>,
+    pub selection: Selection,
     pub files: Vec<PathBuf>,
     /// Every option in the order of the command line.
     pub given: Vec<&'static Entry>,
@@ -143,6 +145,8 @@ impl Default for Draft {
             interval: None,
             ndjson: None,
             strict: false,
+            overwrite: Vec::new(),
+            selection: Selection::default(),
             files: Vec::new(),
             given: Vec::new(),
             notes: Vec::new(),
@@ -293,12 +297,18 @@ impl Draft {
             Id::Interval => self.interval = Some(interval(&text).map_err(wrong)?),
             Id::Ndjson => self.ndjson = Some(sink(&text).map_err(wrong)?),
             Id::Strict => self.strict = true,
+            Id::Overwrite => self.overwrite.push(text),
             Id::Reconnect => match plain(label, &text)? {
                 attempts @ 1..=RECONNECTS => self.reconnect = Some(attempts),
                 _ => return Err(wrong(format!("1 to {RECONNECTS} attempts can be asked for")).into()),
             },
             Id::Rate => self.rate = Some(rate(&text).map_err(wrong)?),
             Id::Arrival => self.arrival = Some(arrival(&text).map_err(wrong)?),
+            Id::Coverage => match text.as_str() {
+                "random" => self.selection.full_coverage = false,
+                "full" => self.selection.full_coverage = true,
+                _ => return Err(wrong("random and full are known".into()).into()),
+            },
             Id::Timeout => match plain(label, &text)? {
                 0 => {
                     return Err(

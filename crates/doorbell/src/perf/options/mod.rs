@@ -16,7 +16,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use doorbell_load::{PollMode, Rate, Timing};
+use doorbell_load::{PollMode, Rate, Selection, Timing};
 use doorbell_platform::pci::Address;
 use tracing::Level;
 
@@ -34,6 +34,8 @@ pub struct Options {
     pub io_unit: Option<u32>,
     /// `-w` and `-M`.
     pub pattern: Pattern,
+    /// `--coverage`: what I/Os choose from.
+    pub selection: Selection,
     /// `-t`: seconds to measure; 1 or more.
     pub time_s: u32,
     /// `-a`: seconds to run before measuring.
@@ -114,6 +116,8 @@ pub struct Options {
     pub ndjson: Option<Sink>,
     /// `--strict`: a failed audit is a failed run.
     pub strict: bool,
+    /// `--overwrite`: what is written to whatever is there.
+    pub overwrite: Vec<String>,
     /// Lines for standard error: what was given and has no effect.
     pub notes: Vec<String>,
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use doorbell_load::{PollMode, Rate, Timing};
+use doorbell_load::{PollMode, Rate, Selection, Timing};
 
 use super::draft::Draft;
 use super::{Environment, LatencyOutput, NumberOfIos, Options, Pattern, Sink, UsageError, later};
@@ -72,6 +72,7 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
         return Err(message.to_string().into());
     }
     let rate = rate(&draft, poll_mode)?;
+    let selection = selection(&draft, pattern, word, &mut notes)?;
     if draft.timing == Timing::Off && draft.hlog.is_some() {
         return Err("--timing off takes no latencies, which --hlog is to hold".to_string().into());
     }
@@ -95,6 +96,9 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
     if draft.zipf.is_some() && !pattern.random {
         notes.push(format!("-F (--zipf) has no effect: -w {word} is sequential"));
     }
+    if !draft.overwrite.is_empty() && pattern.read_percent == 100 {
+        notes.push("--overwrite has no effect: nothing is written".into());
+    }
     notes.splice(0..0, draft.notes);
     let thresholds_for_these = draft.zero_copy_threshold_for.as_ref() == Some(&draft.sock_impl);
     let zero_copy_threshold = if thresholds_for_these { draft.zero_copy_threshold } else { 0 };
@@ -103,6 +107,7 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
         io_size,
         io_unit: draft.io_unit,
         pattern,
+        selection,
         time_s,
         warmup_s: draft.warmup_s,
         number_ios: draft.number_ios,
@@ -147,6 +152,7 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
         interval,
         ndjson: draft.ndjson,
         strict: draft.strict,
+        overwrite: if pattern.read_percent == 100 { Vec::new() } else { draft.overwrite },
         notes,
     })
 }
@@ -163,6 +169,18 @@ fn rate(draft: &Draft, poll_mode: PollMode) -> Result<Option<Rate>, String> {
         return Err("--rate is for response times, and --timing off takes none".into());
     }
     Ok(Some(Rate { per_second, arrival: draft.arrival.unwrap_or_default(), each_worker }))
+}
+
+fn selection(draft: &Draft, pattern: Pattern, word: &str, notes: &mut Vec<String>) -> Result<Selection, String> {
+    let mut selection = draft.selection.clone();
+    if selection.full_coverage && !pattern.random {
+        notes.push(format!("--coverage full has no effect: -w {word} is sequential and leaves nothing out"));
+        selection.full_coverage = false;
+    }
+    if selection.full_coverage && draft.zipf.is_some() {
+        return Err("--coverage full takes every position equally often, which -F (--zipf) is not to do".into());
+    }
+    Ok(selection)
 }
 
 fn pattern(word: &str, mix: Option<u32>, notes: &mut Vec<String>) -> Result<Pattern, String> {

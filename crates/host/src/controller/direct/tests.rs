@@ -105,7 +105,7 @@ fn prepared(controller: &Controller) -> (AnyQueue, Arc<Arena>) {
 }
 
 fn read(slot: u16) -> Op {
-    Op { slot, opcode: 2, nsid: 1, slba: u64::from(slot), blocks: 1, control: 0 }
+    Op { slot, opcode: 2, nsid: 1, slba: u64::from(slot), blocks: 1, ..Op::default() }
 }
 
 /// Reaps until `count` commands are over.
