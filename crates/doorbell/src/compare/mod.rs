@@ -74,7 +74,7 @@ impl How {
                 metrics.push(one);
             }
         });
-        Ok(Question { confidence, threshold, find, paired, metrics, ..Question::default() })
+        Ok(Question { confidence, threshold, find, paired, metrics })
     }
 }
 
