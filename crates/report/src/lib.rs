@@ -3,9 +3,11 @@
 //! the same byte for byte, so that what reads its output reads ours.
 
 pub mod audit;
+pub mod compare;
 pub mod csv;
 pub mod failures;
 pub mod hlog;
+pub mod merge;
 pub mod open_loop;
 pub mod parts;
 pub mod percentiles;

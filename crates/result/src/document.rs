@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{Account, Distribution, Percentile, schema};
 
 /// The version of the format that this crate writes and reads. It changes with every change of the schema.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// Everything about one run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -46,6 +46,18 @@ pub struct Document {
     pub workers: Vec<WorkerUse>,
     /// What the run says about its own numbers.
     pub audit: Vec<Finding>,
+    /// The runs that this is the sum of, each as it was; empty for a run. A sum has the rows of namespaces, cores and contexts, the
+    /// series and the slowest I/Os only here.
+    pub sources: Vec<Source>,
+}
+
+/// A run that was merged.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Source {
+    /// Where it was read from.
+    pub file: String,
+    /// Its document.
+    pub result: Document,
 }
 
 impl Document {
@@ -323,6 +335,8 @@ pub struct Results {
     pub contexts: Vec<ContextMeasurement>,
     /// What was planned and what came of it, in an open loop.
     pub open_loop: Option<OpenLoopRecord>,
+    /// When the first window began, in seconds since 1970; `None` where none did.
+    pub window_began_s: Option<f64>,
 }
 
 /// An open loop, all contexts together; counts are of arrivals planned within the window.
@@ -368,12 +382,15 @@ impl Measurement {
     pub fn merged<'a>(parts: impl IntoIterator<Item = &'a Self>) -> Self {
         let (mut sum, mut all) = (Self::default(), Distribution::default());
         for part in parts {
-            sum.ios += part.ios;
-            sum.bytes += part.bytes;
+            sum.ios = sum.ios.saturating_add(part.ios);
+            sum.bytes = sum.bytes.saturating_add(part.bytes);
             sum.seconds = sum.seconds.max(part.seconds);
             sum.iops += part.iops;
             sum.mib_per_s += part.mib_per_s;
-            part.errors.iter().for_each(|(status, count)| *sum.errors.entry(status.clone()).or_default() += count);
+            for (status, count) in &part.errors {
+                let all = sum.errors.entry(status.clone()).or_default();
+                *all = all.saturating_add(*count);
+            }
             if let Some(latency) = &part.latency {
                 all.merge(&latency.distribution);
             }

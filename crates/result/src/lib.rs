@@ -4,10 +4,12 @@
 //! Latencies are kept in clock ticks, with the rate of the clock beside them, so that nothing is rounded before it is shown.
 
 pub mod audit;
+pub mod compare;
 mod distribution;
 pub mod document;
 mod histogram;
 mod io_kind;
+mod merge;
 mod open_loop;
 mod proof;
 mod results;

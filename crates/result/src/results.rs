@@ -29,6 +29,7 @@ impl Results {
             cores: contexts.iter().map(|one| (one.core, parts(&|other| other.core == one.core))).collect(),
             contexts,
             open_loop: OpenLoopRecord::of(run),
+            window_began_s: None,
         }
     }
 }

@@ -6,7 +6,7 @@ pub mod options;
 mod outputs;
 mod overwrite;
 mod paths;
-mod record;
+pub mod record;
 mod show;
 mod targets;
 
@@ -31,6 +31,9 @@ use crate::{
 use embedded::Embedded;
 use options::{NumberOfIos, Options, Parsed};
 use outputs::Outputs;
+
+pub use options::Sink;
+pub use outputs::Output;
 
 /// I/O queues asked for when the load needs fewer; the controller grants what it has.
 const IO_QUEUES: u32 = 1024;

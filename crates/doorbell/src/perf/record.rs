@@ -7,7 +7,7 @@ use std::{
 
 use doorbell_host::TransportType;
 use doorbell_load::{PollMode, RunOptions, Target};
-use doorbell_platform::{Sysfs, pci::Address};
+use doorbell_platform::{Sysfs, clock::ticks, pci::Address};
 use doorbell_result::{
     Document, EndReason, RunResult, audit,
     document::{
@@ -126,6 +126,10 @@ pub fn add_result(document: &mut Document, result: &RunResult) {
     };
     document.exit.errors.extend(result.problems.iter().cloned());
     document.results = Results::of(result);
+    let measured = result.contexts.iter().filter(|context| context.window_ticks > 0);
+    let first = measured.map(|context| context.window_start).min();
+    let ago = |start: u64| ticks().saturating_sub(start) as f64 / result.ticks_per_second;
+    document.results.window_began_s = first.map(|start| now() - ago(start));
     document.slowest = SlowIo::all(result);
     document.workers = WorkerUse::all(result);
     document.audit = audit::audit(result);

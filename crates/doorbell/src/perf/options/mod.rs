@@ -14,7 +14,7 @@ mod table;
 
 use std::ffi::OsString;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use doorbell_load::{PollMode, Rate, Selection, Timing};
@@ -144,6 +144,13 @@ pub enum Sink {
     Stdout,
     /// A file.
     File(PathBuf),
+}
+
+impl Sink {
+    /// What a path names, which may be `-`.
+    pub fn at(path: &Path) -> Self {
+        if path == Path::new("-") { Self::Stdout } else { Self::File(path.into()) }
+    }
 }
 
 /// The options for devices that read and write this process's memory: local ones, and processes that play one.
