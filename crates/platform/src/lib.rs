@@ -7,6 +7,7 @@ pub mod clock;
 pub mod cpu;
 mod crc32c;
 mod fault;
+mod guard;
 pub mod holder;
 pub mod huge_pages;
 pub mod memlock;
@@ -21,6 +22,7 @@ mod table;
 pub mod vfio;
 
 pub use crc32c::Crc32c;
+pub use guard::Guard;
 pub use memory::{Arena, Backing, Pages, Range, Region};
 pub use sysfs::Sysfs;
 pub use table::Table;
