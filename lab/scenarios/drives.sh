@@ -100,6 +100,36 @@ said identify.block-sizes 'block size: +4096'
 check identify.json run 40 doorbell identify --json -r "$(pcie $CMB)"
 said identify.json.serial '"LAB-CMB'
 
+# --- what is there is asked about before it is written over
+
+WRITE='-q 8 -o 4096 -w write -d 100 -t 30 -c 0x1'
+asks() { # NAME ADDRESS WHAT
+  # shellcheck disable=SC2086
+  check_refused overwrite.$1 40 "it holds $3" doorbell perf -r "$(pcie $2)" $WRITE
+  insist=$(sed -n "s/.* add --overwrite '\(.*\)'\$/\1/p" $LOG)
+  # shellcheck disable=SC2086
+  perf overwrite.$1.insisted -r "$(pcie $2)" $WRITE --overwrite "$insist"
+  # shellcheck disable=SC2086
+  perf overwrite.$1.gone -r "$(pcie $2)" $WRITE
+}
+asks ext4 $HOT 'an ext4 file system'
+asks swap $TWIN_B 'a swap area'
+
+# --- what drives say of themselves
+
+perf health -r "$(pcie $MANY 1)" -q 8 -o 4096 -w read -d 100 -t 30 -c 0x1 -l --json /tmp/health.json
+said health.intel 'not available: they are something of Intel.s drives, and the vendor here is 1b36h'
+check health.before grep -q '"before":{"critical_warnings":\[\],"temperature_c":[0-9]' /tmp/health.json
+if [ -e /lab/with-ocp ]; then
+  check health.ocp [ "$(grep -o '"ocp":{"physical_written_bytes":[0-9]*' /tmp/health.json | wc -l)" = 2 ]
+  check identify.pages run 40 doorbell identify -r "$(pcie $MANY)"
+  said identify.pages.ocp 'Health Information Extended, OCP \(C0h\)'
+  said identify.pages.ocp.content 'physical read bytes: +[0-9]'
+else skip health.ocp 'this QEMU has no drives with the page of the Open Compute Project'; fi
+check identify.pages.plain run 40 doorbell identify -r "$(pcie $CMB)"
+said identify.pages.smart 'SMART / Health Information \(02h\)'
+check identify.pages.no-ocp sh -c "! grep -q OCP $LOG"
+
 # What perf says it completed is what was asked for.
 perf_exact() { # NAME COUNT PERF-OPTION…
   exact=$1 count=$2; shift 2

@@ -14,6 +14,7 @@ pub mod percentiles;
 pub mod spdk_latency;
 pub mod spdk_table;
 pub mod status_line;
+pub mod telemetry;
 pub mod timing;
 pub mod transport_stats;
 

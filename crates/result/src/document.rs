@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::telemetry::Drive;
 use crate::{Account, Distribution, Percentile, schema};
 
 /// The version of the format that this crate writes and reads. It changes with every change of the schema.
@@ -36,6 +37,8 @@ pub struct Document {
     pub platform: Platform,
     /// Each namespace over each path to it.
     pub paths: Vec<Path>,
+    /// What each controller that was asked said of its health.
+    pub drives: Vec<Drive>,
     /// What was measured; empty for a run that did not start.
     pub results: Results,
     /// The course of it, with `--interval`.

@@ -14,6 +14,7 @@ mod open_loop;
 mod proof;
 mod results;
 pub mod schema;
+pub mod telemetry;
 
 pub use distribution::{CUT_OFFS, Distribution, Percentile};
 pub use document::{Document, Latency, Measurement};

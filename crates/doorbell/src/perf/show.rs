@@ -9,7 +9,7 @@ use doorbell_load::{Event, Second};
 use doorbell_report::{
     audit, failures, open_loop, parts, percentiles, spdk_latency, spdk_table,
     status_line::{Course, ERASE, StatusLine},
-    timing, transport_stats,
+    telemetry, timing, transport_stats,
 };
 use doorbell_result::{Document, RunResult, audit::holds};
 
@@ -95,6 +95,7 @@ pub fn result(result: &RunResult, document: &Document, options: &Options) -> boo
     out(&open_loop::summary(result));
     timing::line(result).lines().for_each(tell);
     failures::failures(result).lines().for_each(tell);
+    telemetry::lines(&document.drives).lines().for_each(tell);
     audit::lines(&document.audit).lines().for_each(tell);
     let measured = result.contexts.iter().any(|context| context.completed() > 0);
     if !measured {

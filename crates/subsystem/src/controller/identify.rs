@@ -7,6 +7,7 @@ use doorbell_spec::{
         Namespace as NamespaceData, NamespaceList, Nidt, NvmController, NvmNamespace, SIZE, cmic, ctratt, lpa, nmic,
         nsfeat, oacs, oncs, sgls, vwc,
     },
+    log::INTEL,
     nqn,
     status::{Status, command_specific, generic},
     zns::{ZonedController, ZonedNamespace},
@@ -126,6 +127,9 @@ impl Admin {
             data.ioccsz = ((64 + in_capsule_data) / 16).into();
             data.iorcsz = 1.into();
             data.ofcs = u16::from(!subsystem.is_discovery).into();
+        }
+        if self.tracking().is_some() {
+            data.vid = INTEL.into();
         }
         if subsystem.is_discovery {
             data.cntrltype = Cntrltype::DISCOVERY.0;

@@ -95,6 +95,8 @@ pub struct Options {
     pub timing: Timing,
     /// `-L`, `-LL`.
     pub latency: LatencyOutput,
+    /// `-l`: latencies inside Intel's drives.
+    pub ssd_latency: bool,
     /// `-m`: busy share of the cores in the line of each second.
     pub cpu_usage: bool,
     /// `--transport-stats`.

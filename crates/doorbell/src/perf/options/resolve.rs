@@ -144,6 +144,7 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
             1 => LatencyOutput::Summary,
             _ => LatencyOutput::Histogram,
         },
+        ssd_latency: draft.ssd_latency,
         cpu_usage: draft.cpu_usage,
         transport_stats: draft.transport_stats,
         log_level: draft.log_level,

@@ -240,8 +240,8 @@ Fabrics {
 Logging {
     SwLatency 'L' "enable-sw-latency-tracking" - Built
         "Latency percentiles; twice (-LL): the histogram too."
-    SsdLatency 'l' "enable-ssd-latency-tracking" - Later
-        "Intel's latency statistics inside the device."
+    SsdLatency 'l' "enable-ssd-latency-tracking" - Built
+        "Have Intel's drives keep latencies, and show them at the end; look for OCP's health page on every drive."
     CpuUsage 'm' "cpu-usage" - Built
         "Show how busy the cores are, in the line of each second."
     TransportStats - "transport-stats" - Built

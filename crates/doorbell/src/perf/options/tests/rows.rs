@@ -127,7 +127,7 @@ fn rows() -> Vec<Row> {
 
         row(Id::SwLatency, "enable-sw", "",
             Set(|o| o.latency == LatencyOutput::Summary, |o| o.latency == LatencyOutput::None), FLAG),
-        row(Id::SsdLatency, "enable-ss", "", Refused("it needs Intel's vendor log pages"), FLAG),
+        row(Id::SsdLatency, "enable-ss", "", Set(|o| o.ssd_latency, |o| !o.ssd_latency), FLAG),
         row(Id::CpuUsage, "cp", "", Set(|o| o.cpu_usage, |o| !o.cpu_usage), FLAG),
         row(Id::TransportStats, "transport-stat", "", Set(|o| o.transport_stats, |o| !o.transport_stats), FLAG),
         row(Id::LogFlag, "logf", "nvme", Refused("use --log-level debug"), ("x", "names a component of SPDK")),
