@@ -1,4 +1,4 @@
-//! What zones there are before a run writes them, and which queue gets which: each has zones of its own, so that no two of them write to
+//! Zoned namespaces in a plan: what can be done with them, what zones there are before a run writes them, and which queue gets which: each has zones of its own, so that no two of them write to
 //! one, and a part of the limits.
 
 use std::{
@@ -7,20 +7,82 @@ use std::{
     time::{Duration, Instant},
 };
 
+use doorbell_host::Zoned;
 use doorbell_platform::{Arena, Range};
 use doorbell_queue::{Done, IoQueue};
+use doorbell_result::IoKind;
 use doorbell_spec::{
     command::Command,
     zns::{self, ReportHeader, Reporting, SendAction, ZoneDescriptor, ZoneState},
 };
 use zerocopy::FromBytes;
 
-use crate::zones::{Share, Stage, Zone};
+use crate::{
+    plan::{RunOptions, Shape},
+    zones::{Share, Stage, Zone},
+};
 
 /// Bytes of a report that are asked for at a time.
 const REPORT: u32 = 64 << 10;
 /// How long a command may take. Finishing a zone may write all that is left of it.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Whether a run writes zones, rather than read or deallocate them.
+pub(crate) fn writes(options: &RunOptions) -> bool {
+    match options.selection.operation {
+        None => options.pattern.read_percent < 100,
+        Some(operation) => matches!(operation, IoKind::WriteZeroes | IoKind::Append),
+    }
+}
+
+/// Whether the load can be put on a zoned namespace.
+///
+/// # Errors
+/// Why not.
+pub(crate) fn admit(shape: &Shape, zoned: &Zoned, options: &RunOptions) -> Result<(), String> {
+    let writes = writes(options);
+    let append = options.selection.operation == Some(IoKind::Append);
+    if writes && options.pattern.random {
+        return Err("its zones are written in order and not at random: use -w write, append or rw, or read".into());
+    }
+    if writes && options.selection.range.is_some() {
+        return Err("what is written goes where the zones' write pointers are, and --range has no say in that".into());
+    }
+    if writes && options.reconnect.is_some() {
+        return Err("writing zones goes not together with --reconnect yet: their write pointers would have to be asked for again".into());
+    }
+    let sizes = options.sizes();
+    let most = if append { zoned.max_append } else { shape.max_transfer };
+    if let Some((size, _)) = sizes.iter().find(|(size, _)| writes && *size > most) {
+        return Err(format!(
+            "an I/O to a zone is one command, and of {size} bytes (-o) it is more than the {most} that one moves"
+        ));
+    }
+    let reads = options.selection.operation.map_or(options.pattern.read_percent > 0, |_| !writes);
+    let inside = |size: u32| zoned.zone_blocks.is_multiple_of(u64::from(size / shape.block_size).max(1));
+    let start = if reads { shape.range(options)?.start } else { 0 };
+    let largest = u64::from(options.io_size / shape.block_size).max(1);
+    let mixed = sizes.len() > 1 && !options.pattern.random;
+    if reads
+        && !zoned.reads_across
+        && (mixed || !start.is_multiple_of(largest) || !sizes.iter().all(|(size, _)| inside(*size)))
+    {
+        return Err(format!(
+            "it takes no Reads across zones of {} blocks, and I/Os like these (-o, --range) would be",
+            zoned.zone_blocks
+        ));
+    }
+    Ok(())
+}
+
+/// I/Os that a context with these zones keeps in flight: one a zone, where it does not append.
+pub(crate) fn depth(shares: &[Share], options: &RunOptions) -> u32 {
+    let zones: usize = shares.iter().map(|share| share.most.min(share.zones.len())).sum();
+    match shares.is_empty() || options.selection.operation == Some(IoKind::Append) {
+        true => options.io_depth,
+        false => options.io_depth.min(u32::try_from(zones).unwrap_or(u32::MAX)),
+    }
+}
 
 /// A zoned namespace, and who is to write it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +100,32 @@ pub(crate) struct Survey {
 }
 
 impl Survey {
+    /// For `sharers` contexts that write it.
+    ///
+    /// # Errors
+    /// When they are too many for its limits.
+    pub fn plan(shape: &Shape, zoned: &Zoned, options: &RunOptions, sharers: u64) -> Result<Self, String> {
+        let (qpairs, queues) =
+            (u32::from(options.qpairs.max(1)), sharers as usize * usize::from(options.qpairs.max(1)));
+        let wanted = options.io_depth.div_ceil(qpairs) as usize;
+        let limit = zoned.max_open.into_iter().chain(zoned.max_active).min();
+        let most = limit.map_or(wanted, |limit| wanted.min(limit as usize / queues));
+        if most == 0 {
+            let limit = limit.unwrap_or(0);
+            return Err(format!(
+                "it has {limit} zones open or active at most, and {queues} I/O queues (-c, -P) are to write one each: use fewer"
+            ));
+        }
+        Ok(Self {
+            nsid: shape.nsid,
+            blocks: shape.blocks,
+            zone_blocks: zoned.zone_blocks,
+            queues,
+            most,
+            io_blocks: u64::from(options.io_size / shape.block_size).max(1),
+        })
+    }
+
     /// Asks over a queue that nothing else uses. Zones that more than `most` of a share have been left active are finished, so that the
     /// limits hold.
     ///

@@ -13,9 +13,8 @@ use std::{
 };
 
 use doorbell_platform::{Arena, Range};
-use doorbell_queue::{
-    Counters, Done, Down, Drain, IoQueue, Needs, Op, PrepareError, Progress, Slot, Wait,
-};
+use doorbell_queue::{Counters, Done, Down, Drain, IoQueue, Needs, Op, PrepareError, Progress, Slot, Wait};
+use doorbell_result::ZoneManagement;
 use doorbell_spec::{
     command::{Command, NvmOpcode},
     status::Status,
@@ -63,15 +62,25 @@ pub(crate) struct Share {
 /// What was done beside I/Os.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
-    pub resets: AtomicU64,
-    pub finishes: AtomicU64,
-    pub failed: AtomicU64,
+    resets: AtomicU64,
+    finishes: AtomicU64,
+    failed: AtomicU64,
     /// Nanoseconds of all, and of the longest.
-    pub time: AtomicU64,
-    pub longest: AtomicU64,
+    time: AtomicU64,
+    longest: AtomicU64,
 }
 
 impl Tally {
+    /// Adds what it has to the sum of several.
+    pub fn add_to(&self, sum: &mut ZoneManagement) {
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        sum.resets += of(&self.resets);
+        sum.finishes += of(&self.finishes);
+        sum.failed += of(&self.failed);
+        sum.time += Duration::from_nanos(of(&self.time));
+        sum.longest = sum.longest.max(Duration::from_nanos(of(&self.longest)));
+    }
+
     fn add(&self, action: SendAction, status: Status, took: Duration) {
         let count = match (status.is_success(), action) {
             (false, _) => &self.failed,
