@@ -48,6 +48,7 @@ impl Class {
             IoKind::Verify => (NvmOpcode::VERIFY, true),
             IoKind::Compare => (NvmOpcode::COMPARE, true),
             IoKind::Flush => (NvmOpcode::FLUSH, false),
+            IoKind::Append => (NvmOpcode::ZONE_APPEND, true),
         };
         let bytes = if kind == IoKind::Flush { 0 } else { blocks * block_size };
         let control = if plain { control } else { 0 };
@@ -58,7 +59,7 @@ impl Class {
     /// Bytes of data that all commands of an I/O carry.
     pub fn data_bytes(&self, block_size: u32) -> u32 {
         match self.label.kind {
-            IoKind::Read | IoKind::Write | IoKind::Compare => self.blocks * block_size,
+            IoKind::Read | IoKind::Write | IoKind::Compare | IoKind::Append => self.blocks * block_size,
             IoKind::Trim => self.split.most_pieces() as u32 * RANGE,
             IoKind::WriteZeroes | IoKind::Verify | IoKind::Flush => 0,
         }

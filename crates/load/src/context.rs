@@ -69,6 +69,8 @@ pub(crate) struct Task {
     pub kind: Kind,
     pub part: Part,
     pub unit: u32,
+    /// The queues say where its writes went.
+    pub placed: bool,
     /// What buffers hold at the start.
     pub fill: Filling,
 }
@@ -387,6 +389,9 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             let index = self.lanes[lane].retire(done);
             let tag = &mut self.tags[index as usize];
             tag.outstanding -= 1;
+            if self.task.placed {
+                tag.placed(done.result, &self.task.geometry);
+            }
             let failed = !done.status.is_success();
             if failed {
                 self.failed_commands += u64::from(note_failure(tag, stopped, done.status));

@@ -45,6 +45,7 @@ pub(crate) fn task(depth: u32, io_size: u32, max_transfer: u32, stripe: u32) -> 
         histogram: true,
         kind: Kind::Uniform,
         part: Part::of(UNITS, 0, 1),
+        placed: false,
         unit: io_size / 512,
         fill: Filling::default(),
     }

@@ -65,6 +65,15 @@ impl Tag {
         self.outstanding > 0 || self.left > 0
     }
 
+    /// The command that it is, if it writes, was for another place.
+    #[cold]
+    pub fn placed(&mut self, slba: u64, geometry: &Geometry) {
+        let class = geometry.class(self);
+        if matches!(class.label.kind, IoKind::Write | IoKind::WriteZeroes | IoKind::Append) {
+            self.slba = slba + u64::from(class.blocks);
+        }
+    }
+
     /// A command carries its next blocks.
     #[inline]
     fn taken(&mut self, blocks: u32, geometry: &Geometry) {

@@ -3,7 +3,7 @@
 //!
 //! [`plan`] says who drives what, `run` connects and watches, `worker` is the loop of a core, `context` one worker's load on one
 //! namespace, `classes` what its I/Os do, `lane` one of its queues, `timing` how its I/Os are stamped, `pacing` when they arrive in an open loop, `recorder` its counts, `slices` their course in time,
-//! `coverage` where they went, `fill` what they write, `outage` how lost queues are replaced, `memory` whether there is enough for all, [`workload`] (with
+//! `coverage` where they went, `fill` what they write, `outage` how lost queues are replaced, `survey` which zones a queue writes and `zones` the queue that does, `memory` whether there is enough for all, [`workload`] (with
 //! [`zipf`] and [`permutation`]) its sequence of I/Os. `clock_check` and `head_room` measure the tool itself.
 
 #[cfg(test)]
@@ -34,6 +34,7 @@ mod run;
 mod run_tests;
 mod slices;
 mod stop;
+mod survey;
 #[cfg(test)]
 mod test_queue;
 mod timing;
@@ -45,6 +46,7 @@ mod truth_tests;
 mod worker;
 pub mod workload;
 pub mod zipf;
+mod zones;
 
 pub use doorbell_result::{Arrival, IoKind, Timing};
 pub use observer::{Event, Observer, Second};

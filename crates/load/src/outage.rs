@@ -34,7 +34,8 @@ impl Queues {
     ) -> Result<Self, String> {
         // No queue needs more entries than its share of the I/Os, and one entry stays free; what it never uses costs both ends.
         let share = options.io_depth.div_ceil(u32::from(options.qpairs).max(1));
-        let commands = u64::from(pieces) * u64::from(share);
+        // A queue that writes zones has commands of its own, one at a time.
+        let commands = u64::from(pieces) * u64::from(share) + u64::from(port.shape().zoned.is_some());
         let entries = options.io_queue_size.unwrap_or_else(|| u32::try_from(commands + 1).unwrap_or(u32::MAX));
         // One worker polls them all.
         let group = PollGroup::default();
@@ -87,7 +88,17 @@ pub(crate) struct Keeper {
 
 impl Keeper {
     pub fn new(port: Arc<dyn Port>, pieces: u32, incarnation: u64, news: Sender<News>) -> Self {
-        Self { port, news, pieces, incarnation, told: false, changing: None, connecting: None, failures: 0, over: false }
+        Self {
+            port,
+            news,
+            pieces,
+            incarnation,
+            told: false,
+            changing: None,
+            connecting: None,
+            failures: 0,
+            over: false,
+        }
     }
 
     /// One look; returns whether there is news for the context.

@@ -3,13 +3,14 @@
 
 use std::time::Duration;
 
-use doorbell_host::split::Split;
+use doorbell_host::{Zoned, split::Split};
 use doorbell_result::{IoKind, Timing};
 use doorbell_spec::{command::control, identify::Csi, log::AnaState};
 
 use crate::{
     classes::{Class, Label},
     pacing::Rate,
+    survey,
     workload::{Part, Pattern},
 };
 
@@ -105,7 +106,7 @@ impl Selection {
     pub fn changes(&self, read_percent: u8) -> bool {
         match self.operation {
             None => read_percent < 100,
-            Some(kind) => matches!(kind, IoKind::Trim | IoKind::WriteZeroes),
+            Some(kind) => matches!(kind, IoKind::Trim | IoKind::WriteZeroes | IoKind::Append),
         }
     }
 }
@@ -158,7 +159,8 @@ impl RunOptions {
 
     /// Bytes of the buffer of an I/O, as far as they are known before the namespace is.
     pub(crate) fn buffer(&self) -> u32 {
-        let moves = |label: &Label| matches!(label.kind, IoKind::Read | IoKind::Write | IoKind::Compare);
+        let moves =
+            |label: &Label| matches!(label.kind, IoKind::Read | IoKind::Write | IoKind::Compare | IoKind::Append);
         let whole = self.labels().iter().step_by(2).any(moves);
         if whole { self.io_size } else { self.io_size.min(4096) }
     }
@@ -235,6 +237,8 @@ pub struct Shape {
     pub nsid: u32,
     /// Its I/O command set.
     pub csi: Csi,
+    /// Its zones, if it has any.
+    pub zoned: Option<Zoned>,
     /// Logical blocks.
     pub blocks: u64,
     /// Data bytes of a block.
@@ -295,7 +299,7 @@ impl Shape {
         let (mixed, heaviest) = (sizes.len() > 1, sizes.iter().map(|(_, weight)| *weight).max());
         let heaviest = sizes.iter().find(|(_, weight)| Some(*weight) == heaviest).map(|(size, _)| *size);
         let of = |label: &Label| {
-            let moves = matches!(label.kind, IoKind::Read | IoKind::Write | IoKind::Compare);
+            let moves = matches!(label.kind, IoKind::Read | IoKind::Write | IoKind::Compare | IoKind::Append);
             let size = label.bytes.max(self.block_size);
             let split = match most.filter(|_| !moves) {
                 Some(most) => Split::new(self.block_size, most, 0, size),
@@ -333,7 +337,13 @@ impl Shape {
                 self.block_size
             ));
         }
-        if self.csi != Csi::NVM {
+        if let Some(zoned) = &self.zoned {
+            if let Err(why) = survey::admit(self, zoned, options) {
+                return skip(why);
+            }
+        } else if options.selection.operation == Some(IoKind::Append) {
+            return skip("-w append is for zoned namespaces, and it is none".into());
+        } else if self.csi != Csi::NVM {
             return skip(format!(
                 "it is of the {}, and only those of the {} are tested",
                 self.csi.name(),
@@ -473,6 +483,7 @@ pub(crate) mod tests {
             blocks: 1 << 20,
             block_size: 512,
             csi: Csi::NVM,
+            zoned: None,
             metadata_size: 0,
             max_transfer: 131_072,
             stripe_blocks: 0,

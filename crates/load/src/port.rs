@@ -4,11 +4,19 @@ use std::time::Duration;
 
 use doorbell_host::{AnyQueue, Controller, Namespace, PollGroup, TransportType};
 use doorbell_platform::{Sysfs, pci::Address};
+use doorbell_queue::IoQueue;
 use doorbell_result::IoKind;
 use doorbell_spec::identify::{Cns, Csi, NvmController, oncs};
 use zerocopy::FromBytes;
 
-use crate::plan::{Access, RunOptions, Shape, refusal};
+use crate::{
+    plan::{Access, RunOptions, Shape, refusal},
+    survey::Survey,
+    zones::Share,
+};
+
+/// Entries of a queue that is there to look at zones.
+const SURVEY_ENTRIES: u32 = 8;
 
 /// A namespace to test.
 #[derive(Clone, Debug)]
@@ -52,6 +60,14 @@ pub(crate) trait Port: Send + Sync {
     fn changing(&self) -> Option<Duration> {
         None
     }
+
+    /// Looks at the zones of the namespace over a queue of its own, and shares them out.
+    ///
+    /// # Errors
+    /// What was asked, and why there is no answer.
+    fn survey(&self, _: &Survey) -> Result<Vec<Share>, String> {
+        Err("this path has no zones".into())
+    }
     /// Whether the namespace is what it was, after the controller was brought back, and takes I/O.
     fn check(&self) -> Result<(), String>;
 }
@@ -93,6 +109,7 @@ impl Port for Target {
             node: self.node(),
             nsid: namespace.nsid,
             csi: namespace.csi,
+            zoned: namespace.zoned,
             blocks: namespace.blocks,
             block_size: namespace.block_size,
             metadata_size: namespace.metadata_size,
@@ -139,7 +156,7 @@ impl Port for Target {
 
     fn most_bytes(&self, kind: IoKind) -> Result<Option<u32>, String> {
         let (bit, name) = match kind {
-            IoKind::Read | IoKind::Write | IoKind::Flush => return Ok(None),
+            IoKind::Read | IoKind::Write | IoKind::Flush | IoKind::Append => return Ok(None),
             IoKind::Compare => (oncs::COMPARE, "Compare"),
             IoKind::Trim => (oncs::DATASET_MANAGEMENT, "Dataset Management"),
             IoKind::WriteZeroes => (oncs::WRITE_ZEROES, "Write Zeroes"),
@@ -166,12 +183,19 @@ impl Port for Target {
             }
             IoKind::WriteZeroes => Some(power(limits.map_or(0, |limits| limits.wzsl))),
             IoKind::Verify => Some(power(limits.map_or(0, |limits| limits.vsl))),
-            IoKind::Read | IoKind::Write | IoKind::Compare | IoKind::Flush => None,
+            IoKind::Read | IoKind::Write | IoKind::Compare | IoKind::Flush | IoKind::Append => None,
         })
     }
 
     fn changing(&self) -> Option<Duration> {
         self.controller.changing(Some(self.namespace.nsid))
+    }
+
+    fn survey(&self, survey: &Survey) -> Result<Vec<Share>, String> {
+        let mut queue = self.connect(SURVEY_ENTRIES, &PollGroup::default())?;
+        let shares = survey.take(&mut queue);
+        queue.stop();
+        shares
     }
 
     fn check(&self) -> Result<(), String> {

@@ -36,14 +36,16 @@ use crate::{
     outage::{Keeper, News, Queues},
     pacing::{Pacing, Schedule},
     permutation::Cover,
-    plan::{Access, Limit, PollMode, RunOptions, Shape, associate},
+    plan::{Access, Association, Limit, PollMode, RunOptions, Shape, associate},
     port::{Port, Target},
     recorder::Errors,
     slices::{Exchange, Series, Slice},
     stop::{StopFlag, Tsc},
+    survey::{self, Survey},
     worker::{Beside, Ending, Progress, Rest, Times, drive},
     workload::{Part, Workload, generator},
     zipf::Zipf,
+    zones::{Share, Tally, ZonedQueue},
 };
 
 /// How often the run looks at controllers, requests to stop and the clock.
@@ -96,6 +98,7 @@ pub(crate) fn run_on(
         ending: &Ending { stop: stop.clone(), ..Ending::default() },
         clock: Clock::since(start),
         series: Series::default(),
+        tallies: Vec::new(),
         result: RunResult {
             io_size: options.io_size,
             seed: options.seed,
@@ -124,6 +127,8 @@ struct Plan {
     news: Option<Receiver<News>>,
     /// Its place among all contexts.
     index: usize,
+    /// The zones that each of its queues writes.
+    shares: Vec<Share>,
     /// Where its slices go.
     exchange: Option<Arc<Exchange>>,
 }
@@ -195,6 +200,8 @@ struct Run<'a> {
     ending: &'a Ending,
     clock: Clock,
     series: Series,
+    /// What each context does to zones beside I/Os, by its queues.
+    tallies: Vec<Vec<Arc<Tally>>>,
     result: RunResult,
 }
 
@@ -238,21 +245,34 @@ impl Run<'_> {
             ));
             return Vec::new();
         }
+        let zones = match self.survey(&admitted, &pairs) {
+            Ok(zones) => zones,
+            Err(why) => {
+                self.problem(why);
+                return Vec::new();
+            }
+        };
         let of = |worker| pairs.iter().filter(|pair| pair.worker == worker).count();
         // Those that share a rate take turns.
-        let pacing = |at: usize, worker, random| {
+        let pacing = |at: usize, worker, random, depth| {
             let rate = options.rate?;
             let sharers = if rate.each_worker { of(worker) } else { pairs.len() } as f64;
             let (share, phase) = (rate.per_second / sharers, at as f64 / sharers % 1.0);
             let schedule = Schedule::new(rate.arrival, self.clock.rate() / share, phase, random);
-            Some(Pacing::new(schedule, share, options.io_depth))
+            Some(Pacing::new(schedule, share, depth))
         };
         let plans = pairs.iter().enumerate().map(|(place, pair)| {
             let Admitted { port, shape, range, most } = &admitted[pair.namespace];
             let (core, index) = (options.cores[pair.worker], of_worker[pair.worker]);
             of_worker[pair.worker] += 1;
             let (shape, range) = (shape, *range);
-            let classes = shape.classes(options, *most);
+            let mut classes = shape.classes(options, *most);
+            let qpairs = usize::from(options.qpairs);
+            let shares = zones[pair.namespace].chunks(qpairs).nth(pair.share as usize).unwrap_or_default();
+            let placed = !shares.is_empty();
+            // What is written goes elsewhere.
+            classes.iter_mut().for_each(|class| class.watched &= !placed);
+            let depth = survey::depth(shares, options);
             let (blocks, io_blocks) = (range.end - range.start, u64::from(options.io_size / shape.block_size));
             let units = blocks / io_blocks;
             let limit = options.number_ios.map(|limit| limit.ios(units));
@@ -275,6 +295,7 @@ impl Run<'_> {
             let watched = Part { start: 0, end: blocks / watched_unit };
             let full = options.selection.full_coverage && options.pattern.random;
             let (kind, watched, unit) = match (options.pattern.random, zipf.is_some()) {
+                (false, _) if placed => (Kind::Skewed, part, unit),
                 (false, _) if mixed => (Kind::Skewed, part, unit),
                 (false, _) => (Kind::Sequential, part, unit),
                 (true, true) => (Kind::Skewed, whole, unit),
@@ -296,13 +317,14 @@ impl Run<'_> {
                 index: place,
                 exchange: options.interval.map(|_| Exchange::new(classes.len())),
                 port: port.clone(),
-                pacing: pacing(place, pair.worker, generator(!options.seed, core, index)),
+                shares: shares.to_vec(),
+                pacing: pacing(place, pair.worker, generator(!options.seed, core, index), depth),
                 workload,
                 task: Task {
                     name: shape.name.clone(),
                     path: shape.path.clone(),
                     core,
-                    depth: options.io_depth,
+                    depth,
                     alignment: options.alignment,
                     node: options
                         .enforce_numa
@@ -316,6 +338,7 @@ impl Run<'_> {
                         classes,
                     },
                     unit: unit as u32,
+                    placed,
                     fill: Filling { fill: options.selection.fill.clone(), seed: (options.seed, core, index) },
                     limit,
                     max_completions: options.max_completions,
@@ -327,7 +350,32 @@ impl Run<'_> {
                 },
             }
         });
-        plans.collect()
+        let plans: Vec<Plan> = plans.collect();
+        let tallies = |plan: &Plan| plan.shares.iter().map(|share| share.tally.clone()).collect();
+        self.tallies = plans.iter().map(tallies).collect();
+        plans
+    }
+
+    /// The zones of each namespace that are written, one share a queue.
+    fn survey(&self, admitted: &[Admitted], pairs: &[Association]) -> Result<Vec<Vec<Share>>, String> {
+        let options = self.options;
+        let one = |(at, Admitted { port, shape, .. }): (usize, &Admitted)| {
+            let sharers = pairs.iter().find(|pair| pair.namespace == at).map(|pair| pair.sharers);
+            let Some((zoned, sharers)) = shape.zoned.as_ref().filter(|_| survey::writes(options)).zip(sharers) else {
+                return Ok(Vec::new());
+            };
+            let surveyed = Survey::plan(shape, zoned, options, sharers).and_then(|survey| port.survey(&survey));
+            let shares = surveyed.map_err(|why| format!("{}: {why}", shape.path))?;
+            let depth = survey::depth(&shares[..usize::from(options.qpairs)], options);
+            if depth < options.io_depth {
+                (self.observer)(Event::Advice(&format!(
+                    "{}: {depth} of {} I/Os (-q) are kept in flight: one in each zone that may be open.",
+                    shape.path, options.io_depth
+                )));
+            }
+            Ok(shares)
+        };
+        admitted.iter().enumerate().map(one).collect()
     }
 
     fn has_memory(&mut self, plans: &[Plan]) -> bool {
@@ -555,6 +603,10 @@ impl Run<'_> {
             self.series.collect(&self.clock.start());
             self.series.complete(index, &last, &errors, &mut context);
         }
+        if let Some(tallies) = self.tallies.get(index).filter(|tallies| !tallies.is_empty()) {
+            let zones = context.zones.get_or_insert_default();
+            tallies.iter().for_each(|tally| tally.add_to(zones));
+        }
         let (missing, difference) = (context.account.missing(), context.audit.difference());
         if missing != 0 || difference > AUDIT_TOLERANCE {
             self.problem(format!(
@@ -689,9 +741,14 @@ fn next_job(inbox: &Receiver<Job>, companion: &mut Option<Box<dyn FnMut() + Send
 fn context<'a>(
     common: Common<'a>,
     plan: Plan,
-    queues: Queues,
+    mut queues: Queues,
     again: &mut Vec<Again>,
 ) -> Result<Box<dyn Pass + 'a>, String> {
+    if !plan.shares.is_empty() {
+        let behind = |(queue, share)| ZonedQueue::new(queue, share).map(|queue| AnyQueue::Custom(Box::new(queue)));
+        let all = queues.active.into_iter().zip(plan.shares.iter().cloned());
+        queues.active = all.map(behind).collect::<Result<_, _>>()?;
+    }
     match queues.active.first() {
         Some(AnyQueue::Tcp(_)) => context_of(common, plan, queues, again, |queue| match queue {
             AnyQueue::Tcp(queue) => Some(*queue),

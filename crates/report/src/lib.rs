@@ -17,6 +17,7 @@ pub mod status_line;
 pub mod telemetry;
 pub mod timing;
 pub mod transport_stats;
+pub mod zones;
 
 /// `ticks` in microseconds.
 fn microseconds(ticks: f64, ticks_per_second: f64) -> f64 {

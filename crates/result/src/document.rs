@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::telemetry::Drive;
-use crate::{Account, Distribution, Percentile, schema};
+use crate::{Account, Distribution, Percentile, ZoneManagement, schema};
 
 /// The version of the format that this crate writes and reads. It changes with every change of the schema.
 pub const SCHEMA_VERSION: u32 = 2;
@@ -460,8 +460,33 @@ pub struct ContextMeasurement {
     pub outages: Vec<OutageRecord>,
     /// I/Os that took longer than `--timeout`, Aborts sent for them, and I/Os that came back aborted.
     pub timed_out: (u64, u64, u64),
+    /// What was done to zones beside I/Os, where these are written.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub zone_management: Option<ZoneRecord>,
     /// The transport's counters.
     pub counters: BTreeMap<String, u64>,
+}
+
+/// Commands that kept zones fit to be written; they are no I/Os.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ZoneRecord {
+    /// Zones that were reset.
+    pub resets: u64,
+    /// Zones that were finished.
+    pub finishes: u64,
+    /// Commands that failed.
+    pub failed: u64,
+    /// What all of them took, one by one.
+    pub total_s: f64,
+    /// What the longest took.
+    pub longest_s: f64,
+}
+
+impl ZoneRecord {
+    pub(crate) fn of(zones: ZoneManagement) -> Self {
+        let ZoneManagement { resets, finishes, failed, time, longest } = zones;
+        Self { resets, finishes, failed, total_s: time.as_secs_f64(), longest_s: longest.as_secs_f64() }
+    }
 }
 
 /// A time in which a context had no queues.

@@ -20,12 +20,22 @@ pub enum IoKind {
     Compare,
     /// Flush.
     Flush,
+    /// Zone Append.
+    Append,
 }
 
 impl IoKind {
     /// Every kind.
-    pub const ALL: [Self; 7] =
-        [Self::Read, Self::Write, Self::Trim, Self::WriteZeroes, Self::Verify, Self::Compare, Self::Flush];
+    pub const ALL: [Self; 8] = [
+        Self::Read,
+        Self::Write,
+        Self::Trim,
+        Self::WriteZeroes,
+        Self::Verify,
+        Self::Compare,
+        Self::Flush,
+        Self::Append,
+    ];
 
     /// The word for it on the command line and in the document.
     pub fn word(self) -> &'static str {
@@ -37,6 +47,7 @@ impl IoKind {
             Self::Verify => "verify",
             Self::Compare => "compare",
             Self::Flush => "flush",
+            Self::Append => "append",
         }
     }
 }
@@ -52,6 +63,7 @@ impl fmt::Display for IoKind {
             Self::Verify => "Verify",
             Self::Compare => "Compare",
             Self::Flush => "Flush",
+            Self::Append => "Zone Append",
         })
     }
 }

@@ -151,8 +151,25 @@ pub struct ContextResult {
     pub outages: Vec<Outage>,
     /// What became of I/Os that took too long.
     pub timeouts: Timeouts,
+    /// What was done to zones beside I/Os, where these are written.
+    pub zones: Option<ZoneManagement>,
     /// What was planned, in an open loop.
     pub open_loop: Option<OpenLoop>,
+}
+
+/// Commands that keep zones fit to be written. They are no I/Os: those that wait for one have that in their latency.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ZoneManagement {
+    /// Zones that were reset, being full or after a write that failed.
+    pub resets: u64,
+    /// Zones that were finished, as what was left of them was less than an I/O.
+    pub finishes: u64,
+    /// Commands of these that failed; a zone that cannot be reset is not written any more.
+    pub failed: u64,
+    /// What all of them took, one by one.
+    pub time: std::time::Duration,
+    /// What the longest took.
+    pub longest: std::time::Duration,
 }
 
 impl ContextResult {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     ContextResult, Distribution, IoKind, Latency, LatencyStats, Measurement, OpenLoop, Operation, RunResult,
-    document::{ContextMeasurement, ContextPlan, OpenLoopRecord, OutageRecord, Results, SlowIo, WorkerUse},
+    document::{ContextMeasurement, ContextPlan, OpenLoopRecord, OutageRecord, Results, SlowIo, WorkerUse, ZoneRecord},
 };
 
 /// The slowest I/Os of a run that are told.
@@ -92,6 +92,7 @@ impl ContextMeasurement {
             mean_in_flight: context.mean_in_flight(),
             outages: outages.collect(),
             timed_out: (context.timeouts.timed_out, context.timeouts.aborts, context.timeouts.aborted),
+            zone_management: context.zones.map(ZoneRecord::of),
             counters: counters.map(|(name, value)| ((*name).to_owned(), *value)).collect(),
         }
     }

@@ -245,6 +245,7 @@ impl Namespace {
         match &self.store {
             Store::Ram(_) | Store::Null => SUCCESS,
             Store::File(file) => file.verify(pool, at, len, progress),
+            Store::Zoned(zoned) => zoned.verify(at, len as u32),
         }
     }
 

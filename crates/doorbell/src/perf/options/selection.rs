@@ -11,7 +11,8 @@ const SIZES: usize = 16;
 /// Longest pattern of `--fill`, which fits the smallest block.
 const PATTERN: usize = 512;
 /// The words of `-w`, for messages.
-pub const WORDS: &str = "read, write, rw, trim, verify, write_zeroes, compare, or one of them with rand before it";
+pub const WORDS: &str =
+    "read, write, rw, trim, verify, write_zeroes, compare, or one of them with rand before it, or append (to zones)";
 
 /// The value of `-o`: a size, or sizes with their weights, ascending; and the largest.
 pub fn sizes(label: &str, text: &str) -> Result<(u32, Vec<(u32, u32)>), String> {
@@ -98,7 +99,7 @@ pub fn operation(word: &str) -> Result<Option<IoKind>, String> {
         "write_zeroes" => Ok(Some(IoKind::WriteZeroes)),
         "verify" => Ok(Some(IoKind::Verify)),
         "compare" => Ok(Some(IoKind::Compare)),
-        "append" => Err("-w append is for zoned namespaces, which are not built yet".into()),
+        "append" if word == "append" => Ok(Some(IoKind::Append)),
         _ => Ok(None),
     }
 }
@@ -125,7 +126,7 @@ pub fn resolve(draft: &Draft, pattern: Pattern, word: &str, notes: &mut Vec<Stri
     } else if selection.operation == Some(IoKind::Compare) && !matches!(selection.fill, Fill::Zero | Fill::Pattern(_)) {
         "-w compare needs to know what is there: --fill zero, or --fill pattern:HEX as it was written"
     } else {
-        let sends = writes || selection.operation == Some(IoKind::Compare);
+        let sends = writes || matches!(selection.operation, Some(IoKind::Compare | IoKind::Append));
         if selection.fill != Fill::Numbered && !sends {
             notes.push(format!("--fill has no effect: -w {word} sends no data"));
             selection.fill = Fill::Numbered;

@@ -123,7 +123,7 @@ Essential {
     IoSize 'o' "io-size" "BYTES[:SHARE,...]" Built
         "Size of an I/O; a multiple of the block size of the namespace. A mix, as 4k:70,64k:20,1m:10: at most 16 sizes with their shares, told apart in the result."
     IoPattern 'w' "io-pattern" "WORD" Built
-        "read, write, randread, randwrite, rw or randrw; or trim (Dataset Management, Deallocate), write_zeroes, verify or compare (with --fill), at random with rand before it."
+        "read, write, randread, randwrite, rw or randrw; or trim (Dataset Management, Deallocate), write_zeroes, verify or compare (with --fill), at random with rand before it; or append, to zones."
     Time 't' "time" "SECONDS" Built
         "How long to measure."
     RwMixRead 'M' "rwmixread" "PERCENT" Built
