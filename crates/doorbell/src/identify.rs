@@ -94,7 +94,7 @@ fn namespace(namespace: &Namespace) -> Value {
         "zones": namespace.zoned.map(|zoned| json!({
             "count": namespace.blocks / zoned.zone_blocks,
             "blocks_each": zoned.zone_blocks,
-            "writable_blocks_in_all": zoned.capacity,
+            "capacity_blocks": zoned.capacity,
             "most_open": zoned.max_open,
             "most_active": zoned.max_active,
             "largest_append": zoned.max_append,

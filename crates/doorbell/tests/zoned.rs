@@ -192,7 +192,7 @@ fn identify_shows_the_zones() {
         "command set: Zoned Namespace Command Set",
         "count: 16",
         "blocks each: 1024",
-        "writable blocks in all: 12288",
+        "capacity blocks: 12288",
         "most open: 8",
         "most active: 12",
         "largest append: 1048576",

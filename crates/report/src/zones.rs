@@ -13,7 +13,7 @@ pub fn lines(result: &RunResult) -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,
-            "Zones of {path} from core {core}: {resets} reset, {finishes} finished, {failed} commands failed; {:.3} ms in all, {:.3} ms \
+            "Zones of {path} on core {core}: {resets} reset, {finishes} finished, {failed} commands failed; {:.3} ms in all, {:.3} ms \
              the longest",
             time.as_secs_f64() * 1e3,
             longest.as_secs_f64() * 1e3
@@ -43,7 +43,8 @@ mod tests {
             ContextResult { path: "disk".into(), core: 4, zones: Some(zones), ..ContextResult::default() },
         ];
         let result = RunResult { contexts, ..RunResult::default() };
-        let wanted = "Zones of disk from core 4: 3 reset, 2 finished, 1 commands failed; 1.500 ms in all, 1.000 ms the longest\n";
+        let wanted =
+            "Zones of disk on core 4: 3 reset, 2 finished, 1 commands failed; 1.500 ms in all, 1.000 ms the longest\n";
         assert_eq!(lines(&result), wanted);
     }
 }
