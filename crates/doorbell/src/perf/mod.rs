@@ -6,7 +6,7 @@ pub mod options;
 mod outputs;
 mod overwrite;
 mod paths;
-mod record;
+pub mod record;
 mod show;
 mod targets;
 mod telemetry;
@@ -16,7 +16,7 @@ use std::{
     hash::{BuildHasher, RandomState},
     process::ExitCode,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use doorbell_host::{Cancel, Controller, ControllerOptions, Namespace, Probed, Reconnect, TransportType, probe};
@@ -34,6 +34,9 @@ use options::{NumberOfIos, Options, Parsed};
 use outputs::Outputs;
 use telemetry::Watch;
 
+pub use options::Sink;
+pub use outputs::Output;
+
 /// I/O queues asked for when the load needs fewer; the controller grants what it has.
 const IO_QUEUES: u32 = 1024;
 /// The default of `--io-queue-size`, which stands for no wish of the user's.
@@ -46,6 +49,8 @@ const SECOND: Duration = Duration::from_secs(1);
 const HEAD_ROOM: Duration = Duration::from_millis(100);
 /// Time after which no further I/O queue is connected.
 const CONNECT: Duration = Duration::from_secs(120);
+/// How often a path is looked at that changes its ANA state.
+const CHANGE_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Runs the subcommand and says with which status to exit.
 pub fn main(program: &str, arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -108,7 +113,7 @@ fn perform(options: &Options, document: &mut Document, outputs: &Outputs) -> Res
     out("Initializing NVMe Controllers\n");
     let controller_options = controller_options(options);
     let probed = probe(&ids, &controller_options, &cancel);
-    let attached = attach(probed, &mut document.exit.errors);
+    let attached = attach(probed, &cancel, &mut document.exit.errors);
     if stop.requests() > 0 {
         document.exit.reason = ExitReason::Signal;
     }
@@ -183,8 +188,10 @@ fn controller_options(options: &Options) -> ControllerOptions {
     }
 }
 
-/// Says which controllers came up, and picks the namespaces to test; what is missing of those asked for is added to `missing`.
-fn attach(probed: Vec<Probed>, missing: &mut Vec<String>) -> Result<Vec<Target>, String> {
+/// Says which controllers came up, and picks the namespaces to test; what is missing of those asked for is added to `missing`. Paths
+/// that change their ANA state are given the time that this may take.
+fn attach(probed: Vec<Probed>, cancel: &Cancel, missing: &mut Vec<String>) -> Result<Vec<Target>, String> {
+    let start = Instant::now();
     let (mut targets, mut any) = (Vec::new(), false);
     let mut miss = |why: String| {
         tell(&why);
@@ -201,6 +208,12 @@ fn attach(probed: Vec<Probed>, missing: &mut Vec<String>) -> Result<Vec<Target>,
         any = true;
         let kind = if controller.id().trtype == TransportType::Pcie { "NVMe" } else { "NVMeoF" };
         out(&format!("Attached to {kind} Controller at {}\n", controller.name()));
+        while controller.changing(id.ns).is_some_and(|most| start.elapsed() < most)
+            && !cancel.is_cancelled()
+            && controller.failure().is_none()
+        {
+            thread::sleep(CHANGE_INTERVAL);
+        }
         let namespaces = controller.namespaces();
         let wanted: Vec<Namespace> = match id.ns {
             None => namespaces,

@@ -24,7 +24,7 @@ use std::{
 use doorbell_spec::{
     command::{self, Command, LogRequest},
     identify::{self, Cns, Csi},
-    log::Lid,
+    log::{AnaState, Lid},
     register::{Cap, Vs},
 };
 use rustix::event::{EventfdFlags, eventfd};
@@ -250,6 +250,16 @@ impl Controller {
     /// The active namespaces, ascending; as they were last identified.
     pub fn namespaces(&self) -> Vec<Namespace> {
         self.shared.present().namespaces.clone()
+    }
+
+    /// While the path to a namespace, or to any with `None`, changes its ANA state: how long that takes at most (ANATT). Whoever is
+    /// to use it waits for so long; what becomes of it is an event.
+    pub fn changing(&self, nsid: Option<u32>) -> Option<Duration> {
+        let changing = |namespace: &Namespace| {
+            nsid.is_none_or(|nsid| nsid == namespace.nsid) && namespace.ana_state == Some(AnaState::CHANGE)
+        };
+        let any = self.shared.present().namespaces.iter().any(changing);
+        any.then(|| Duration::from_secs(self.identify().anatt.into()))
     }
 
     /// I/O queues it granted.

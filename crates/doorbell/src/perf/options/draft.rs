@@ -11,7 +11,7 @@ use tracing::Level;
 
 use super::numbers::{capacity, capacity32, number_of_ios, plain, wide};
 use super::table::{Entry, Id};
-use super::{Environment, Link, NumberOfIos, Sink, UsageError, checks};
+use super::{Environment, Link, NumberOfIos, Sink, UsageError, checks, selection};
 
 /// Most `-r`, and most `-b`.
 const TRANSPORTS: usize = 256;
@@ -83,6 +83,8 @@ pub struct Draft {
     pub strict: bool,
     pub overwrite: Vec<String>,
     pub selection: Selection,
+    pub range: Option<String>,
+    pub fill: Option<String>,
     pub files: Vec<PathBuf>,
     /// Every option in the order of the command line.
     pub given: Vec<&'static Entry>,
@@ -149,6 +151,8 @@ impl Default for Draft {
             strict: false,
             overwrite: Vec::new(),
             selection: Selection::default(),
+            range: None,
+            fill: None,
             files: Vec::new(),
             given: Vec::new(),
             notes: Vec::new(),
@@ -168,7 +172,10 @@ impl Draft {
         self.given.push(entry);
         match entry.id {
             Id::IoDepth => self.io_depth = Some(capacity32(label, &text)?),
-            Id::IoSize => self.io_size = Some(capacity32(label, &text)?),
+            Id::IoSize => {
+                let (largest, sizes) = selection::sizes(label, &text)?;
+                (self.io_size, self.selection.sizes) = (Some(largest), sizes);
+            }
             Id::IoPattern => self.pattern = Some(text),
             Id::Time => self.time_s = Some(plain(label, &text)?),
             Id::RwMixRead => self.read_percent = Some(plain(label, &text)?),
@@ -306,6 +313,18 @@ impl Draft {
             },
             Id::Rate => self.rate = Some(rate(&text).map_err(wrong)?),
             Id::Arrival => self.arrival = Some(arrival(&text).map_err(wrong)?),
+            Id::Range => {
+                self.selection.range = Some(selection::range(label, &text).map_err(wrong)?);
+                self.range = Some(text);
+            }
+            Id::Fill => {
+                self.selection.fill = selection::fill(&text).map_err(wrong)?;
+                self.fill = Some(text);
+            }
+            Id::FlushEvery => match plain(label, &text)? {
+                0 => return Err(wrong("a flush comes after 1 write at least".into()).into()),
+                writes => self.selection.flush_every = Some(writes),
+            },
             Id::Coverage => match text.as_str() {
                 "random" => self.selection.full_coverage = false,
                 "full" => self.selection.full_coverage = true,
