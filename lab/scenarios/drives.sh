@@ -12,13 +12,13 @@ echo 'user:x:1000:1000::/tmp:/bin/sh' >>/etc/passwd
 as_user() { run 60 su -s /bin/sh user -c "$*"; }
 
 for drive in $DRIVES; do need drives wait_for 30 bound $drive nvme; done
-MANY1=$(block_device $MANY 1) MANY2=$(block_device $MANY 2) CMB1=$(block_device $CMB 1) HOT1=$(block_device $HOT 1)
+MANY1=$(block_device $MANY 1) META=$(block_device $MANY 5) MANY2=$(block_device $MANY 2) CMB1=$(block_device $CMB 1) HOT1=$(block_device $HOT 1)
 TWIN1=$(block_device $TWIN_A 1) TWIN2=$(block_device $TWIN_B 1)
 
 # What the kernel's driver writes now, ours reads later.
 make_random
 mv /tmp/random /tmp/kernels
-for device in "$MANY1" "$MANY2" "$CMB1"; do dd if=/tmp/kernels of="$device" bs=1M oflag=direct 2>/dev/null; done
+for device in "$MANY1" "$MANY2" "$CMB1" $META; do dd if=/tmp/kernels of="$device" bs=1M oflag=direct 2>/dev/null; done
 make_random
 
 # --- what is in the way, and who uses what
@@ -184,6 +184,10 @@ same() { # ADDRESS NSID
 check data.read.many same $MANY 1
 check data.read.block-4096 same $MANY 2
 check data.read.cmb same $CMB 1
+# Of blocks whose metadata is apart.
+seen() { run 60 sh -c "doorbell-lab look '$(pcie $MANY "$1")' 1048576 >/tmp/seen && head -c 1048576 /tmp/kernels | cmp - /tmp/seen" >>$LOG 2>&1; }
+check data.look.plain seen 1
+if [ -n "$META" ]; then check data.look.metadata seen 5; else skip data.look.metadata 'the kernel makes no disk of it'; fi
 ours() { run 90 sh -c "doorbell-lab write '$(pcie "$1" "$2")' </tmp/random"; } # ADDRESS NSID
 for drive in $MANY $CMB $HOT; do check data.write.$drive ours $drive 1; done
 check data.write.block-4096 ours $MANY 2
