@@ -94,7 +94,7 @@ fn transfer(queue: &mut AnyQueue, namespace: &Namespace, mut direction: Directio
             queue.prepare(slot, &[range]).map_err(|why| why.to_string())?;
             let opcode = if matches!(direction, Direction::Read(_)) { NvmOpcode::READ } else { NvmOpcode::WRITE };
             let slba = next as u64 / u64::from(block);
-            let op = Op { slot, opcode: opcode.0, nsid: namespace.nsid, slba, blocks: size / block, control: 0 };
+            let op = Op { slot, opcode: opcode.0, nsid: namespace.nsid, slba, blocks: size / block, ..Op::default() };
             if queue.submit(&[op]) == 0 {
                 break;
             }

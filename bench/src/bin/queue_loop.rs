@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn op(slot: u16) -> Op {
-    Op { slot, opcode: 2, nsid: 1, slba: u64::from(slot), blocks: 8, control: 0 }
+    Op { slot, opcode: 2, nsid: 1, slba: u64::from(slot), blocks: 8, ..Op::default() }
 }
 
 #[inline(never)]

@@ -172,7 +172,7 @@ fn complete(model: &mut RingDevice) {
 }
 
 fn op(slot: u16) -> Op {
-    Op { slot, opcode: 2, nsid: 1, slba: u64::from(slot), blocks: 8, control: 0 }
+    Op { slot, opcode: 2, nsid: 1, slba: u64::from(slot), blocks: 8, ..Op::default() }
 }
 
 /// A queue with `depth` commands on their way to the model.

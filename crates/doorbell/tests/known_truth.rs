@@ -22,7 +22,9 @@ use std::{
 
 use common::turn;
 use doorbell_host::{Cancel, Controller, ControllerOptions, TransportId};
-use doorbell_load::{Arrival, Companion, Limit, Pattern, PollMode, Rate, RunOptions, StopFlag, Target, Timing, run};
+use doorbell_load::{
+    Arrival, Companion, Limit, Pattern, PollMode, Rate, RunOptions, Selection, StopFlag, Target, Timing, run,
+};
 use doorbell_platform::cpu;
 use doorbell_result::{LatencyHistogram, RunResult};
 use doorbell_subsystem::{Backend, Cooperative, NamespaceConfig, Script, SubsystemConfig, TargetConfig};
@@ -154,6 +156,7 @@ impl Truth {
             io_size: 4096,
             io_unit: None,
             pattern: Pattern { random: true, read_percent: 100 },
+            selection: Selection::default(),
             time: Duration::from_secs(3600),
             warm_up: Duration::ZERO,
             number_ios: Some(Limit::Count(2000)),

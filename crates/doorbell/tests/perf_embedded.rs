@@ -63,6 +63,20 @@ fn the_embedded_target_needs_nothing_else() {
 }
 
 #[test]
+fn full_coverage_issues_as_many_as_there_are_positions_and_the_audit_agrees() {
+    let _turn = turn();
+    let folder = Folder::new("coverage");
+    let output = folder.run("--embedded -t 30 -q 16 -o 1m -w randread --coverage full -d 100% --strict");
+    assert_good(&output);
+    let passed = "(1.000 times over), 0.0000 % of them too many or missing";
+    assert!(output.stderr.contains(passed), "{output:#?}");
+    // More cores than I/Os in a pass.
+    let output = folder.run("--embedded -t 1 -q 1 -o 256m -w randread --coverage full -c 0x3");
+    assert_eq!(output.status, Some(1), "{output:#?}");
+    assert!(output.stderr.contains("each of 2 cores a part of its 1 I/Os"), "{output:#?}");
+}
+
+#[test]
 fn every_way_to_wait_and_to_stamp_works_over_rings() {
     let _turn = turn();
     let folder = Folder::new("modes");

@@ -43,7 +43,7 @@ impl Way {
     fn run(&mut self, opcode: NvmOpcode, slba: u64, pieces: &[Range]) {
         let len: u32 = pieces.iter().map(|piece| piece.len).sum();
         self.queue.prepare(0, pieces).unwrap();
-        let op = Op { slot: 0, opcode: opcode.0, nsid: 1, slba, blocks: len / BLOCK, control: 0 };
+        let op = Op { slot: 0, opcode: opcode.0, nsid: 1, slba, blocks: len / BLOCK, ..Op::default() };
         assert_eq!(self.queue.submit(&[op]), 1);
         let (mut done, deadline) = ([Done::default()], Instant::now() + Duration::from_secs(20));
         loop {

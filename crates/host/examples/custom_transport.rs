@@ -44,7 +44,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 /// Block 7 of namespace 1, once, and what came of it.
 fn round_trip(queue: &mut impl IoQueue, slot: u16, opcode: NvmOpcode) -> Result<Status, Box<dyn std::error::Error>> {
-    queue.submit(&[Op { slot, opcode: opcode.0, nsid: 1, slba: 7, blocks: 1, control: 0 }]);
+    queue.submit(&[Op { slot, opcode: opcode.0, nsid: 1, slba: 7, blocks: 1, ..Op::default() }]);
     let mut done = [Done { slot: 0, status: Status::SUCCESS, result: 0 }];
     for _ in 0..100 {
         queue.commit()?;

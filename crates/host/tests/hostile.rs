@@ -342,7 +342,7 @@ impl Io {
     }
 
     fn submit(&mut self, slot: Slot, opcode: NvmOpcode) {
-        let op = Op { slot, opcode: opcode.0, nsid: 1, slba: 0, blocks: LEN / BLOCK, control: 0 };
+        let op = Op { slot, opcode: opcode.0, nsid: 1, slba: 0, blocks: LEN / BLOCK, ..Op::default() };
         assert_eq!(self.queue.submit(&[op]), 1);
         let _ = self.queue.commit();
     }

@@ -19,8 +19,19 @@ pub(crate) enum Kind {
     Sequential,
     /// Each as likely as every other.
     Uniform,
+    /// Each exactly once before any comes again, by this context or, where it is not alone, by all who share the range.
+    Full {
+        /// It shares the range with nobody.
+        alone: bool,
+    },
     /// Some far more likely.
     Skewed,
+}
+
+impl Kind {
+    fn is_random(self) -> bool {
+        matches!(self, Self::Uniform | Self::Full { .. })
+    }
 }
 
 /// The offsets of a context so far.
@@ -50,7 +61,7 @@ impl Coverage {
         let units = part.end - part.start;
         let bits = (units - 1).checked_ilog2().map_or(0, |last| last + 1);
         // Of a few units any sequence of numbers looks alike, and what is skewed repeats itself.
-        let run_length = if kind == Kind::Uniform && bits > 3 { BITS.div_ceil(bits - 1) as usize } else { 0 };
+        let run_length = if kind.is_random() && bits > 3 { BITS.div_ceil(bits - 1) as usize } else { 0 };
         Self {
             kind,
             part,
@@ -129,7 +140,20 @@ impl Coverage {
                 let off: f64 = pairs().map(|(seen, expected)| (seen - expected).abs()).sum();
                 Some(off / (self.count as f64).max(1.0))
             }
-            Kind::Uniform => {
+            Kind::Full { alone: true } => {
+                let passes = self.count / units;
+                let off: u64 = (0..REGIONS)
+                    .map(|region| {
+                        let width = of_region(region);
+                        let width = width.end - width.start;
+                        let most = (passes + 1) * width;
+                        let seen = self.regions[region];
+                        seen.saturating_sub(most) + (passes * width).saturating_sub(seen)
+                    })
+                    .sum();
+                Some(off as f64 / (self.count as f64).max(1.0))
+            }
+            Kind::Uniform | Kind::Full { alone: false } => {
                 let telling = pairs().filter(|(_, expected)| *expected >= EXPECTED);
                 let (all, empty) =
                     telling.fold((0, 0), |(all, empty), (seen, _)| (all + 1, empty + i32::from(seen == 0.0)));
@@ -137,7 +161,7 @@ impl Coverage {
             }
             Kind::Skewed => None,
         };
-        let deviation = (self.kind == Kind::Uniform).then(|| chi_squared(pairs())).flatten();
+        let deviation = self.kind.is_random().then(|| chi_squared(pairs())).flatten();
         Outcome { ios: self.count, units, difference, deviation, period: self.period }
     }
 }
@@ -155,8 +179,13 @@ fn chi_squared(pairs: impl Iterator<Item = (f64, f64)>) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
+    use rand_xoshiro::rand_core::Rng;
+
     use super::*;
-    use crate::workload::{Pattern, Workload, generator};
+    use crate::{
+        permutation::Cover,
+        workload::{Pattern, Workload, generator},
+    };
 
     fn part(start: u64, end: u64) -> Part {
         Part { start, end }
@@ -166,6 +195,12 @@ mod tests {
     fn of(kind: Kind, part: Part, count: u64, offset: impl Fn(u64) -> u64) -> Outcome {
         let mut coverage = Coverage::new(kind, part);
         (0..count).for_each(|index| coverage.observe(offset(index)));
+        coverage.finish()
+    }
+
+    fn of_draws(kind: Kind, units: u64, count: u64, mut draw: impl FnMut() -> u64) -> Outcome {
+        let mut coverage = Coverage::new(kind, part(0, units));
+        (0..count).for_each(|_| coverage.observe(draw()));
         coverage.finish()
     }
 
@@ -222,5 +257,21 @@ mod tests {
         let of_others = of(Kind::Sequential, part(1000, 2000), 500, |index| index);
         assert!(of_others.difference > Some(0.5), "{of_others:?}");
         assert_eq!(of(Kind::Skewed, part(0, 1000), 10_000, |_| 3).difference, None);
+    }
+
+    #[test]
+    fn a_full_coverage_that_repeats_before_its_pass_is_over_is_found() {
+        let full = Kind::Full { alone: true };
+        for units in [2, 63, 1000, 100_003] {
+            for ios in [units / 2 + 1, units, 2 * units, 3 * units + 1] {
+                let mut cover = Cover::new(units, part(0, units), generator(3, 0, 0));
+                let outcome = of_draws(full, units, ios, || cover.draw());
+                assert_eq!((outcome.difference, outcome.period), (Some(0.0), None), "{ios} of {units}: {outcome:?}");
+            }
+        }
+        // Random draws leave a third of a pass out, and take as much twice: a region is never just full.
+        let mut random = generator(3, 0, 0);
+        let drawn = of_draws(full, 1000, 2000, || random.next_u64() % 1000);
+        assert!(drawn.difference > Some(0.01), "{drawn:?}");
     }
 }

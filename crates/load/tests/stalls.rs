@@ -7,7 +7,7 @@ use std::{
 
 use doorbell_host::{Cancel, Controller, ControllerOptions, HostIdentity};
 use doorbell_hostile::{Moment, Reply, TargetPeer};
-use doorbell_load::{Event, Limit, Pattern, PollMode, RunOptions, StopFlag, Target, Timing, run};
+use doorbell_load::{Event, Limit, Pattern, PollMode, RunOptions, Selection, StopFlag, Target, Timing, run};
 use doorbell_platform::cpu;
 use doorbell_result::RunResult;
 
@@ -17,6 +17,7 @@ fn options() -> RunOptions {
         io_size: 4096,
         io_unit: None,
         pattern: Pattern { random: true, read_percent: 100 },
+        selection: Selection::default(),
         time: Duration::from_millis(300),
         warm_up: Duration::ZERO,
         number_ios: None,

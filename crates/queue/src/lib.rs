@@ -7,12 +7,16 @@
 
 pub mod cid;
 pub mod null;
+pub mod protection;
 pub mod rings;
 
 use std::{os::fd::RawFd, sync::Arc};
 
 use doorbell_platform::{Arena, Backing, Range};
-use doorbell_spec::{command::Command, status::Status};
+use doorbell_spec::{
+    command::{Command, control},
+    status::Status,
+};
 
 /// One command of a queue, `0..slots`.
 pub type Slot = u16;
@@ -21,7 +25,7 @@ pub type Slot = u16;
 pub const REAP_BATCH: usize = 32;
 
 /// One I/O command for a prepared slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Op {
     /// The idle slot that carries it.
     pub slot: Slot,
@@ -35,7 +39,14 @@ pub struct Op {
     pub blocks: u32,
     /// Upper half of command dword 12: FUA, limited retry, PRINFO.
     pub control: u16,
+    /// Application tag of each block, looked at in full where `control` asks for a check of it (command dword 15).
+    pub application: u16,
+    /// Reference tag of the first block behind a storage tag of zero (command dwords 14, the lower half, and 3).
+    pub reference: u64,
 }
+
+// A batch of commands is copied on its way.
+const _: () = assert!(size_of::<Op>() <= 32);
 
 impl Op {
     /// The command as it goes on the wire, without identifier and data pointer (the queue's part).
@@ -43,7 +54,17 @@ impl Op {
     pub fn command(&self) -> Command {
         let mut command = doorbell_spec::command::read(self.nsid, self.slba, self.blocks, self.control);
         command.opc = self.opcode;
+        command.cdw3 = ((self.reference >> 32) as u32).into();
+        command.cdw14 = (self.reference as u32).into();
+        command.cdw15 = (self.tag_and_mask() as u32).into();
         command
+    }
+
+    /// Command dword 15: the application tag and which of its bits are looked at.
+    #[inline]
+    fn tag_and_mask(&self) -> u64 {
+        let looked_at = (self.control & control::PRCHK_APP) / control::PRCHK_APP;
+        u64::from(self.application) | u64::from(looked_at.wrapping_neg()) << 16
     }
 
     /// The same as quadwords, which a processor can write without having built the command first.
@@ -52,7 +73,9 @@ impl Op {
         let blocks = u64::from(self.blocks.clamp(1, 1 << 16) - 1);
         let first = u64::from(self.opcode) | u64::from(self.nsid) << 32;
         let lengths = blocks | u64::from(self.control) << 16;
-        [first.to_le(), 0, 0, 0, 0, self.slba.to_le(), lengths.to_le(), 0]
+        let (lower, upper) = (self.reference << 32 >> 32, self.reference >> 32 << 32);
+        let tags = lower | self.tag_and_mask() << 32;
+        [first.to_le(), upper.to_le(), 0, 0, 0, self.slba.to_le(), lengths.to_le(), tags.to_le()]
     }
 }
 
@@ -182,6 +205,18 @@ pub trait IoQueue: Send {
     /// When `data` breaks what [`IoQueue::needs`] states, or the slot does not exist or is busy.
     fn prepare(&mut self, slot: Slot, data: &[Range]) -> Result<(), PrepareError>;
 
+    /// Says where in the arena the metadata of a prepared slot's commands is, apart from their data. The next `prepare` of the slot
+    /// takes it back. A queue whose transport has no place for it refuses: there metadata goes behind the data of each block.
+    ///
+    /// # Errors
+    /// When the transport has no metadata pointer, or as for [`IoQueue::prepare`].
+    fn prepare_metadata(&mut self, slot: Slot, _metadata: Range) -> Result<(), PrepareError> {
+        Err(PrepareError(format!(
+            "slot {slot}: this transport carries no metadata apart from the data; format the namespace for metadata behind the data \
+             of each block (extended blocks), or test it over PCIe or vfio-user"
+        )))
+    }
+
     /// Takes the longest prefix of `ops` there is room for and returns its length. The peer sees nothing yet.
     fn submit(&mut self, ops: &[Op]) -> usize;
 
@@ -243,6 +278,9 @@ impl<Q: IoQueue + ?Sized> IoQueue for Box<Q> {
     fn prepare(&mut self, slot: Slot, data: &[Range]) -> Result<(), PrepareError> {
         (**self).prepare(slot, data)
     }
+    fn prepare_metadata(&mut self, slot: Slot, metadata: Range) -> Result<(), PrepareError> {
+        (**self).prepare_metadata(slot, metadata)
+    }
     fn submit(&mut self, ops: &[Op]) -> usize {
         (**self).submit(ops)
     }
@@ -285,9 +323,20 @@ mod tests {
     #[test]
     fn the_words_of_a_command_are_its_bytes() {
         for blocks in [0, 1, 8, 65_536, u32::MAX] {
-            let op = Op { slot: 3, opcode: 0xfe, nsid: 0x8765_4321, slba: u64::MAX - 5, blocks, control: 0xc0de };
-            let command: [u64; 8] = zerocopy::transmute!(op.command());
-            assert_eq!(op.words(), command);
+            for (control, reference) in [(0xc0de, 0x1234_89ab_cdef_f00d), (control::PRCHK_APP, 0xffff_ffff), (0, 0)] {
+                let op = Op {
+                    slot: 3,
+                    opcode: 0xfe,
+                    nsid: 0x8765_4321,
+                    slba: u64::MAX - 5,
+                    blocks,
+                    control,
+                    application: 0xabcd,
+                    reference,
+                };
+                let command: [u64; 8] = zerocopy::transmute!(op.command());
+                assert_eq!(op.words(), command);
+            }
         }
     }
 }

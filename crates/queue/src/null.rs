@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     fn op(slot: Slot) -> Op {
-        Op { slot, opcode: 2, nsid: 1, slba: 0, blocks: 1, control: 0 }
+        Op { slot, opcode: 2, nsid: 1, slba: 0, blocks: 1, ..Op::default() }
     }
 
     const NOTHING: Done = Done { slot: 0, status: Status::SUCCESS, result: 0 };

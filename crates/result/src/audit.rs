@@ -143,9 +143,12 @@ fn coverage(context: &ContextResult, place: Option<String>) -> Finding {
         return unknown(Coverage, place, &text);
     };
     let passes = coverage.ios as f64 / coverage.units.max(1) as f64;
-    let what = match context.layout.sequential {
-        true => format!("{:.4} % of them not one behind the other", difference * 100.0),
-        false => format!("{:.1} % of its regions left out", difference * 100.0),
+    let what = match (context.layout.sequential, context.layout.full) {
+        (true, _) => format!("{:.4} % of them not one behind the other", difference * 100.0),
+        (_, true) => {
+            format!("{:.4} % of them too many or missing where each position comes once a pass", difference * 100.0)
+        }
+        (false, false) => format!("{:.1} % of its regions left out", difference * 100.0),
     };
     let text = format!("{} I/Os on a range of {} ({passes:.3} times over), {what}", coverage.ios, coverage.units);
     finding(Coverage, place, difference, Some(COVERAGE), difference <= COVERAGE, text)
@@ -226,7 +229,11 @@ fn clocks(run: &RunResult) -> Vec<Finding> {
     let compared = run.workers.iter().map(|worker| {
         let place = Some(format!("core {}", worker.core));
         match run.clocks.iter().find(|clock| clock.core == worker.core) {
-            None => unknown(Clocks, place, "its clock gave no answer in time"),
+            None => unknown(
+                Clocks,
+                place,
+                "its clock gave no answer in time: something else has that core, or the one that asked",
+            ),
             Some(clock) => {
                 let beyond = seconds((clock.offset_ticks.abs() - clock.uncertain_ticks).max(0.0));
                 let text = format!(

@@ -7,7 +7,8 @@
 //! panics, whatever bytes it is given. No I/O, no clock, no allocation.
 //!
 //! Sections cited are those of the NVM Express Base Specification 2.1 ("Base"), the NVM
-//! Command Set Specification 1.1 ("NVM") and the TCP Transport Specification 1.1 ("TCP").
+//! Command Set Specification 1.1 ("NVM"), the Zoned Namespace Command Set
+//! Specification 1.1 ("ZNS") and the TCP Transport Specification 1.1 ("TCP").
 
 #![no_std]
 
@@ -24,10 +25,12 @@ pub mod feature;
 pub mod identify;
 pub mod log;
 pub mod nqn;
+pub mod protection;
 pub mod rdma;
 pub mod register;
 pub mod status;
 pub mod tcp;
 mod text;
+pub mod zns;
 
 pub use text::{Ascii, ascii};

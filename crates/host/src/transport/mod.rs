@@ -180,6 +180,9 @@ impl IoQueue for AnyQueue {
     fn prepare(&mut self, slot: Slot, data: &[Range]) -> Result<(), PrepareError> {
         each!(self, queue => queue.prepare(slot, data))
     }
+    fn prepare_metadata(&mut self, slot: Slot, metadata: Range) -> Result<(), PrepareError> {
+        each!(self, queue => queue.prepare_metadata(slot, metadata))
+    }
     fn submit(&mut self, ops: &[Op]) -> usize {
         each!(self, queue => queue.submit(ops))
     }

@@ -205,7 +205,7 @@ fn data(slot: Slot, len: u32) -> Range {
 }
 
 fn op(slot: Slot, opcode: u8) -> Op {
-    Op { slot, opcode, nsid: 1, slba: slot.into(), blocks: 8, control: 0 }
+    Op { slot, opcode, nsid: 1, slba: slot.into(), blocks: 8, ..Op::default() }
 }
 
 const READ: u8 = 2;

@@ -74,6 +74,8 @@ pub struct RingQueue {
 #[derive(Clone, Copy, Debug, Default)]
 struct Template {
     dptr: [u64; 2],
+    /// Where their metadata is on the bus, if it is apart.
+    mptr: u64,
     /// The flags, where they are in the first quadword.
     flags: u64,
     has_data: bool,
@@ -81,7 +83,7 @@ struct Template {
 
 impl From<Pointer> for Template {
     fn from(Pointer { dptr, flags }: Pointer) -> Self {
-        Self { dptr: zerocopy::transmute!(dptr), flags: u64::from(flags) << 8, has_data: true }
+        Self { dptr: zerocopy::transmute!(dptr), mptr: 0, flags: u64::from(flags) << 8, has_data: true }
     }
 }
 
@@ -97,11 +99,19 @@ impl RingQueue {
     /// Makes a queue and clears its rings and shadow doorbells: before it is created at the controller.
     ///
     /// # Errors
-    /// When a place is too small or not aligned.
+    /// When a place is too small or not aligned, or a doorbell is not mapped.
     pub fn new(parts: RingParts) -> Result<Self, String> {
         let RingParts { qid, entries, sq, cq, doorbells, shadow, page_size, most_bytes, .. } = parts;
         if !(2..=65536).contains(&entries) || !page_size.is_power_of_two() || page_size < 4096 {
             return Err(format!("queue {qid}: no rings of {entries} entries with memory pages of {page_size} bytes"));
+        }
+        let room = doorbells.region.len() as u64;
+        let is_mapped = |at: u64| at.is_multiple_of(4) && at.checked_add(4).is_some_and(|end| end <= room);
+        if !is_mapped(doorbells.sq_tail) || !is_mapped(doorbells.cq_head) {
+            let Doorbells { sq_tail, cq_head, .. } = doorbells;
+            return Err(format!(
+                "queue {qid}: its doorbells at {sq_tail:x}h and {cq_head:x}h are not among the {room:x}h bytes that are mapped"
+            ));
         }
         let sq = table(qid, "submission", &sq, entries)?;
         let cq = table(qid, "completion", &cq, entries)?;
@@ -166,6 +176,7 @@ impl RingQueue {
             return false;
         }
         words[0] |= (data.flags | u64::from(self.cids.issue(slot)) << 16).to_le();
+        words[2] = data.mptr;
         [words[3], words[4]] = data.dptr;
         self.sq.write(self.tail, words);
         self.tail = next(self.tail, self.entries);
@@ -332,6 +343,27 @@ impl IoQueue for RingQueue {
             self.slots[index] = self.describer.describe(data, map, list).map_err(fail)?.into();
         }
         Ok(())
+    }
+
+    fn prepare_metadata(&mut self, slot: Slot, metadata: Range) -> Result<(), PrepareError> {
+        let fail = |why: String| PrepareError(format!("slot {slot} of queue {}: {why}", self.qid));
+        let Some(data) = self.slots.get_mut(usize::from(slot)).filter(|data| data.has_data && self.cids.is_idle(slot))
+        else {
+            return Err(fail("it is busy, has no data or does not exist".into()));
+        };
+        let Range { offset, len } = metadata;
+        let inside = |(region, _): &&(Arc<Region>, BusMap)| offset.saturating_add(len.into()) <= region.len() as u64;
+        let place = self.arena.as_ref().filter(inside).and_then(|(_, map)| map.locate(offset));
+        match place {
+            Some((bus, together)) if together >= u64::from(len) && bus % 4 == 0 => {
+                data.mptr = bus.to_le();
+                Ok(())
+            }
+            Some(_) => Err(fail(format!(
+                "{len} bytes of metadata at {offset} of the memory do not lie together on the bus from a dword on"
+            ))),
+            None => Err(fail(format!("{len} bytes of metadata at {offset} are not in memory that the device reaches"))),
+        }
     }
 
     #[inline]

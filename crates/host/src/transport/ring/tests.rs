@@ -13,7 +13,7 @@ use doorbell_hostile::ring::{self as device, RingDevice};
 use doorbell_platform::{Arena, Backing, Range, Region, poll};
 use doorbell_queue::{Done, Down, Drain, IoQueue, Op, Progress, Slot, Wait};
 use doorbell_spec::{
-    command::{Command, SglKind},
+    command::{Command, SglKind, control},
     completion::Completion,
     status::{self, Status},
 };
@@ -151,7 +151,7 @@ fn parts(device: &RingDevice, side: &Arc<Side>, shape: Shape) -> RingParts {
 }
 
 fn read(slot: Slot) -> Op {
-    Op { slot, opcode: 2, nsid: 1, slba: u64::from(slot), blocks: 8, control: 0 }
+    Op { slot, opcode: 2, nsid: 1, slba: u64::from(slot), blocks: 8, ..Op::default() }
 }
 
 #[test]
@@ -603,4 +603,28 @@ fn a_slot_that_is_prepared_again_uses_its_list_again() {
         assert_eq!(rig.slots(), [0]);
     }
     assert!(lists.len() <= 2, "{lists:?}");
+}
+
+#[test]
+fn metadata_apart_has_a_pointer_of_its_own() {
+    let mut rig = Rig::new(Shape { piece: 64 << 10, ..SHAPE });
+    let data = [Range { offset: 0, len: 4096 }];
+    rig.queue.prepare_metadata(1, Range { offset: 8192 + 8, len: 64 }).unwrap();
+    let op = Op { application: 7, reference: 0x12_3456_789a, control: control::PRCHK_APP, ..read(1) };
+    assert_eq!((rig.queue.submit(&[op]), rig.queue.commit()), (1, Ok(Progress::Complete)));
+    let command = rig.device.take().unwrap();
+    let bus = rig.side.map(&rig.arena.share()).unwrap();
+    assert_eq!(Some(command.mptr.get()), bus.locate(8192 + 8).map(|(bus, _)| bus));
+    let words = (command.cdw2.get(), command.cdw3.get(), command.cdw14.get(), command.cdw15.get());
+    assert_eq!(words, (0, 0x12, 0x3456_789a, 0xffff_0007));
+    assert!(rig.queue.prepare_metadata(1, data[0]).unwrap_err().0.contains("busy"));
+    rig.succeed(&command);
+    assert_eq!(rig.slots(), [1]);
+    let refused = |rig: &mut Rig, offset, len| rig.queue.prepare_metadata(1, Range { offset, len }).unwrap_err().0;
+    assert!(refused(&mut rig, 2, 64).contains("dword"));
+    assert!(refused(&mut rig, (64 << 10) - 8, 16).contains("together"));
+    assert!(refused(&mut rig, u64::MAX - 4, 64).contains("reaches"));
+    // Data that is described anew has no metadata until that is said again.
+    rig.queue.prepare(1, &data).unwrap();
+    assert_eq!(rig.send([1])[0].mptr.get(), 0);
 }

@@ -132,6 +132,16 @@ fn a_rate_is_kept_by_polling_and_is_for_latencies() {
 }
 
 #[test]
+fn full_coverage_is_for_even_random_offsets() {
+    let full = |words: &[&str]| run(&[&["--coverage", "full", "-w"], words].concat());
+    assert!(full(&["randwrite"]).unwrap().selection.full_coverage);
+    assert!(!full(&["read"]).unwrap().selection.full_coverage);
+    assert!(!run(&["--coverage", "random", "-w", "randread"]).unwrap().selection.full_coverage);
+    let error = full(&["randread", "-F", "0.9"]).unwrap_err().to_string();
+    assert!(error.starts_with("--coverage full takes every position equally often"), "{error}");
+}
+
+#[test]
 fn a_mix_needs_its_share() {
     let error = run(&["-w", "randrw"]).unwrap_err().to_string();
     assert_eq!(error, "-w randrw needs -M (--rwmixread)");
