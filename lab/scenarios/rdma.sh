@@ -128,7 +128,7 @@ perf fault.latency -r "$ONE" -q 4 -o 4096 -w randread -d 100 -t 60 -c 0x1
 check fault.latency.kept awk '$1 == "Total" {found = $6 >= 20000} END {exit !found}' $LOG
 check_refused fault.error 60 'unrecovered|write fault|02.*81|81h' doorbell perf -r "$ONE" -q 4 -o 4096 -w randwrite -d 100 -t 60 -c 0x1
 check fault.ends stop
-need fault.reset start --ram 64M --fault 'reset connection at 2s'
+need fault.reset start --ram 64M --fault 'reset connection at 6s'
 nothing() { :; }
 interrupted fault.connection NON-ZERO nothing
 check fault.connection.ends stop
