@@ -6,9 +6,10 @@ pub mod options;
 mod outputs;
 mod overwrite;
 mod paths;
-mod record;
+pub mod record;
 mod show;
 mod targets;
+mod telemetry;
 
 use std::{
     ffi::OsString,
@@ -31,6 +32,10 @@ use crate::{
 use embedded::Embedded;
 use options::{NumberOfIos, Options, Parsed};
 use outputs::Outputs;
+use telemetry::Watch;
+
+pub use options::Sink;
+pub use outputs::Output;
 
 /// I/O queues asked for when the load needs fewer; the controller grants what it has.
 const IO_QUEUES: u32 = 1024;
@@ -126,13 +131,24 @@ fn perform(options: &Options, document: &mut Document, outputs: &Outputs) -> Res
         return Err(why);
     }
 
+    let watch = Watch::begin(&targets, options.ssd_latency);
     let companion = embedded.as_ref().and_then(|embedded| embedded.companion(options.cores[0]));
     let live = show::Live::new(options, outputs);
     let observer = |event: Event<'_>| live.event(&event);
     let result = run(targets, &run_options, companion, &stop, &observer);
     record::add_result(document, &result);
+    let stuck = result.contexts.iter().any(|context| context.account.abandoned > context.lost_in_outages());
+    let silent = match () {
+        () if stop.requests() > 0 => Some("the run was interrupted"),
+        () if stuck => Some("it left I/Os unanswered, and was not asked"),
+        () => None,
+    };
+    let possible = (options.pattern.read_percent > 0, options.pattern.read_percent < 100);
+    let (drives, latencies) = watch.end(silent, possible);
+    document.drives = drives;
     let good = show::result(&result, document, options) && all_there;
-    if result.contexts.iter().any(|context| context.account.abandoned > context.lost_in_outages()) {
+    out(&latencies);
+    if stuck {
         // What does not answer I/Os will not answer a shutdown either: it gets a moment, not its full time.
         cancel.cancel();
     }

@@ -364,12 +364,13 @@ impl Controller {
         self.ask(|answer| Request::Admin { command: Box::new(command), data, answer })
     }
 
-    /// `bytes` bytes of a log page from its start, of the controller (`nsid` 0 or FFFFFFFFh) or a namespace.
+    /// `bytes` bytes of a log page from its start, of the controller (`nsid` 0 or FFFFFFFFh) or a namespace. Events that it is about
+    /// are not told anew for having been read.
     ///
     /// # Errors
     /// As [`Controller::admin`].
     pub fn log_page(&self, lid: Lid, nsid: u32, bytes: u32) -> Result<Vec<u8>, Error> {
-        let request = LogRequest { nsid, bytes: bytes.into(), ..LogRequest::new(lid) };
+        let request = LogRequest { nsid, bytes: bytes.into(), rae: true, ..LogRequest::new(lid) };
         self.admin(command::get_log_page(&request), AdminData::In(bytes)).map(|(_, bytes)| bytes)
     }
 
