@@ -4,6 +4,7 @@ mod connection;
 mod core_mask;
 mod discover;
 mod identify;
+mod metadata;
 mod output;
 pub mod perf;
 mod scratch;

@@ -8,7 +8,7 @@ use doorbell_subsystem::{Backend, NamespaceConfig, Script, SubsystemConfig, Targ
 use tracing::Level;
 
 use crate::{
-    core_mask,
+    core_mask, metadata,
     output::{log, show},
     signals, size,
 };
@@ -88,7 +88,12 @@ fn listen(text: &str) -> Result<Listen, String> {
 struct Namespaces(Vec<NamespaceConfig>);
 
 const KINDS: [(&str, &str, &str); 3] = [
-    ("ram", "SIZE[,block=512|4096]", "A namespace in memory; again for another [one of these three is needed]"),
+    (
+        "ram",
+        "SIZE[,block=512|4096][,metadata=BYTES[,separate][,pi=1|2|3[,guard=16|32|64][,storage=BITS][,first]]]",
+        "A namespace in memory, whose blocks may have metadata, behind their data or separate, with protection information in its last \
+         bytes or first; again for another [one of these three is needed]",
+    ),
     (
         "null",
         "SIZE[,block=512|4096]",
@@ -128,25 +133,36 @@ impl FromArgMatches for Namespaces {
 }
 
 fn namespace(kind: &str, text: &str) -> Result<NamespaceConfig, String> {
-    let fail = |why: String| Err(format!("--{kind} \"{text}\": {why}"));
+    let told = |why: String| format!("--{kind} \"{text}\": {why}");
+    let fail = |why| Err(told(why));
     let mut parts = text.split(',');
     let first = parts.next().unwrap_or_default();
-    let mut block_size = 512;
+    let (mut block_size, mut metadata) = (512, metadata::Words::default());
     for part in parts {
+        if metadata.take(part).map_err(told)? {
+            continue;
+        }
         block_size = match part.split_once('=') {
             Some(("block", "512")) => 512,
             Some(("block", "4096" | "4k" | "4K")) => 4096,
             Some(("block", other)) => return fail(format!("blocks are 512 or 4096 bytes, not \"{other}\"")),
-            Some(("metadata" | "pi", _)) => return fail(format!("\"{part}\": metadata is not built yet")),
             _ => return fail(format!("\"{part}\" is not block=512 or block=4096")),
         };
+    }
+    let metadata = metadata.metadata().map_err(told)?;
+    if metadata.is_some() && kind != "ram" {
+        return fail("only a namespace in memory (--ram) can have metadata".into());
     }
     let backend = match kind {
         "file" if first.is_empty() => return fail("a path is missing".into()),
         "file" => Backend::File { path: PathBuf::from(first) },
         _ => {
             let size = size::parse(first).map_err(|why| format!("--{kind}: {why}"))?;
-            if kind == "ram" { Backend::Ram { size } } else { Backend::Null { size } }
+            match metadata {
+                Some(metadata) => Backend::Formatted { size, metadata },
+                None if kind == "ram" => Backend::Ram { size },
+                None => Backend::Null { size },
+            }
         }
     };
     Ok(NamespaceConfig { backend, block_size })
@@ -208,6 +224,7 @@ pub fn run(arguments: &Arguments) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+    use doorbell_spec::protection::{Format, Guard};
 
     use super::*;
 
@@ -240,6 +257,22 @@ mod tests {
     }
 
     #[test]
+    fn metadata_is_what_its_words_say() {
+        let metadata =
+            |words: &str| match &parse(&format!("--ram 1G,block=4096,{words}")).unwrap().namespaces.0[0].backend {
+                Backend::Formatted { size: 0x4000_0000, metadata } => *metadata,
+                other => panic!("{other:?}"),
+            };
+        let plain = metadata("metadata=64,separate");
+        assert_eq!((plain.size, plain.extended, plain.protection), (64, false, None));
+        let format = |words| metadata(words).protection.unwrap();
+        assert_eq!(format("metadata=64,pi=3"), Format::new(3, Guard::Crc16, 0, 64, false).unwrap());
+        assert_eq!(format("metadata=16,pi=1,guard=32"), Format::new(1, Guard::Crc32c, 16, 16, false).unwrap());
+        let first = format("metadata=64,pi=2,guard=64,storage=8,first");
+        assert_eq!(first, Format::new(2, Guard::Crc64, 8, 64, true).unwrap());
+    }
+
+    #[test]
     fn addresses_and_directories_may_be_mixed() {
         let arguments = parse(
             "--ram 1G --listen vfio-user:/tmp/a:b --listen [::1]:0 --listen tcp:10.0.0.1:1 --listen rdma:[::1]:2",
@@ -259,7 +292,14 @@ mod tests {
         for (text, said) in [
             ("--ram 1X", "1X"),
             ("--ram 1G,block=520", "520"),
-            ("--ram 1G,metadata=8", "not built"),
+            ("--ram 1G,metadata=0", "1 to 4096"),
+            ("--ram 1G,metadata=8,pi=4", "1 to 3"),
+            ("--ram 1G,pi=1", "need metadata"),
+            ("--ram 1G,metadata=8,first", "need pi"),
+            ("--ram 1G,metadata=8,pi=1,guard=64", "8 bytes of metadata have no room"),
+            ("--ram 1G,metadata=16,pi=1,guard=48", "16, 32 or 64"),
+            ("--ram 1G,metadata=16,pi=1,guard=32,storage=8", "storage tag of 8 bits"),
+            ("--null 1G,metadata=8", "only a namespace in memory"),
             ("--file ,block=512", "path"),
             ("--ram 1G --listen 127.0.0.1", "ADDRESS:PORT"),
             ("--ram 1G --listen rdma:10.0.0.1", "ADDRESS:PORT"),

@@ -1,10 +1,11 @@
 //! Namespaces: blocks in memory ([`ram`]), nowhere ([`null`]) or in a file ([`file`]), behind one set of calls that
-//! `controller::io` makes with ranges it has checked.
+//! `controller::io` makes with ranges it has checked, and blocks with metadata ([`formatted`]), whose commands say more than a range.
 //!
 //! The unit of atomicity is a *group*: the 4096 bytes of address space that one frame holds (8 blocks of 512 bytes or one of
 //! 4096). What each kind does so that no reader ever sees half of a write to a group stands in its module.
 
 mod file;
+mod formatted;
 mod null;
 mod ram;
 
@@ -18,6 +19,7 @@ use crate::{
 };
 
 pub(crate) use file::FileBlocks;
+pub(crate) use formatted::{FormattedBlocks, Request};
 pub(crate) use ram::RamBlocks;
 
 /// Frames that stay at hand for data inside command capsules, whose arrival cannot be put off: enough for a staging buffer full
@@ -89,6 +91,7 @@ pub(crate) struct Namespace {
 #[derive(Debug)]
 enum Store {
     Ram(RamBlocks),
+    Formatted(FormattedBlocks),
     Null,
     File(FileBlocks),
 }
@@ -99,6 +102,10 @@ impl Namespace {
         let block_shift = config.block_size.ilog2();
         let (store, size) = match &config.backend {
             Backend::Ram { size } => (Store::Ram(RamBlocks::new(first, Self::frames(config))), *size),
+            Backend::Formatted { size, metadata } => {
+                let blocks = FormattedBlocks::open(size >> block_shift, config.block_size, *metadata)?;
+                (Store::Formatted(blocks), *size)
+            }
             Backend::Null { size } => (Store::Null, *size),
             Backend::File { path } => {
                 let file = FileBlocks::open(path, config.block_size)?;
@@ -117,9 +124,21 @@ impl Namespace {
         }
     }
 
+    /// Its blocks where they have metadata: commands that transfer blocks go there, and not to the calls below.
+    #[inline]
+    pub(crate) fn formatted(&self) -> Option<&FormattedBlocks> {
+        match &self.store {
+            Store::Formatted(blocks) => Some(blocks),
+            _ => None,
+        }
+    }
+
     /// Blocks of a group.
     pub(crate) fn group_blocks(&self) -> u16 {
-        (FRAME >> self.block_shift) as u16
+        match self.store {
+            Store::Formatted(_) => 1,
+            _ => (FRAME >> self.block_shift) as u16,
+        }
     }
 
     /// Whether a volatile cache lies between a completed write and where it stays.
@@ -178,6 +197,7 @@ impl Namespace {
                 ram.read(pool, at, len, found);
                 SUCCESS
             }
+            Store::Formatted(_) => NOT_HERE,
             Store::Null => {
                 null::read(len, found);
                 SUCCESS
@@ -202,6 +222,7 @@ impl Namespace {
                 ram.write(pool, at, len, frames);
                 SUCCESS
             }
+            Store::Formatted(_) => NOT_HERE,
             Store::Null => SUCCESS,
             Store::File(file) => file.write(pool, at, len, frames, progress),
         }
@@ -211,6 +232,7 @@ impl Namespace {
     pub(crate) fn compare(&self, pool: &mut Pool, at: u64, len: u32, frames: &[Frame]) -> Outcome {
         let equal = match &self.store {
             Store::Ram(ram) => ram.equals(pool, at, len, frames),
+            Store::Formatted(_) => return NOT_HERE,
             Store::Null => null::equals(pool, at, len, frames),
             Store::File(file) => return file.compare(pool, at, len, frames),
         };
@@ -221,6 +243,7 @@ impl Namespace {
     pub(crate) fn clear(&self, pool: &mut Pool, at: u64, len: u64, how: Clear, progress: &mut u64) -> Outcome {
         match &self.store {
             Store::Ram(ram) => ram.clear(pool, at, len, progress),
+            Store::Formatted(blocks) => blocks.clear(at >> self.block_shift, len >> self.block_shift, progress),
             Store::Null => SUCCESS,
             Store::File(file) => file.clear(pool, at, len, how, progress),
         }
@@ -229,13 +252,15 @@ impl Namespace {
     /// Puts everything written so far where it stays.
     pub(crate) fn flush(&self) -> Status {
         match &self.store {
-            Store::Ram(_) | Store::Null => generic::SUCCESS,
+            Store::Ram(_) | Store::Formatted(_) | Store::Null => generic::SUCCESS,
             Store::File(file) => file.flush(),
         }
     }
 }
 
 const SUCCESS: Outcome = Outcome::Done(generic::SUCCESS);
+/// Of blocks with metadata more must be said.
+const NOT_HERE: Outcome = Outcome::Done(generic::INTERNAL_ERROR);
 
 /// A UUID of version 8 (custom) made of two 64-bit FNV-1a sums.
 fn uuid(nqn: &str, nsid: u32) -> [u8; 16] {
