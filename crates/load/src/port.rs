@@ -3,7 +3,7 @@
 use doorbell_host::{AnyQueue, Controller, Namespace, PollGroup, TransportType};
 use doorbell_platform::{Sysfs, pci::Address};
 
-use crate::plan::{Access, Shape, refusal};
+use crate::plan::{Access, RunOptions, Shape, refusal};
 
 /// A namespace to test.
 #[derive(Clone, Debug)]
@@ -46,6 +46,11 @@ impl Target {
             "" => name.into(),
             port => format!("{name}, port {port}"),
         }
+    }
+
+    /// Whether a run takes it, rather than skip it with a warning.
+    pub fn is_tested(&self, options: &RunOptions) -> bool {
+        self.shape().admit(options).is_ok()
     }
 
     /// The NUMA node of a local device, where the machine says so.
