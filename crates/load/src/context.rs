@@ -15,24 +15,24 @@ use doorbell_host::AnyQueue;
 use doorbell_platform::{Arena, Backing};
 use doorbell_queue::{Counters, Done, Down, Drain, IoQueue, REAP_BATCH, Slot, Wait};
 use doorbell_result::{
-    ContextResult, EndReason, Layout, Operation, Precision, QueueUse, Timeouts, Timing, document::QueuePlan,
+    ContextResult, EndReason, Layout, Precision, QueueUse, SlowRecord, Timeouts, Timing, document::QueuePlan,
 };
-use doorbell_spec::{
-    command::NvmOpcode,
-    status::{self, Status},
-};
+use doorbell_spec::status::{self, Status};
 
 use crate::{
+    classes::add_up,
     coverage::{Coverage, Kind},
+    fill::Filling,
     lane::{Fate, Geometry, Lane, Tag},
+    metadata::Protector,
     observer::Reporter,
     pacing::Pacing,
-    recorder::Recorder,
+    recorder::{Errors, Recorder, Slow},
     slices::{Exchange, Slice},
     stop::Clock,
     timing::{Batch, Exact, Mode, Off, Sampled, Sampler, cost_of_reading},
     transport_counters::counters,
-    workload::{Part, Workload, fill_byte},
+    workload::{Part, Workload},
 };
 
 pub(crate) use outage::Comeback;
@@ -66,9 +66,12 @@ pub(crate) struct Task {
     pub timing: Timing,
     /// Keep a histogram of them.
     pub histogram: bool,
-    /// How its offsets are chosen, and from which part of the namespace, in I/O units.
+    /// How its offsets are chosen, and from which part of the range, in units of so many blocks.
     pub kind: Kind,
     pub part: Part,
+    pub unit: u32,
+    /// What buffers hold at the start.
+    pub fill: Filling,
 }
 
 /// A context as its worker sees it, whatever its queues are.
@@ -112,8 +115,8 @@ pub(crate) struct Outcome {
     pub result: ContextResult,
     pub end: EndReason,
     pub problems: Vec<String>,
-    /// What was recorded last, when slices were given away; the result has none of their sums then.
-    pub last: Option<Box<Slice>>,
+    /// What was recorded last, and what failed, when slices were given away; the result has none of their sums then.
+    pub last: Option<(Box<Slice>, Errors)>,
 }
 
 /// The load on one namespace over queues of one kind.
@@ -162,6 +165,8 @@ pub(crate) struct Context<'a, Q, C> {
     queues: Vec<QueuePlan>,
     /// What the queues of earlier incarnations counted.
     counted: Vec<Counters>,
+    /// Makes protection information and looks at it, where that is this process's to do.
+    protector: Option<Box<Protector>>,
     patience: Option<Patience>,
     /// When to look at the ages of I/Os.
     next_look: u64,
@@ -182,12 +187,15 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
         clock: C,
         reporter: &'a Reporter<'a>,
     ) -> Result<Self, String> {
-        let io_size = task.geometry.blocks * task.geometry.block_size;
+        let io_size = task.geometry.buffer();
         let align = queues.iter().map(|queue| queue.needs().alignment).fold(task.alignment, u32::max);
         let fail = |what: &str, error: &dyn std::fmt::Display| {
             format!("{} on core {}: {what} for {} I/Os of {io_size} bytes: {error}", task.path, task.core, task.depth)
         };
-        let bytes = u64::from(io_size).next_multiple_of(align.into()) * u64::from(task.depth);
+        let carried = task.geometry.carried;
+        let (apart_at, apart) = task.geometry.metadata();
+        let whole = if apart > 0 { apart_at + apart } else { io_size };
+        let bytes = u64::from(whole).next_multiple_of(align.into()) * u64::from(task.depth);
         // All queues lead to one controller and want the same.
         let backing = queues.first().map_or(Backing::Any, |queue| queue.needs().backing);
         let arena = Arena::backed(backing, bytes as usize).map_err(|error| fail("no memory", &error))?;
@@ -197,23 +205,22 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             bound.map_err(|error| fail(&format!("no memory on NUMA node {node} (--enforce-numa)"), &error))?;
         }
         let tags = (0..task.depth).map(|index| {
-            let buffer = arena.alloc(io_size, align.into())?;
-            arena.region().fill(buffer.offset, io_size as usize, fill_byte(index));
+            let buffer = arena.alloc(whole, align.into())?;
+            task.fill.apply(arena.region(), buffer.part(0, io_size), index);
             Ok(Tag { buffer: buffer.offset, ..Tag::default() })
         });
         let mut tags: Vec<Tag> =
             tags.collect::<Result<_, std::io::Error>>().map_err(|error| fail("no memory", &error))?;
         let shares = share_out(&mut tags, queues.len());
         let arena = Arc::new(arena);
-        let lanes = queues.drain(..).zip(&shares).map(|(mut queue, own)| {
-            queue.attach(&arena)?;
-            Lane::new(queue, &task.geometry, &tags, own)
-        });
-        let lanes: Vec<_> =
-            lanes.collect::<Result<_, _>>().map_err(|error| fail("cannot prepare an I/O queue", &error))?;
+        let lanes = queues.drain(..).zip(&shares);
+        let lanes: Vec<_> = lanes
+            .map(|(queue, own)| Lane::new(queue, &task.geometry, &tags, own, &arena))
+            .collect::<Result<_, _>>()
+            .map_err(|error| fail("cannot prepare an I/O queue", &error))?;
         Ok(Self {
             eager: lanes.iter().all(|lane: &Lane<Q>| lane.queue.commits_cheaply()),
-            recorder: Recorder::new(task.histogram),
+            recorder: Recorder::new(task.geometry.classes.len(), task.histogram),
             coverage: Coverage::new(task.kind, task.part),
             failed_commands: 0,
             series: false,
@@ -241,6 +248,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             outage: None,
             outages: Vec::new(),
             counted: Vec::new(),
+            protector: Protector::new(&carried, apart_at).map(Box::new),
             patience: None,
             next_look: u64::MAX,
             timeouts: Timeouts::default(),
@@ -304,16 +312,23 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             return self.end(EndReason::Time);
         }
         self.recorder.issued(stamp);
-        self.coverage.observe(draw.offset);
         let geometry = &self.task.geometry;
+        let class = 2 * draw.size + u8::from(!draw.read);
+        let of = &geometry.classes[usize::from(class)];
+        if of.watched {
+            self.coverage.observe(draw.offset);
+        }
         let tag = Tag {
             stamp,
-            slba: draw.offset * u64::from(geometry.blocks),
-            left: geometry.blocks,
-            opcode: if draw.read { NvmOpcode::READ.0 } else { NvmOpcode::WRITE.0 },
+            slba: geometry.first_block + draw.offset * of.stride,
+            left: of.blocks,
+            class,
             sampled,
             ..Tag::default()
         };
+        if let Some(protector) = &self.protector {
+            protector.issue(of, self.arena.region(), self.tags[index as usize].buffer, tag.slba);
+        }
         self.lanes[lane].push(index, tag, geometry, &mut self.tags);
         if self.task.limit.is_some_and(|limit| self.recorder.submitted() >= limit) {
             self.ended = Some(EndReason::Count);
@@ -391,8 +406,9 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
                 if !fresh && (M::EACH || sampled) {
                     self.look();
                 }
+                let looked = self.protector.is_some() && self.look_at_protection(index);
                 self.record(index, M::EACH || M::SHARED || sampled);
-                if M::EACH && failed {
+                if M::EACH && (failed || looked) {
                     // To tell of it took a while.
                     self.look();
                 }
@@ -418,6 +434,22 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
         self.recorder.advance(self.now);
     }
 
+    /// Looks at what an I/O brought, if it ended well; returns whether there was something to look at.
+    fn look_at_protection(&mut self, index: u32) -> bool {
+        let Some(protector) = &mut self.protector else { return false };
+        let tag = &self.tags[index as usize];
+        if tag.fate == Fate::Abandoned || !tag.status.is_success() {
+            return false;
+        }
+        let class = self.task.geometry.class(tag);
+        let slba = tag.slba.wrapping_sub(class.blocks.into());
+        if protector.over(class, self.arena.region(), tag.buffer, slba) > 0 {
+            let (task, what) = (&self.task, protector.last());
+            self.reporter.failed_io(|| format!("{} from core {}: {what}", task.path, task.core));
+        }
+        true
+    }
+
     /// Records an I/O whose last piece is over.
     #[inline]
     fn record(&mut self, index: u32, timed: bool) {
@@ -425,8 +457,8 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
         if tag.fate == Fate::Abandoned {
             self.recorder.abandoned(tag.stamp, self.now);
         } else if tag.status.is_success() {
-            let lba = tag.slba.wrapping_sub(self.task.geometry.blocks.into());
-            self.recorder.succeeded(tag.stamp, self.now, tag.opcode == NvmOpcode::READ.0, lba, timed);
+            let lba = tag.slba.wrapping_sub(self.task.geometry.class(tag).blocks.into());
+            self.recorder.succeeded(tag.stamp, self.now, tag.class.into(), lba, timed);
             if let Some(pacing) = &mut self.pacing {
                 pacing.succeeded(index, self.now, timed);
             }
@@ -441,12 +473,13 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
     #[cold]
     fn record_failure(&mut self, index: u32) {
         let tag = self.tags[index as usize];
-        self.recorder.failed(tag.stamp, self.now, tag.opcode == NvmOpcode::READ.0, tag.status);
+        self.recorder.failed(tag.stamp, self.now, tag.class.into(), tag.status);
         self.timeouts.aborted +=
             u64::from(tag.fate == Fate::Overdue && tag.status.is(status::generic::ABORT_REQUESTED));
-        let (task, blocks) = (&self.task, self.task.geometry.blocks);
+        let task = &self.task;
         self.reporter.failed_io(|| {
-            let what = if tag.opcode == NvmOpcode::READ.0 { "Read" } else { "Write" };
+            let class = task.geometry.class(&tag);
+            let (what, blocks) = (class.label.kind, class.blocks);
             let slba = tag.slba.saturating_sub(blocks.into());
             format!(
                 "{} from core {}: {what} of {blocks} blocks at LBA {slba} failed: {}",
@@ -647,6 +680,9 @@ impl<Q: IoQueue, C: Clock> Pass for Context<'_, Q, C> {
             std::mem::forget(self.arena.clone());
         }
         self.end_outage(false);
+        if let Some(protector) = &self.protector {
+            self.problems.extend(protector.problems(&self.task.path, self.task.core));
+        }
         self.counted.extend(self.lanes.iter().map(|lane| lane.queue.counters()));
         let transport = self.transport.take().map(|(name, device)| counters(name, device, &self.counted));
         let precision = self.precision();
@@ -661,17 +697,24 @@ impl<Q: IoQueue, C: Clock> Pass for Context<'_, Q, C> {
                 queue.sq_doorbells + queue.sq_shadow_doorbells + queue.cq_doorbells + queue.cq_shadow_doorbells;
         }
         let sums = self.recorder.finish(self.clock.now());
-        let (blocks, task) = (u64::from(self.task.geometry.blocks), self.task);
-        let [read_errors, write_errors] = sums.errors;
+        let (unit, task) = (u64::from(self.task.unit), self.task);
+        let labels = task.geometry.labels();
+        let slow = |io: &Slow| SlowRecord {
+            latency: io.latency,
+            issued: io.issued,
+            kind: labels[io.class].kind,
+            lba: io.lba,
+            in_flight: io.in_flight,
+        };
         let mut result = ContextResult {
             layout: Layout {
                 depth: task.depth,
                 ios: task.limit,
                 sequential: task.kind == Kind::Sequential,
                 full: task.kind == (Kind::Full { alone: true }),
-                first_block: task.part.start * blocks,
-                blocks: (task.part.end - task.part.start) * blocks,
-                commands_per_io: task.geometry.most_pieces,
+                first_block: task.geometry.first_block + task.part.start * unit,
+                blocks: (task.part.end - task.part.start) * unit,
+                commands_per_io: task.geometry.most_pieces(),
                 queues: self.queues,
                 memory_node: task.node,
             },
@@ -680,14 +723,12 @@ impl<Q: IoQueue, C: Clock> Pass for Context<'_, Q, C> {
             core: task.core,
             window_start: sums.window_start,
             window_ticks: sums.window_ticks,
-            reads: Operation { errors: read_errors, ..Operation::default() },
-            writes: Operation { errors: write_errors, ..Operation::default() },
             precision,
             account: sums.account,
             audit: sums.audit,
             coverage: self.coverage.finish(),
             failed_commands: self.failed_commands,
-            slowest: sums.slowest,
+            slowest: sums.slowest.iter().map(slow).collect(),
             queue_use,
             busy_ticks: sums.busy_ticks,
             idle_ticks: sums.idle_ticks,
@@ -695,13 +736,12 @@ impl<Q: IoQueue, C: Clock> Pass for Context<'_, Q, C> {
             outages: self.outages,
             timeouts: self.timeouts,
             open_loop,
+            ..ContextResult::default()
         };
         let last = match self.series {
-            true => Some(sums.slice),
+            true => Some((sums.slice, sums.errors)),
             false => {
-                let Slice { reads, writes, .. } = *sums.slice;
-                (result.reads.completed, result.reads.latency) = (reads.completed, reads.latency);
-                (result.writes.completed, result.writes.latency) = (writes.completed, writes.latency);
+                add_up(&mut result, &labels, &sums.slice.tallies, &sums.errors);
                 None
             }
         };

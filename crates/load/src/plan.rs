@@ -4,17 +4,22 @@
 use std::time::Duration;
 
 use doorbell_host::split::Split;
-use doorbell_result::Timing;
-use doorbell_spec::{identify::Csi, log::AnaState};
+use doorbell_result::{IoKind, Timing};
+use doorbell_spec::{command::control, identify::Csi, log::AnaState, protection::Format};
 
-use crate::{pacing::Rate, workload::Pattern};
+use crate::{
+    classes::{Class, Label},
+    metadata::{Carried, Protect},
+    pacing::Rate,
+    workload::{Part, Pattern},
+};
 
 /// The load, as the command line describes it (reference: the options of `spdk_nvme_perf`).
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunOptions {
     /// I/Os in flight per (core, namespace) pair, at least 1 (`-q`).
     pub io_depth: u32,
-    /// Bytes of an I/O, at least 1 (`-o`).
+    /// Bytes of an I/O, at least 1, the largest where sizes are mixed (`-o`).
     pub io_size: u32,
     /// Largest piece of a buffer presented as one range, in bytes; `None` leaves buffers whole (`-O`).
     pub io_unit: Option<u32>,
@@ -48,6 +53,8 @@ pub struct RunOptions {
     pub use_every_core: bool,
     /// Force unit access on every command.
     pub fua: bool,
+    /// What is to be done about protection information (`-e`).
+    pub protect: Protect,
     /// Go on after errors and show every N-th message (`-Q`).
     pub continue_on_error: Option<u64>,
     /// Entries to ask for per I/O queue, `None` for as many as the load can fill; the controller may grant less.
@@ -84,6 +91,79 @@ pub struct RunOptions {
 pub struct Selection {
     /// A random pattern takes each position exactly once before any comes again (`--coverage full`).
     pub full_coverage: bool,
+    /// The part of each namespace that is used (`--range`); all of it without.
+    pub range: Option<LbaRange>,
+    /// Sizes of I/Os in bytes, ascending, with their weights (`-o` with a mix); `io_size` alone when empty.
+    pub sizes: Vec<(u32, u32)>,
+    /// What I/Os do instead of reading and writing.
+    pub operation: Option<IoKind>,
+    /// A flush after so many writes, 1 or more (`--flush-every`).
+    pub flush_every: Option<u32>,
+    /// What buffers hold at the start (`--fill`).
+    pub fill: Fill,
+}
+
+/// A part of a namespace, as `--range` gives it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LbaRange {
+    /// Where it begins.
+    pub from: Bound,
+    /// Where what is behind it begins.
+    pub to: Bound,
+}
+
+/// A place in a namespace.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Bound {
+    /// Percent of its size, rounded down to a multiple of the largest I/O.
+    Percent(f64),
+    /// Bytes, a multiple of the block size.
+    Bytes(u64),
+    /// Logical blocks.
+    Blocks(u64),
+}
+
+/// What the buffers of I/Os hold before the first one. A read puts what it finds into its buffer, and a write that gets this buffer next
+/// writes that.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Fill {
+    /// In each buffer a byte from 1 to 8, as in the original.
+    #[default]
+    Numbered,
+    /// Zeroes.
+    Zero,
+    /// Random bytes, others in each buffer.
+    Random,
+    /// These bytes over and over; a power of two of them, at most 512, so that all blocks are alike.
+    Pattern(Vec<u8>),
+    /// Random bytes and zeroes, of which so many percent are left when they are compressed, 0 to 100.
+    Compress(u8),
+}
+
+impl RunOptions {
+    /// Sizes of I/Os in bytes, ascending, with their weights.
+    pub(crate) fn sizes(&self) -> Vec<(u32, u32)> {
+        match self.selection.sizes.is_empty() {
+            true => vec![(self.io_size, 1)],
+            false => self.selection.sizes.clone(),
+        }
+    }
+
+    /// Bytes of the buffer of an I/O, as far as they are known before the namespace is.
+    pub(crate) fn buffer(&self) -> u32 {
+        let moves = |label: &Label| matches!(label.kind, IoKind::Read | IoKind::Write | IoKind::Compare);
+        let whole = self.labels().iter().step_by(2).any(moves);
+        if whole { self.io_size } else { self.io_size.min(4096) }
+    }
+
+    /// The classes of I/Os, in the order of [`crate::classes`].
+    pub(crate) fn labels(&self) -> Vec<Label> {
+        let kinds = [self.selection.operation.unwrap_or(IoKind::Read), IoKind::Write];
+        let sizes = self.sizes().into_iter();
+        let mut labels: Vec<Label> = sizes.flat_map(|(bytes, _)| kinds.map(|kind| Label { kind, bytes })).collect();
+        labels.extend(self.selection.flush_every.map(|_| Label { kind: IoKind::Flush, bytes: 0 }));
+        labels
+    }
 }
 
 /// What a worker does when it finds nothing completed.
@@ -154,6 +234,12 @@ pub struct Shape {
     pub block_size: u32,
     /// Metadata bytes of a block.
     pub metadata_size: u16,
+    /// Whether they stand behind the data of each block.
+    pub extended: bool,
+    /// How blocks are protected, if they are.
+    pub protection: Option<Format>,
+    /// What is to be done about that.
+    pub protect: Protect,
     /// Most data bytes of a command.
     pub max_transfer: u32,
     /// Blocks between the boundaries a command should not cross; 0 for none.
@@ -171,6 +257,60 @@ impl Shape {
         u64::try_from(bytes / u128::from(io_size.max(1))).unwrap_or(u64::MAX)
     }
 
+    /// The blocks that are used.
+    ///
+    /// # Errors
+    /// Why `--range` does not fit the namespace.
+    pub fn range(&self, options: &RunOptions) -> Result<Part, String> {
+        let Some(range) = options.selection.range else { return Ok(Part { start: 0, end: self.blocks }) };
+        let largest = u64::from(options.io_size / self.block_size).max(1);
+        let place = |bound| match bound {
+            Bound::Percent(percent) if percent >= 100.0 => Ok(self.blocks),
+            Bound::Percent(percent) => Ok((self.blocks as f64 * percent / 100.0) as u64 / largest * largest),
+            Bound::Blocks(blocks) => Ok(blocks),
+            Bound::Bytes(bytes) if bytes % u64::from(self.block_size) == 0 => Ok(bytes / u64::from(self.block_size)),
+            Bound::Bytes(bytes) => {
+                Err(format!("byte {bytes} (--range) is not where a block of {} begins", self.block_size))
+            }
+        };
+        let part = Part { start: place(range.from)?, end: place(range.to)? };
+        if part.end > self.blocks {
+            return Err(format!("--range ends at block {}, and it has {}", part.end, self.blocks));
+        }
+        if part.end.saturating_sub(part.start) < largest {
+            let (start, end) = (part.start, part.end);
+            return Err(format!(
+                "--range is blocks {start} to {end}, in which I/Os of {} bytes (-o) do not fit",
+                options.io_size
+            ));
+        }
+        Ok(part)
+    }
+
+    /// The classes of I/Os here, `most` saying how many bytes a command may be about where it moves none.
+    pub(crate) fn classes(&self, options: &RunOptions, most: Option<u32>) -> Box<[Class]> {
+        let control = Carried::of(self).control | if options.fua { control::FUA } else { 0 };
+        let sizes = options.sizes();
+        let (mixed, heaviest) = (sizes.len() > 1, sizes.iter().map(|(_, weight)| *weight).max());
+        let heaviest = sizes.iter().find(|(_, weight)| Some(*weight) == heaviest).map(|(size, _)| *size);
+        let of = |label: &Label| {
+            let moves = matches!(label.kind, IoKind::Read | IoKind::Write | IoKind::Compare);
+            let size = label.bytes.max(self.block_size);
+            let split = match most.filter(|_| !moves) {
+                Some(most) => Split::new(self.block_size, most, 0, size),
+                None => self.split(size),
+            };
+            let mut class = Class::new(label.kind, size / self.block_size, self.block_size, split, control);
+            if label.kind == IoKind::Flush || mixed && !options.pattern.random {
+                class.stride = u64::from(label.kind != IoKind::Flush);
+            }
+            // Only offsets of one size can be told from chance.
+            class.watched = Some(label.bytes) == heaviest;
+            class
+        };
+        options.labels().iter().map(of).collect()
+    }
+
     /// Whether the namespace can be tested: lines of advice if so.
     ///
     /// # Errors
@@ -184,10 +324,11 @@ impl Shape {
         if self.block_size == 0 || self.blocks == 0 {
             return skip("it has no blocks".into());
         }
-        if self.units(io_size) == 0 || self.block_size > io_size {
-            let size = u128::from(self.blocks) * u128::from(self.block_size);
+        let sizes = options.sizes();
+        if let Some((size, _)) = sizes.iter().find(|(size, _)| self.units(*size) == 0 || self.block_size > *size) {
+            let bytes = u128::from(self.blocks) * u128::from(self.block_size);
             return skip(format!(
-                "I/Os of {io_size} bytes (-o) do not fit its {size} bytes in blocks of {}",
+                "I/Os of {size} bytes (-o) do not fit its {bytes} bytes in blocks of {}",
                 self.block_size
             ));
         }
@@ -198,20 +339,32 @@ impl Shape {
                 Csi::NVM.name()
             ));
         }
-        if self.metadata_size > 0 {
+        let carried = Carried::of(self);
+        if carried.apart > 0 && !matches!(self.access, Access::Shared | Access::Pinned) {
             return skip(format!(
-                "its blocks carry {} bytes of metadata, which is not supported yet",
-                self.metadata_size
+                "its blocks have {} bytes of metadata apart from their data, which goes over PCIe and vfio-user only; format it for \
+                 metadata behind the data (extended blocks)",
+                carried.apart
             ));
         }
-        if !io_size.is_multiple_of(self.block_size) {
-            let block = self.block_size;
-            return skip(format!("the I/O size {io_size} (-o) is not a multiple of its block size {block}"));
+        let block = self.block_size;
+        // As the original has it, a size may also count the metadata that is moved.
+        let whole = |size: u32| {
+            size.is_multiple_of(block) || size.is_multiple_of(carried.block) && size / block == size / carried.block
+        };
+        if let Some((size, _)) = sizes.iter().find(|(size, _)| !whole(*size)) {
+            return skip(format!("the I/O size {size} (-o) is not a multiple of its block size {block}"));
+        }
+        if let Err(why) = self.range(options) {
+            return skip(why);
         }
         let pieces = self.split(io_size).most_pieces() as u64;
         let commands = u64::from(options.io_depth).div_ceil(options.qpairs.max(1).into()) * pieces;
         let slots = u64::from(self.queue_entries.saturating_sub(1));
         let mut advice = Vec::new();
+        if self.protect != Protect::default() && self.protection.is_none() {
+            advice.push(format!("{name}: its blocks are not protected, and -e (--metadata) means nothing there."));
+        }
         if commands > slots {
             advice.push(format!(
                 "{name}: {} I/Os in flight (-q) of up to {pieces} commands need {commands} places in an I/O queue that has {slots}.",
@@ -227,7 +380,8 @@ impl Shape {
 
     /// How I/Os are cut into commands. The shape must have been admitted.
     pub fn split(&self, io_size: u32) -> Split {
-        Split::new(self.block_size, self.max_transfer, self.stripe_blocks, io_size)
+        let block = Carried::of(self).block;
+        Split::new(block, self.max_transfer, self.stripe_blocks, io_size / self.block_size * block)
     }
 }
 
@@ -301,6 +455,7 @@ pub(crate) mod tests {
             zipf: None,
             use_every_core: false,
             fua: false,
+            protect: Protect::default(),
             continue_on_error: None,
             io_queue_size: Some(128),
             seed: 1,
@@ -329,6 +484,9 @@ pub(crate) mod tests {
             block_size: 512,
             csi: Csi::NVM,
             metadata_size: 0,
+            extended: false,
+            protection: None,
+            protect: Protect::default(),
             max_transfer: 131_072,
             stripe_blocks: 0,
             queue_entries: 128,
@@ -392,7 +550,7 @@ pub(crate) mod tests {
             (Shape { block_size: 8192, ..shape() }, "do not fit"),
             (Shape { block_size: 3000, ..shape() }, "not a multiple of its block size 3000"),
             (Shape { block_size: 0, ..shape() }, "no blocks"),
-            (Shape { metadata_size: 8, ..shape() }, "8 bytes of metadata"),
+            (Shape { metadata_size: 8, ..shape() }, "8 bytes of metadata apart from their data"),
             (Shape { csi: Csi::ZONED, ..shape() }, "it is of the Zoned Namespace Command Set"),
             (Shape { ana_state: Some(AnaState::INACCESSIBLE), ..shape() }, "ANA Inaccessible: use another path"),
             (Shape { ana_state: Some(AnaState::PERSISTENT_LOSS), ..shape() }, "ANA Persistent Loss: use another path"),

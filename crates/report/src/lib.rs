@@ -7,6 +7,7 @@ pub mod csv;
 pub mod failures;
 pub mod hlog;
 pub mod open_loop;
+pub mod parts;
 pub mod percentiles;
 pub mod spdk_latency;
 pub mod spdk_table;

@@ -125,8 +125,16 @@ pub struct Plan {
     pub zipf: Option<f64>,
     /// Each random offset exactly once before any comes again.
     pub full_coverage: bool,
-    /// Bytes of an I/O.
+    /// The part of each namespace that is used, as it was given; all of it without.
+    pub range: Option<String>,
+    /// Bytes of an I/O, the largest where there are several sizes.
     pub io_bytes: u32,
+    /// Sizes and their shares in percent, where there are several.
+    pub sizes: Vec<SizeShare>,
+    /// A flush comes after so many writes.
+    pub flush_every: Option<u32>,
+    /// What is written, as it was given.
+    pub fill: Option<String>,
     /// I/Os in flight for each pair of core and namespace.
     pub depth: u32,
     /// Queue pairs for each such pair.
@@ -153,6 +161,15 @@ pub struct Plan {
     pub interval_s: Option<f64>,
     /// What each worker does on each namespace, once that is known.
     pub contexts: Vec<ContextPlan>,
+}
+
+/// One size of a mix.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SizeShare {
+    /// Bytes of an I/O.
+    pub bytes: u32,
+    /// Share of all I/Os.
+    pub percent: f64,
 }
 
 /// What a worker does on a namespace.
@@ -294,8 +311,10 @@ pub struct Granted {
 pub struct Results {
     /// All of it.
     pub merged: Measurement,
-    /// By operation: `read`, `write`; those that the load has.
+    /// By operation: `read`, `write` and the like; those that the load has.
     pub operations: BTreeMap<String, Measurement>,
+    /// By bytes of an I/O, where there are several sizes.
+    pub sizes: BTreeMap<u32, Measurement>,
     /// By namespace path, as in [`Path::path`].
     pub namespaces: BTreeMap<String, Measurement>,
     /// By core; the key is its number.

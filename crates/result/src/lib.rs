@@ -7,6 +7,7 @@ pub mod audit;
 mod distribution;
 pub mod document;
 mod histogram;
+mod io_kind;
 mod open_loop;
 mod proof;
 mod results;
@@ -15,6 +16,7 @@ pub mod schema;
 pub use distribution::{CUT_OFFS, Distribution, Percentile};
 pub use document::{Document, Latency, Measurement};
 pub use histogram::{Bucket, LatencyHistogram};
+pub use io_kind::IoKind;
 pub use open_loop::{Arrival, OpenLoop};
 pub use proof::{Audit, ClockOffset, Coverage, Layout, QueueUse, SlowRecord, WorkerResult};
 
@@ -25,7 +27,7 @@ use serde::{Deserialize, Serialize};
 /// Everything one run measured.
 #[derive(Clone, Debug, Default)]
 pub struct RunResult {
-    /// Bytes of one I/O (`-o`).
+    /// Bytes of the largest I/O (`-o`).
     pub io_size: u32,
     /// The seed that repeats the run's sequence of I/Os.
     pub seed: u64,
@@ -118,6 +120,10 @@ pub struct ContextResult {
     pub reads: Operation,
     /// Writes.
     pub writes: Operation,
+    /// What is neither.
+    pub others: BTreeMap<IoKind, Operation>,
+    /// All of them by their bytes, where there are several sizes (`-o`).
+    pub sizes: BTreeMap<u32, Operation>,
     /// What latencies are worth.
     pub precision: Precision,
     /// Where every I/O that was submitted went.
@@ -149,20 +155,40 @@ pub struct ContextResult {
 impl ContextResult {
     /// Successful I/Os of the window.
     pub fn completed(&self) -> u64 {
-        self.reads.completed + self.writes.completed
+        self.operations().map(|(_, operation)| operation.completed).sum()
     }
 
-    /// Latencies of reads and writes together.
+    /// Bytes of these.
+    pub fn bytes(&self) -> u64 {
+        self.operations().map(|(_, operation)| operation.bytes).sum()
+    }
+
+    /// Each operation and what became of it.
+    pub fn operations(&self) -> impl Iterator<Item = (IoKind, &Operation)> {
+        let usual = [(IoKind::Read, &self.reads), (IoKind::Write, &self.writes)];
+        usual.into_iter().chain(self.others.iter().map(|(kind, operation)| (*kind, operation)))
+    }
+
+    /// What became of an operation.
+    pub fn operation_mut(&mut self, kind: IoKind) -> &mut Operation {
+        match kind {
+            IoKind::Read => &mut self.reads,
+            IoKind::Write => &mut self.writes,
+            other => self.others.entry(other).or_default(),
+        }
+    }
+
+    /// Latencies of all I/Os together.
     pub fn latency(&self) -> LatencyStats {
         let mut all = self.reads.latency.clone();
-        all.merge(&self.writes.latency);
+        self.operations().skip(1).for_each(|(_, operation)| all.merge(&operation.latency));
         all
     }
 
     /// Failed I/Os of the whole run by status.
     pub fn errors(&self) -> BTreeMap<&str, u64> {
         let mut all = BTreeMap::new();
-        for (status, count) in self.reads.errors.iter().chain(&self.writes.errors) {
+        for (status, count) in self.operations().flat_map(|(_, operation)| &operation.errors) {
             *all.entry(status.as_str()).or_default() += count;
         }
         all
@@ -180,19 +206,33 @@ impl ContextResult {
 
     /// Failed I/Os of the whole run.
     pub fn failed(&self) -> u64 {
-        self.reads.errors.values().chain(self.writes.errors.values()).sum()
+        self.operations().flat_map(|(_, operation)| operation.errors.values()).sum()
     }
 }
 
-/// What became of the reads, or the writes, of a context.
+/// What became of the I/Os of a kind, or of a size, of a context.
 #[derive(Clone, Debug, Default)]
 pub struct Operation {
     /// Those that were submitted and completed in the window, without error.
     pub completed: u64,
+    /// The bytes of these: those that they moved, or that they were about.
+    pub bytes: u64,
     /// Their latencies; those of the sampled ones with [`Timing::Sampled`], none with [`Timing::Off`].
     pub latency: LatencyStats,
     /// Those that failed, of the whole run, by status.
     pub errors: BTreeMap<String, u64>,
+}
+
+impl Operation {
+    /// Adds what another one is.
+    pub fn merge(&mut self, other: &Self) {
+        self.completed += other.completed;
+        self.bytes += other.bytes;
+        self.latency.merge(&other.latency);
+        for (status, count) in &other.errors {
+            *self.errors.entry(status.clone()).or_default() += count;
+        }
+    }
 }
 
 /// A time in which a context had no queues because its controller was lost, and waited for it.

@@ -7,7 +7,7 @@ use std::{
 
 use doorbell_load::{Event, Second};
 use doorbell_report::{
-    audit, failures, open_loop, percentiles, spdk_latency, spdk_table,
+    audit, failures, open_loop, parts, percentiles, spdk_latency, spdk_table,
     status_line::{Course, ERASE, StatusLine},
     timing, transport_stats,
 };
@@ -68,7 +68,7 @@ impl<'a> Live<'a> {
         StatusLine {
             warm_up: second.warm_up,
             ios: second.ios,
-            io_size: self.options.io_size,
+            io_size: self.options.mean_io_size(),
             seconds: second.seconds,
             busy: self.options.cpu_usage.then_some((second.cores, second.busy_percent)),
             course: Course { left: second.left, ..course },
@@ -82,6 +82,7 @@ pub fn result(result: &RunResult, document: &Document, options: &Options) -> boo
         out(&transport_stats::blocks(result));
     }
     out(&spdk_table::table(result));
+    out(&parts::tables(&document.results));
     if options.latency != LatencyOutput::None {
         out(&spdk_latency::summaries(result));
     }

@@ -347,6 +347,18 @@ impl BringUp<'_> {
             return Ok(None);
         }
         let mut namespace = Namespace::new(nsid, self.name, &data, max_transfer);
+        if data.protection_type() != 0 {
+            // A controller without extended formats may not know the page.
+            let more = match self.page(port, Cns::CSI_NAMESPACE, nsid) {
+                Ok(bytes) => Some(identify::NvmNamespace::read_from_bytes(&bytes).expect("4096 bytes")),
+                Err(why) if why.status().is_some() => None,
+                Err(why) => return Err(why.at(InitState::IdentifyNs)),
+            };
+            namespace = namespace.and_then(|mut namespace| {
+                namespace.protect(&data, more.as_ref())?;
+                Ok(namespace)
+            });
+        }
         if let Ok(namespace) = &mut namespace {
             self.identifiers(port, namespace, vs).map_err(|why| why.at(InitState::IdentifyIdDescs))?;
         }

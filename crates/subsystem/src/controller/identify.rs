@@ -143,7 +143,8 @@ impl Admin {
         data.cqes = 0x44;
         data.nn = (subsystem.namespaces.len().max(1) as u32).into();
         data.mnan = data.nn;
-        data.oncs = (oncs::COMPARE | oncs::DATASET_MANAGEMENT | oncs::WRITE_ZEROES | oncs::SAVE_SELECT).into();
+        data.oncs =
+            (oncs::COMPARE | oncs::DATASET_MANAGEMENT | oncs::WRITE_ZEROES | oncs::VERIFY | oncs::SAVE_SELECT).into();
         let cached = subsystem.namespaces.iter().any(Namespace::is_cached);
         data.vwc = vwc::FLUSH_ALL | if cached { vwc::PRESENT } else { 0 };
         data

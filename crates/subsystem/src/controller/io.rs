@@ -169,7 +169,7 @@ impl IoQueue {
             }
             NvmOpcode::FLUSH if command.nsid.get() == NSID_ALL => Ok(Plan::new(Need::Nothing, 0)),
             NvmOpcode::FLUSH => self.namespace(command).map(|_| Plan::new(Need::Nothing, 0)),
-            NvmOpcode::WRITE_ZEROES => {
+            NvmOpcode::WRITE_ZEROES | NvmOpcode::VERIFY => {
                 let (namespace, ..) = self.extent(command)?;
                 namespace.formatted().map_or(Ok((0, 0)), |blocks| blocks.admit(command))?;
                 Ok(Plan::new(Need::Nothing, 0))
@@ -340,6 +340,13 @@ impl IoQueue {
                 match namespace.formatted() {
                     Some(blocks) => blocks.write_zeroes(pool, Request::new(command), how, &mut progress.bytes),
                     None => namespace.clear(pool, at, len, how, &mut progress.bytes),
+                }
+            }
+            NvmOpcode::VERIFY => {
+                let (namespace, at, len) = self.extent(command)?;
+                match namespace.formatted() {
+                    Some(blocks) => blocks.verify(pool, Request::new(command), &mut progress.bytes),
+                    None => namespace.verify(pool, at, len, &mut progress.bytes),
                 }
             }
             NvmOpcode::DATASET_MANAGEMENT => self.deallocate(pool, command, frames, progress)?,

@@ -126,7 +126,7 @@ impl Admin {
         for opcode in self.commands() {
             log.set_admin(opcode, effect::CSUPP);
         }
-        for opcode in [NvmOpcode::FLUSH, NvmOpcode::READ, NvmOpcode::COMPARE] {
+        for opcode in [NvmOpcode::FLUSH, NvmOpcode::READ, NvmOpcode::COMPARE, NvmOpcode::VERIFY] {
             log.set_io(opcode, effect::CSUPP);
         }
         for opcode in [NvmOpcode::WRITE, NvmOpcode::WRITE_ZEROES, NvmOpcode::DATASET_MANAGEMENT] {

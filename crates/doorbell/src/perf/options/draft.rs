@@ -6,12 +6,12 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use doorbell_load::{Arrival, PollMode, Selection, Timing};
+use doorbell_load::{Arrival, PollMode, Protect, Selection, Timing};
 use tracing::Level;
 
 use super::numbers::{capacity, capacity32, number_of_ios, plain, wide};
 use super::table::{Entry, Id};
-use super::{Environment, Link, NumberOfIos, Sink, UsageError, checks};
+use super::{Environment, Link, NumberOfIos, Sink, UsageError, checks, selection};
 
 /// Most `-r`, and most `-b`.
 const TRANSPORTS: usize = 256;
@@ -41,6 +41,7 @@ pub struct Draft {
     pub zipf: Option<f64>,
     pub use_every_core: bool,
     pub fua: bool,
+    pub protect: Protect,
     pub continue_on_error: Option<u32>,
     pub environment: Environment,
     pub single_segment: bool,
@@ -82,6 +83,8 @@ pub struct Draft {
     pub strict: bool,
     pub overwrite: Vec<String>,
     pub selection: Selection,
+    pub range: Option<String>,
+    pub fill: Option<String>,
     pub files: Vec<PathBuf>,
     /// Every option in the order of the command line.
     pub given: Vec<&'static Entry>,
@@ -110,6 +113,7 @@ impl Default for Draft {
             zipf: None,
             use_every_core: false,
             fua: false,
+            protect: Protect::default(),
             continue_on_error: None,
             environment: Environment::default(),
             single_segment: false,
@@ -147,6 +151,8 @@ impl Default for Draft {
             strict: false,
             overwrite: Vec::new(),
             selection: Selection::default(),
+            range: None,
+            fill: None,
             files: Vec::new(),
             given: Vec::new(),
             notes: Vec::new(),
@@ -166,7 +172,10 @@ impl Draft {
         self.given.push(entry);
         match entry.id {
             Id::IoDepth => self.io_depth = Some(capacity32(label, &text)?),
-            Id::IoSize => self.io_size = Some(capacity32(label, &text)?),
+            Id::IoSize => {
+                let (largest, sizes) = selection::sizes(label, &text)?;
+                (self.io_size, self.selection.sizes) = (Some(largest), sizes);
+            }
             Id::IoPattern => self.pattern = Some(text),
             Id::Time => self.time_s = Some(plain(label, &text)?),
             Id::RwMixRead => self.read_percent = Some(plain(label, &text)?),
@@ -198,8 +207,9 @@ impl Draft {
             Id::Fua => self.fua = true,
             Id::ContinueOnError => self.continue_on_error = Some(plain(label, &text)?),
             Id::Metadata => {
-                let unknown = checks::metadata(&text);
-                for key in unknown.map_err(|why| UsageError::with_usage(wrong(why)))? {
+                let (protect, unknown) = checks::metadata(&text).map_err(|why| UsageError::with_usage(wrong(why)))?;
+                self.protect = protect;
+                for key in unknown {
                     self.notes.push(format!("{label}: unknown key \"{key}\" is ignored"));
                 }
             }
@@ -304,6 +314,18 @@ impl Draft {
             },
             Id::Rate => self.rate = Some(rate(&text).map_err(wrong)?),
             Id::Arrival => self.arrival = Some(arrival(&text).map_err(wrong)?),
+            Id::Range => {
+                self.selection.range = Some(selection::range(label, &text).map_err(wrong)?);
+                self.range = Some(text);
+            }
+            Id::Fill => {
+                self.selection.fill = selection::fill(&text).map_err(wrong)?;
+                self.fill = Some(text);
+            }
+            Id::FlushEvery => match plain(label, &text)? {
+                0 => return Err(wrong("a flush comes after 1 write at least".into()).into()),
+                writes => self.selection.flush_every = Some(writes),
+            },
             Id::Coverage => match text.as_str() {
                 "random" => self.selection.full_coverage = false,
                 "full" => self.selection.full_coverage = true,

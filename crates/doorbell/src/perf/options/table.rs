@@ -120,10 +120,10 @@ table! {
 Essential {
     IoDepth 'q' "io-depth" "N" Built
         "I/Os to keep in flight for each pair of core and namespace, shared by its queue pairs (-P)."
-    IoSize 'o' "io-size" "BYTES" Built
-        "Size of an I/O; a multiple of the block size of the namespace."
+    IoSize 'o' "io-size" "BYTES[:SHARE,...]" Built
+        "Size of an I/O; a multiple of the block size of the namespace. A mix, as 4k:70,64k:20,1m:10: at most 16 sizes with their shares, told apart in the result."
     IoPattern 'w' "io-pattern" "WORD" Built
-        "read, write, randread, randwrite, rw or randrw."
+        "read, write, randread, randwrite, rw or randrw; or trim (Dataset Management, Deallocate), write_zeroes, verify or compare (with --fill), at random with rand before it."
     Time 't' "time" "SECONDS" Built
         "How long to measure."
     RwMixRead 'M' "rwmixread" "PERCENT" Built
@@ -162,8 +162,8 @@ Load {
         "Set Force Unit Access on reads and writes."
     ContinueOnError 'Q' "continue-on-error" "N" Built
         "Keep going after I/O errors; print each kind of message only every N-th time."
-    Metadata 'e' "metadata" "KEY=VALUE,..." Later
-        "Protection information: PRACT=0|1, PRCHK=GUARD|REFTAG|APPTAG."
+    Metadata 'e' "metadata" "KEY=VALUE,..." Built
+        "Protection information of protected namespaces: PRACT=1 lets the controller make it, else it is made here and looked at after reads; PRCHK=GUARD|REFTAG|APPTAG says what controller and host look at. A wrong block fails the run."
 }
 Pcie {
     AllowedPciAddr 'b' "allowed-pci-addr" "ADDRESS" Built
@@ -282,6 +282,12 @@ Own {
         "With --rate: fixed (default: at equal distances), poisson (independently of each other) or burst:N (N at once)."
     Overwrite - "overwrite" "NAME" Built
         "Write there although a partition table, a file system or somebody who uses it was found, or it cannot be looked at: a run that writes is refused then, with the name to give here. What is named is not looked at. Repeatable."
+    Range - "range" "FROM-TO" Built
+        "Use this part of each namespace: in percent (10%-50%, rounded down to multiples of -o), bytes (1g-2g) or blocks (0lba-8klba). TO is not part of it."
+    Fill - "fill" "WHAT" Built
+        "What is written: zero, random, pattern:HEX (1 to 512 bytes, a power of two) or compress:N (of which compression leaves N %). Each buffer is filled once, before the run; in a mix, what a read has put there is written next. Default: a byte from 1 to 8, another in each buffer."
+    FlushEvery - "flush-every" "N" Built
+        "A flush after N writes of each pair of core and namespace, as one of the -q I/Os."
     Coverage - "coverage" "WORD" Built
         "For the random patterns: random (default: each position may come again at any time) or full (each position exactly once a pass, in another order each time; what is left at the end, shorter than -o, is not used)."
     Timeout - "timeout" "MS" Built

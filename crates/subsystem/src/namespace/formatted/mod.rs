@@ -201,6 +201,21 @@ impl FormattedBlocks {
         SUCCESS
     }
 
+    /// Looks at blocks as a read does.
+    pub(crate) fn verify(&self, pool: &mut Pool, request: Request, progress: &mut u64) -> Outcome {
+        let Some(format) = &self.metadata.protection else { return SUCCESS };
+        let end = (*progress + CLEAR_AT_ONCE).min(request.blocks.into());
+        for block in *progress..end {
+            let bytes = self.load(&mut pool.bounce, request.slba + block);
+            let tags = format.later(request.expected.tags, block);
+            if let Err(status) = self.check(bytes, &Expected { tags, ..request.expected }) {
+                return Outcome::Done(status);
+            }
+        }
+        *progress = end;
+        if end == u64::from(request.blocks) { SUCCESS } else { Outcome::Turn }
+    }
+
     /// Makes blocks zero; their protection information is that of zeroes with PRACT, else all ones.
     pub(crate) fn write_zeroes(&self, pool: &mut Pool, request: Request, how: Clear, progress: &mut u64) -> Outcome {
         let format = self.metadata.protection.filter(|_| request.control & control::PRACT != 0 && how == Clear::Keep);
@@ -208,14 +223,7 @@ impl FormattedBlocks {
         let (application, _) = request.expected.application;
         let end = (*progress + CLEAR_AT_ONCE).min(request.blocks.into());
         for block in *progress..end {
-            // Only in type 3 do tags stay as they are.
-            let tags = match format.kind {
-                Type::Three => request.expected.tags,
-                _ => {
-                    let mask = format.reference_mask();
-                    request.expected.tags & !mask | (request.expected.tags + u128::from(block)) & mask
-                }
-            };
+            let tags = format.later(request.expected.tags, block);
             let bytes = &mut pool.bounce[..self.stride()];
             bytes.fill(0);
             self.insert(bytes, &format, application, tags);

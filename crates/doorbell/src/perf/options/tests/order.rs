@@ -42,7 +42,6 @@ const FAULTS: &[Fault] = &[
     fault(&[("--iova-mode", Some("xa"))], "--iova-mode: \"xa\" is not", false),
     fault(&[("--no-huge", Some(""))], "--no-huge needs -s", false),
     fault(&[("-c", Some("0x"))], "-c (--core-mask): \"0x\" is not", false),
-    fault(&[("-e", Some("PRACT=1"))], "-e (--metadata): end-to-end protection is not built", false),
 ];
 
 fn with(faults: &[&Fault]) -> Result<Parsed, UsageError> {

@@ -3,7 +3,7 @@
 
 use super::super::table::{Entry, Id};
 use super::*;
-use doorbell_load::Arrival;
+use doorbell_load::{Arrival, Protect};
 
 type Check = fn(&Options) -> bool;
 
@@ -84,7 +84,8 @@ fn rows() -> Vec<Row> {
         row(Id::ContinueOnError, "con", "1000",
             Set(|o| o.continue_on_error == Some(1000), |o| o.continue_on_error.is_none()), ("0", "must be 1 or more")),
         row(Id::Metadata, "met", "PRACT=1,PRCHK=GUARD|REFTAG",
-            Refused("end-to-end protection is not built yet: it needs"), ("PRACT", "is not KEY=VALUE")),
+            Set(|o| o.protect.by_controller && o.protect.checks == 0x1400, |o| o.protect == Protect::default()),
+            ("PRACT", "is not KEY=VALUE")),
 
         row(Id::AllowedPciAddr, "al", "0000:5e:00.0", Note(LOCAL), ("5e", "is no PCI address")),
         row(Id::HugememSize, "hu", "512", Note(LOCAL), ("1g", "would be that many megabytes")),
@@ -159,6 +160,9 @@ fn rows() -> Vec<Row> {
             ("0", "I/Os a second like 500")),
         row(Id::Arrival, "arr", "poisson", Refused("--arrival says how the I/Os of --rate"), ("burst:0", "burst:N (N of 1 or more)")),
         row(Id::Overwrite, "ov", "b", Note("--overwrite has no effect: nothing is written"), ANY),
+        row(Id::Range, "ran", "10%-50%", Set(|o| o.range.is_some(), |o| o.selection.range.is_none()), ("5", "FROM-TO is expected")),
+        row(Id::Fill, "fill", "zero", Note("--fill has no effect: -w read sends no data"), ("one", "zero, random, pattern:HEX")),
+        row(Id::FlushEvery, "flu", "8", Refused("--flush-every counts writes, and -w has none"), ("0", "after 1 write at least")),
         row(Id::Coverage, "cov", "full", Note("--coverage full has no effect: -w read is sequential"), ("all", "random and full are known")),
         row(Id::Timeout, "timeo", "250",
             Set(|o| o.timeout_ms == Some(250), |o| o.timeout_ms.is_none()), ("0", "at least a millisecond")),
