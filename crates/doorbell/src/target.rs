@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::mpsc, time::Duration};
 
 use clap::{ArgAction, ArgMatches, Args, FromArgMatches};
 use doorbell_platform::open_files;
-use doorbell_subsystem::{Backend, NamespaceConfig, Script, SubsystemConfig, Target, TargetConfig};
+use doorbell_subsystem::{Backend, NamespaceConfig, Script, SubsystemConfig, Target, TargetConfig, Zoning};
 use tracing::Level;
 
 use crate::{
@@ -15,6 +15,9 @@ use crate::{
 
 /// The subsystem's name when none is given.
 pub const DEFAULT_NQN: &str = "nqn.2026-11.io.doorbell:target";
+
+/// Bytes of a zone when the command line does not say.
+const ZONE_SIZE: u64 = 64 << 20;
 
 /// Options of `doorbell target`.
 #[derive(Debug, Args)]
@@ -90,9 +93,10 @@ struct Namespaces(Vec<NamespaceConfig>);
 const KINDS: [(&str, &str, &str); 3] = [
     (
         "ram",
-        "SIZE[,block=512|4096][,metadata=BYTES[,separate][,pi=1|2|3[,guard=16|32|64][,storage=BITS][,first]]]",
-        "A namespace in memory, whose blocks may have metadata, behind their data or separate, with protection information in its last \
-         bytes or first; again for another [one of these three is needed]",
+        "SIZE[,block=512|4096][,zoned[,zone=SIZE][,capacity=SIZE][,open=N][,active=N][,read-only=N]]\
+         [,metadata=BYTES[,separate][,pi=1|2|3[,guard=16|32|64][,storage=BITS][,first]]]",
+        "A namespace in memory, of zones if it is zoned (docs/zoned.md), or of blocks with metadata (docs/protection.md); again for \
+         another [one of these three is needed]",
     ),
     (
         "null",
@@ -137,15 +141,17 @@ fn namespace(kind: &str, text: &str) -> Result<NamespaceConfig, String> {
     let fail = |why| Err(told(why));
     let mut parts = text.split(',');
     let first = parts.next().unwrap_or_default();
-    let (mut block_size, mut metadata) = (512, metadata::Words::default());
+    let (mut block_size, mut zones, mut metadata) = (None, Zones::default(), metadata::Words::default());
     for part in parts {
         if metadata.take(part).map_err(told)? {
             continue;
         }
         block_size = match part.split_once('=') {
-            Some(("block", "512")) => 512,
-            Some(("block", "4096" | "4k" | "4K")) => 4096,
+            _ if kind == "ram" && zones.take(part)? => continue,
+            Some(("block", "512")) => Some(512),
+            Some(("block", "4096" | "4k" | "4K")) => Some(4096),
             Some(("block", other)) => return fail(format!("blocks are 512 or 4096 bytes, not \"{other}\"")),
+            _ if part == "zoned" => return fail("only a namespace in memory (--ram) can be zoned".into()),
             _ => return fail(format!("\"{part}\" is not block=512 or block=4096")),
         };
     }
@@ -158,14 +164,60 @@ fn namespace(kind: &str, text: &str) -> Result<NamespaceConfig, String> {
         "file" => Backend::File { path: PathBuf::from(first) },
         _ => {
             let size = size::parse(first).map_err(|why| format!("--{kind}: {why}"))?;
-            match metadata {
-                Some(metadata) => Backend::Formatted { size, metadata },
-                None if kind == "ram" => Backend::Ram { size },
-                None => Backend::Null { size },
+            match (metadata, zones.zoning().map_err(told)?) {
+                (Some(_), Some(_)) => return fail("zones have no metadata here: leave one out".into()),
+                (Some(metadata), None) => Backend::Formatted { size, metadata },
+                (None, Some(zoning)) => Backend::Zoned { size, zoning },
+                (None, None) if kind == "ram" => Backend::Ram { size },
+                (None, None) => Backend::Null { size },
             }
         }
     };
-    Ok(NamespaceConfig { backend, block_size })
+    let usual = if matches!(backend, Backend::Zoned { .. }) { 4096 } else { 512 };
+    Ok(NamespaceConfig { backend, block_size: block_size.unwrap_or(usual) })
+}
+
+/// What the command line says of zones.
+#[derive(Debug, Default)]
+struct Zones {
+    zoned: bool,
+    size: Option<u64>,
+    capacity: Option<u64>,
+    open: Option<u32>,
+    active: Option<u32>,
+    read_only: Option<u32>,
+}
+
+impl Zones {
+    /// Takes a part of a namespace's text, if it is about zones.
+    fn take(&mut self, part: &str) -> Result<bool, String> {
+        let count = |text: &str| text.parse().map(Some).map_err(|_| format!("\"{part}\" is no number of zones"));
+        match part.split_once('=') {
+            None if part == "zoned" => self.zoned = true,
+            Some(("zone", text)) => self.size = Some(size::parse(text)?),
+            Some(("capacity", text)) => self.capacity = Some(size::parse(text)?),
+            Some(("open", text)) => self.open = count(text)?,
+            Some(("active", text)) => self.active = count(text)?,
+            Some(("read-only", text)) => self.read_only = count(text)?,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn zoning(&self) -> Result<Option<Zoning>, String> {
+        if !self.zoned {
+            let any = self.size.or(self.capacity).is_some() || self.open.or(self.active).or(self.read_only).is_some();
+            return if any { Err("what zones are is said without \"zoned\"".into()) } else { Ok(None) };
+        }
+        let zone_size = self.size.unwrap_or(ZONE_SIZE);
+        Ok(Some(Zoning {
+            zone_size,
+            zone_capacity: self.capacity.unwrap_or(zone_size),
+            max_open: self.open,
+            max_active: self.active,
+            read_only: self.read_only.unwrap_or(0),
+        }))
+    }
 }
 
 /// Serves until a signal comes.
@@ -273,6 +325,23 @@ mod tests {
     }
 
     #[test]
+    fn zones_are_described_with_their_namespace() {
+        let arguments =
+            parse("--ram 1G,zoned --ram 1G,block=512,zoned,zone=4m,capacity=3m,open=8,active=12,read-only=1").unwrap();
+        let zoning = |zone_size, zone_capacity, max_open, max_active, read_only| Backend::Zoned {
+            size: 1 << 30,
+            zoning: Zoning { zone_size, zone_capacity, max_open, max_active, read_only },
+        };
+        let found: Vec<_> = arguments.namespaces.0.iter().map(|one| (one.backend.clone(), one.block_size)).collect();
+        let wanted = [
+            (zoning(64 << 20, 64 << 20, None, None, 0), 4096),
+            // Refused when the target is started.
+            (zoning(4 << 20, 3 << 20, Some(8), Some(12), 1), 512),
+        ];
+        assert_eq!(found, wanted);
+    }
+
+    #[test]
     fn addresses_and_directories_may_be_mixed() {
         let arguments = parse(
             "--ram 1G --listen vfio-user:/tmp/a:b --listen [::1]:0 --listen tcp:10.0.0.1:1 --listen rdma:[::1]:2",
@@ -299,8 +368,13 @@ mod tests {
             ("--ram 1G,metadata=8,pi=1,guard=64", "8 bytes of metadata have no room"),
             ("--ram 1G,metadata=16,pi=1,guard=48", "16, 32 or 64"),
             ("--ram 1G,metadata=16,pi=1,guard=32,storage=8", "storage tag of 8 bits"),
+            ("--ram 1G,metadata=8,zoned", "zones have no metadata"),
             ("--null 1G,metadata=8", "only a namespace in memory"),
             ("--file ,block=512", "path"),
+            ("--null 1G,zoned", "--ram"),
+            ("--ram 1G,zone=64M", "without \"zoned\""),
+            ("--ram 1G,zoned,open=few", "open=few"),
+            ("--ram 1G,zoned,zone=1X", "1X"),
             ("--ram 1G --listen 127.0.0.1", "ADDRESS:PORT"),
             ("--ram 1G --listen rdma:10.0.0.1", "ADDRESS:PORT"),
             ("--ram 1G --listen vfio-user:", "directory"),

@@ -10,7 +10,7 @@ use std::{
 };
 
 use common::{Output, run, turn};
-use doorbell_host::{AddressFamily, Cancel, Controller, ControllerOptions, TransportId, TransportType};
+use doorbell_host::{Cancel, Controller, ControllerOptions, TransportId};
 use doorbell_platform::{Arena, Range};
 use doorbell_queue::{Done, IoQueue, Op};
 use doorbell_spec::{
@@ -95,10 +95,50 @@ fn every_type_guard_and_place_is_written_and_read_back() {
             ] {
                 for size in [4096, 1 << 20] {
                     let ios = if size == 4096 { 300 } else { 8 };
-                    let said = perf(&id, &format!("-q 8 -o {size} -d {ios} {pattern} {control} --overwrite all"));
+                    let said = perf(&id, &format!("-q 8 -o {size} -d {ios} {pattern} {control}"));
                     assert_eq!(said.status, Some(0), "{id} {size} {pattern} {control}: {}{}", said.stdout, said.stderr);
                 }
             }
         }
+    }
+}
+
+#[test]
+fn a_wrong_block_is_named_and_fails_the_run() {
+    let _turn = turn();
+    let peer = Peer::start("pi-wrong", true, &[(512, 8, format(1, Guard::Crc16, 8, false))]);
+    let ids = peer.ids();
+    let options = "-q 4 -o 4096 -d 1024 -e PRCHK=GUARD|REFTAG";
+    assert_eq!(perf(&ids[0], &format!("-w write {options}")).status, Some(0));
+    assert_eq!(perf(&ids[0], &format!("-w read {options}")).status, Some(0));
+    // A host that asks for no check writes what is wrong.
+    let id: TransportId = ids[0].parse().unwrap();
+    let controller = Controller::connect(&id, &ControllerOptions::default(), &Cancel::new()).unwrap();
+    let mut queue = controller.connect_io_queue(4).unwrap();
+    let arena = Arc::new(Arena::new(4096).unwrap());
+    arena.region().fill(0, 520, 0x5a);
+    queue.attach(&arena).unwrap();
+    queue.prepare(0, &[Range { offset: 0, len: 520 }]).unwrap();
+    let op = Op { opcode: NvmOpcode::WRITE.0, nsid: 1, slba: 77, blocks: 1, ..Op::default() };
+    assert_eq!(queue.submit(&[op]), 1);
+    let (mut done, deadline) = ([Done::default()], Instant::now() + Duration::from_secs(20));
+    loop {
+        queue.commit().unwrap();
+        if queue.reap(&mut done).unwrap() == 1 {
+            break assert!(done[0].status.is_success(), "{}", done[0].status);
+        }
+        assert!(Instant::now() < deadline, "the write is not answered");
+        thread::yield_now();
+    }
+    for id in ids {
+        for action in ["PRACT=0", "PRACT=1"] {
+            let said = perf(&id, &format!("-w read -q 4 -o 4096 -d 1024 -Q 1 -e {action},PRCHK=GUARD --json -"));
+            assert_eq!(said.stderr.matches("at LBA 72 failed").count(), 1, "{}", said.stderr);
+            assert!(said.stderr.contains("End-to-end Guard Check Error (sct 2h, sc 82h)"), "{}", said.stderr);
+        }
+        // Without the check of the guard nothing is wrong with it but its reference tag.
+        let said = perf(&id, "-w read -q 4 -o 4096 -d 1024 -e PRCHK=REFTAG");
+        assert!(said.status == Some(1) && said.stderr.contains("Reference Tag Check Error"), "{}", said.stderr);
+        assert_eq!(perf(&id, "-w read -q 4 -o 4096 -d 1024").status, Some(0));
     }
 }

@@ -3,12 +3,11 @@
 use std::sync::{Arc, Mutex};
 
 use doorbell_host::split::Split;
-use doorbell_queue::{Op, null::NullQueue};
 use doorbell_result::{EndReason, IoKind, Timing};
 use doorbell_spec::status::generic;
 
 use doorbell_platform::{Arena, Range};
-use doorbell_queue::{Counters, Done, Down, Drain, IoQueue, Needs, Op, PrepareError, Slot, Wait};
+use doorbell_queue::{Counters, Done, Down, Drain, IoQueue, Needs, Op, PrepareError, Slot, Wait, null::NullQueue};
 use doorbell_spec::{
     command::{Command, control},
     protection::{Format, Guard},
@@ -376,7 +375,14 @@ fn wrong_protection_information_is_named_counted_and_a_problem() {
         let queue = Apart(TestQueue::new(8, &clock, Script { delay: 500, poll: 20, ..Script::default() }).0);
         let context = Context::new(task, workload(true, 50, 9), vec![queue], clock.clone(), &reporter).unwrap();
         let mut contexts: Vec<Box<dyn Pass + '_>> = vec![Box::new(context)];
-        drive(&mut contexts, &clock, TIMES, &Ending::default(), &Progress::default(), Beside { companion: None, rest: None });
+        drive(
+            &mut contexts,
+            &clock,
+            TIMES,
+            &Ending::default(),
+            &Progress::default(),
+            Beside { companion: None, rest: None },
+        );
         let outcome = contexts.remove(0).finish();
         assert_eq!((outcome.result.account.measured, outcome.result.account.missing()), (100, 0));
         let problems = outcome.problems.join("\n");

@@ -7,7 +7,7 @@ use std::{
 };
 
 use doorbell_platform::{Arena, Range, poll};
-use doorbell_queue::{Done, Down, IoQueue, REAP_BATCH, Slot, Wait};
+use doorbell_queue::{Done, Down, IoQueue, PrepareError, REAP_BATCH, Slot, Wait};
 use doorbell_spec::{
     command::{AdminOpcode, Command},
     completion::Completion,
@@ -118,6 +118,17 @@ impl Port {
         data: &AdminData,
         timeout: Duration,
     ) -> Result<(Done, Vec<u8>), Cause> {
+        self.execute_beside(command, data, 0, timeout)
+    }
+
+    /// The same for one that also moves so many bytes of metadata apart from its data, which nobody looks at.
+    pub fn execute_beside(
+        &mut self,
+        command: &Command,
+        data: &AdminData,
+        apart: u32,
+        timeout: Duration,
+    ) -> Result<(Done, Vec<u8>), Cause> {
         let deadline = Instant::now() + timeout;
         let grant = self.grant.filter(|grant| grant.end < deadline);
         let late = || match grant {
@@ -143,7 +154,12 @@ impl Port {
                 range
             }
         };
-        self.queue.prepare(SLOT, &[range]).map_err(|why| Cause::Down(why.to_string()))?;
+        let down = |why: PrepareError| Cause::Down(why.to_string());
+        self.queue.prepare(SLOT, &[range]).map_err(down)?;
+        if apart > 0 {
+            let behind = self.buffer.part(range.len.next_multiple_of(8), apart);
+            self.queue.prepare_metadata(SLOT, behind).map_err(down)?;
+        }
         if !self.queue.submit_raw(SLOT, command) {
             return Err(self.refused());
         }

@@ -11,7 +11,7 @@ use std::{collections::VecDeque, sync::atomic::Ordering};
 
 use doorbell_platform::{Range, Region};
 use doorbell_spec::{
-    command::{Command, Direction, NvmOpcode},
+    command::{Command, Direction},
     completion::Completion,
     fabrics::{ConnectRequest, connect_invalid},
     status::{Status, generic},
@@ -24,7 +24,7 @@ use super::{
     pointer::{self, Pointer, Remote},
 };
 use crate::{
-    controller::{Accepted, Admin, Need, Progress, Session, connect},
+    controller::{Accepted, Admin, IoQueue, Need, Progress, Session, connect},
     frames::{Frame, frames_for, place, push_ranges},
     listener::Context,
     namespace::{Outcome, RESERVE},
@@ -429,7 +429,7 @@ impl Exchange {
         let slot = &mut self.slots[usize::from(index)];
         let Session::Io(queue) = &mut self.session else { return Outcome::Again };
         let Context { pool, found, .. } = context;
-        if slot.command.opc == NvmOpcode::READ.0 {
+        if IoQueue::reads(&slot.command) {
             if self.writing > 0 && self.writing + slot.len > MOST_MOVING {
                 return Outcome::Again;
             }
@@ -450,7 +450,8 @@ impl Exchange {
         if let Outcome::Done(status) = outcome {
             slot.let_go(context);
             self.leaving |= slot.command.is_fabrics() && status.is_success();
-            self.answer(index, status, 0);
+            let result = slot.progress.result;
+            self.answer(index, status, result);
         }
         outcome
     }
