@@ -60,7 +60,7 @@ impl Drop for Peer {
     }
 }
 
-fn format(kind: u8, guard: Guard, size: u16, first: bool) -> Option<Format> {
+fn protection(kind: u8, guard: Guard, size: u16, first: bool) -> Option<Format> {
     let storage_bits = if guard == Guard::Crc32c { 16 } else { 0 };
     Some(Format::new(kind, guard, storage_bits, size, first).unwrap())
 }
@@ -75,29 +75,26 @@ fn perf(id: &str, words: &str) -> Output {
 fn every_type_guard_and_place_is_written_and_read_back() {
     let _turn = turn();
     let formats = [
-        (512, 8, format(1, Guard::Crc16, 8, false)),
-        (4096, 64, format(2, Guard::Crc16, 64, true)),
-        (512, 16, format(3, Guard::Crc32c, 16, false)),
-        (4096, 16, format(1, Guard::Crc64, 16, false)),
-        (512, 64, format(2, Guard::Crc64, 64, false)),
+        (512, 8, protection(1, Guard::Crc16, 8, false)),
+        (4096, 64, protection(2, Guard::Crc16, 64, true)),
+        (512, 16, protection(3, Guard::Crc32c, 16, false)),
+        (4096, 16, protection(1, Guard::Crc64, 16, false)),
+        (512, 64, protection(2, Guard::Crc64, 64, false)),
         (512, 8, None),
     ];
     for extended in [true, false] {
         let peer = Peer::start(&format!("pi-{extended}"), extended, &formats);
         for id in peer.ids() {
-            for (pattern, control) in [
-                ("-w randwrite", "-e PRACT=0,PRCHK=GUARD|REFTAG|APPTAG"),
-                ("-w randrw -M 50", "-e PRACT=0,PRCHK=GUARD|REFTAG|APPTAG"),
-                // Larger than what was written, and cut at what a command transfers at most.
-                ("-w randread", "-e PRACT=1,PRCHK=GUARD|REFTAG|APPTAG"),
-                ("-w randrw -M 50", "-e PRACT=1,PRCHK=GUARD|REFTAG"),
-                ("-w randread", ""),
+            let all = "PRCHK=GUARD|REFTAG|APPTAG";
+            for (size, ios, pattern, control) in [
+                (4096, 200, "-w randwrite", format!("-e PRACT=0,{all}")),
+                // Larger than what a command transfers.
+                (1 << 20, 8, "-w randrw -M 50", format!("-e PRACT=0,{all}")),
+                (4096, 200, "-w randrw -M 50", format!("-e PRACT=1,{all}")),
+                (4096, 200, "-w randread", String::new()),
             ] {
-                for size in [4096, 1 << 20] {
-                    let ios = if size == 4096 { 300 } else { 8 };
-                    let said = perf(&id, &format!("-q 8 -o {size} -d {ios} {pattern} {control}"));
-                    assert_eq!(said.status, Some(0), "{id} {size} {pattern} {control}: {}{}", said.stdout, said.stderr);
-                }
+                let said = perf(&id, &format!("-q 8 -o {size} -d {ios} {pattern} {control}"));
+                assert_eq!(said.status, Some(0), "{id} {size} {pattern} {control}: {}{}", said.stdout, said.stderr);
             }
         }
     }
@@ -106,7 +103,7 @@ fn every_type_guard_and_place_is_written_and_read_back() {
 #[test]
 fn a_wrong_block_is_named_and_fails_the_run() {
     let _turn = turn();
-    let peer = Peer::start("pi-wrong", true, &[(512, 8, format(1, Guard::Crc16, 8, false))]);
+    let peer = Peer::start("pi-wrong", true, &[(512, 8, protection(1, Guard::Crc16, 8, false))]);
     let ids = peer.ids();
     let options = "-q 4 -o 4096 -d 1024 -e PRCHK=GUARD|REFTAG";
     assert_eq!(perf(&ids[0], &format!("-w write {options}")).status, Some(0));

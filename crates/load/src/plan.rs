@@ -103,6 +103,16 @@ pub struct Selection {
     pub fill: Fill,
 }
 
+impl Selection {
+    /// Whether what is on a namespace becomes something else, where so many percent of reads and writes are reads.
+    pub fn changes(&self, read_percent: u8) -> bool {
+        match self.operation {
+            None => read_percent < 100,
+            Some(kind) => matches!(kind, IoKind::Trim | IoKind::WriteZeroes),
+        }
+    }
+}
+
 /// A part of a namespace, as `--range` gives it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LbaRange {

@@ -18,7 +18,7 @@ type Finding<'a> = (&'a str, Vec<String>);
 /// What was found and how to insist; a name of `--overwrite` that nothing here has.
 pub fn ask(targets: &[Target], options: &Options, run: &RunOptions) -> Result<(), String> {
     // The embedded target was made a moment ago.
-    if run.pattern.read_percent == 100 || options.embedded.is_some() {
+    if !run.selection.changes(run.pattern.read_percent) || options.embedded.is_some() {
         return Ok(());
     }
     let paths: Vec<String> = targets.iter().map(|target| target.path(&target.namespace.name)).collect();

@@ -98,7 +98,8 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
     if draft.zipf.is_some() && !pattern.random {
         notes.push(format!("-F (--zipf) has no effect: -w {word} is sequential"));
     }
-    if !draft.overwrite.is_empty() && pattern.read_percent == 100 {
+    let changes = selection.changes(pattern.read_percent);
+    if !draft.overwrite.is_empty() && !changes {
         notes.push("--overwrite has no effect: nothing is written".into());
     }
     notes.splice(0..0, draft.notes);
@@ -157,7 +158,7 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
         interval,
         ndjson: draft.ndjson,
         strict: draft.strict,
-        overwrite: if pattern.read_percent == 100 { Vec::new() } else { draft.overwrite },
+        overwrite: if changes { draft.overwrite } else { Vec::new() },
         notes,
     })
 }

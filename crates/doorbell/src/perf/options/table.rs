@@ -280,14 +280,14 @@ Own {
         "Issue N I/Os a second (10k, 1.5M), in total or by each worker, when they were planned to arrive and not when others are over; -q is the most in flight. Response times count from the plan. Not with -E."
     Arrival - "arrival" "WORD" Built
         "With --rate: fixed (default: at equal distances), poisson (independently of each other) or burst:N (N at once)."
-    Overwrite - "overwrite" "NAME" Built
-        "Write there although a partition table, a file system or somebody who uses it was found, or it cannot be looked at: a run that writes is refused then, with the name to give here. What is named is not looked at. Repeatable."
     Range - "range" "FROM-TO" Built
         "Use this part of each namespace: in percent (10%-50%, rounded down to multiples of -o), bytes (1g-2g) or blocks (0lba-8klba). TO is not part of it."
     Fill - "fill" "WHAT" Built
         "What is written: zero, random, pattern:HEX (1 to 512 bytes, a power of two) or compress:N (of which compression leaves N %). Each buffer is filled once, before the run; in a mix, what a read has put there is written next. Default: a byte from 1 to 8, another in each buffer."
     FlushEvery - "flush-every" "N" Built
         "A flush after N writes of each pair of core and namespace, as one of the -q I/Os."
+    Overwrite - "overwrite" "NAME" Built
+        "Write there although a partition table, a file system or somebody who uses it was found, or it cannot be looked at: a run that writes is refused then, with the name to give here. What is named is not looked at. Repeatable."
     Coverage - "coverage" "WORD" Built
         "For the random patterns: random (default: each position may come again at any time) or full (each position exactly once a pass, in another order each time; what is left at the end, shorter than -o, is not used)."
     Timeout - "timeout" "MS" Built

@@ -191,7 +191,8 @@ fn what_nobody_has_written_is_not_checked_and_is_so_again_when_it_is_given_back(
     let now = bench.read(&read).unwrap();
     assert!(now[..3 * 512].iter().all(|&byte| byte == 0) && now != unwritten);
     let verify = |bench: &mut Bench| {
-        bench.blocks.verify(&mut bench.pool, Request::new(&bench.command(NvmOpcode::VERIFY, 3, checks(2))), &mut 0)
+        let command = bench.command(NvmOpcode::VERIFY, 3, checks(2));
+        bench.blocks.verify(&mut bench.pool, Request::new(&command), &mut 0)
     };
     assert_eq!(verify(&mut bench), SUCCESS);
     bench.flip(2, 100);
