@@ -6,6 +6,7 @@ mod core_mask;
 mod discover;
 mod identify;
 mod merge;
+mod metadata;
 mod output;
 pub mod perf;
 mod scratch;

@@ -8,7 +8,7 @@ use doorbell_subsystem::{Backend, NamespaceConfig, Script, SubsystemConfig, Targ
 use tracing::Level;
 
 use crate::{
-    core_mask,
+    core_mask, metadata,
     output::{log, show},
     signals, size,
 };
@@ -96,8 +96,10 @@ struct Namespaces(Vec<NamespaceConfig>);
 const KINDS: [(&str, &str, &str); 3] = [
     (
         "ram",
-        "SIZE[,block=512|4096][,zoned[,zone=SIZE][,capacity=SIZE][,open=N][,active=N][,read-only=N]]",
-        "A namespace in memory, of zones if it is zoned (docs/zoned.md); again for another [one of these three is needed]",
+        "SIZE[,block=512|4096][,zoned[,zone=SIZE][,capacity=SIZE][,open=N][,active=N][,read-only=N]]\
+         [,metadata=BYTES[,separate][,pi=1|2|3[,guard=16|32|64][,storage=BITS][,first]]]",
+        "A namespace in memory, of zones if it is zoned (docs/zoned.md), or of blocks with metadata (docs/protection.md); again for \
+         another [one of these three is needed]",
     ),
     (
         "null",
@@ -138,30 +140,39 @@ impl FromArgMatches for Namespaces {
 }
 
 fn namespace(kind: &str, text: &str) -> Result<NamespaceConfig, String> {
-    let fail = |why: String| Err(format!("--{kind} \"{text}\": {why}"));
+    let told = |why: String| format!("--{kind} \"{text}\": {why}");
+    let fail = |why| Err(told(why));
     let mut parts = text.split(',');
     let first = parts.next().unwrap_or_default();
-    let (mut block_size, mut zones) = (None, Zones::default());
+    let (mut block_size, mut zones, mut metadata) = (None, Zones::default(), metadata::Words::default());
     for part in parts {
+        if metadata.take(part).map_err(told)? {
+            continue;
+        }
         block_size = match part.split_once('=') {
             _ if kind == "ram" && zones.take(part)? => continue,
             Some(("block", "512")) => Some(512),
             Some(("block", "4096" | "4k" | "4K")) => Some(4096),
             Some(("block", other)) => return fail(format!("blocks are 512 or 4096 bytes, not \"{other}\"")),
-            Some(("metadata" | "pi", _)) => return fail(format!("\"{part}\": metadata is not built yet")),
             _ if part == "zoned" => return fail("only a namespace in memory (--ram) can be zoned".into()),
             _ => return fail(format!("\"{part}\" is not block=512 or block=4096")),
         };
+    }
+    let metadata = metadata.metadata().map_err(told)?;
+    if metadata.is_some() && kind != "ram" {
+        return fail("only a namespace in memory (--ram) can have metadata".into());
     }
     let backend = match kind {
         "file" if first.is_empty() => return fail("a path is missing".into()),
         "file" => Backend::File { path: PathBuf::from(first) },
         _ => {
             let size = size::parse(first).map_err(|why| format!("--{kind}: {why}"))?;
-            match zones.zoning().map_err(|why| format!("--{kind} \"{text}\": {why}"))? {
-                Some(zoning) => Backend::Zoned { size, zoning },
-                None if kind == "ram" => Backend::Ram { size },
-                None => Backend::Null { size },
+            match (metadata, zones.zoning().map_err(told)?) {
+                (Some(_), Some(_)) => return fail("zones have no metadata here: leave one out".into()),
+                (Some(metadata), None) => Backend::Formatted { size, metadata },
+                (None, Some(zoning)) => Backend::Zoned { size, zoning },
+                (None, None) if kind == "ram" => Backend::Ram { size },
+                (None, None) => Backend::Null { size },
             }
         }
     };
@@ -269,6 +280,7 @@ pub fn run(arguments: &Arguments) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+    use doorbell_spec::protection::{Format, Guard};
 
     use super::*;
 
@@ -298,6 +310,22 @@ mod tests {
         );
         assert_eq!(arguments.core_mask.as_deref(), Some(&[0, 2][..]));
         assert_eq!(arguments.listen, [Listen::Tcp("127.0.0.1:4420".parse().unwrap())]);
+    }
+
+    #[test]
+    fn metadata_is_what_its_words_say() {
+        let metadata =
+            |words: &str| match &parse(&format!("--ram 1G,block=4096,{words}")).unwrap().namespaces.0[0].backend {
+                Backend::Formatted { size: 0x4000_0000, metadata } => *metadata,
+                other => panic!("{other:?}"),
+            };
+        let plain = metadata("metadata=64,separate");
+        assert_eq!((plain.size, plain.extended, plain.protection), (64, false, None));
+        let format = |words| metadata(words).protection.unwrap();
+        assert_eq!(format("metadata=64,pi=3"), Format::new(3, Guard::Crc16, 0, 64, false).unwrap());
+        assert_eq!(format("metadata=16,pi=1,guard=32"), Format::new(1, Guard::Crc32c, 16, 16, false).unwrap());
+        let first = format("metadata=64,pi=2,guard=64,storage=8,first");
+        assert_eq!(first, Format::new(2, Guard::Crc64, 8, 64, true).unwrap());
     }
 
     #[test]
@@ -337,7 +365,15 @@ mod tests {
         for (text, said) in [
             ("--ram 1X", "1X"),
             ("--ram 1G,block=520", "520"),
-            ("--ram 1G,metadata=8", "not built"),
+            ("--ram 1G,metadata=0", "1 to 4096"),
+            ("--ram 1G,metadata=8,pi=4", "1 to 3"),
+            ("--ram 1G,pi=1", "need metadata"),
+            ("--ram 1G,metadata=8,first", "need pi"),
+            ("--ram 1G,metadata=8,pi=1,guard=64", "8 bytes of metadata have no room"),
+            ("--ram 1G,metadata=16,pi=1,guard=48", "16, 32 or 64"),
+            ("--ram 1G,metadata=16,pi=1,guard=32,storage=8", "storage tag of 8 bits"),
+            ("--ram 1G,metadata=8,zoned", "zones have no metadata"),
+            ("--null 1G,metadata=8", "only a namespace in memory"),
             ("--file ,block=512", "path"),
             ("--null 1G,zoned", "--ram"),
             ("--ram 1G,zone=64M", "without \"zoned\""),

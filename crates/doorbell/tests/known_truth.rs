@@ -170,6 +170,7 @@ impl Truth {
             zipf: None,
             use_every_core: false,
             fua: false,
+            protect: Default::default(),
             continue_on_error: Some(1_000_000),
             io_queue_size: Some(4096),
             seed: 1,

@@ -150,7 +150,9 @@ fn every_operation_does_what_it_says() {
         all(0);
         let (output, result) = served.good("-o 4k -w randrw -M 50 -d 4000 --flush-every 10 -L");
         let [reads, writes, flushes] = ["read", "write", "flush"].map(|word| count(&result, word).unwrap());
-        assert_eq!((reads + writes + flushes, writes / 10), (4000, flushes));
+        assert_eq!(reads + writes + flushes, 4000);
+        // The last write may be one that a flush would follow.
+        assert!([writes / 10, (writes - 1) / 10].contains(&flushes), "{writes} writes, {flushes} flushes");
         assert!(output.stdout.contains("flush        :"), "{output:#?}");
         assert_eq!(result["results"]["operations"]["flush"]["bytes"], 0);
     }
@@ -163,7 +165,6 @@ fn what_cannot_be_is_refused_with_the_reason() {
         let output = run(&words);
         assert!(output.status == Some(1) && output.stderr.contains(why), "{output:#?}");
     };
-    refused("-o 4k -w append", "zoned namespaces, which are not built yet");
     refused("-o 4k -w compare", "needs to know what is there");
     refused("-o 4k -w randread --flush-every 3", "--flush-every counts writes");
     refused("-o 4k:1,8k:1 -w randread --coverage full", "needs positions of one size");

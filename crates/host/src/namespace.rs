@@ -3,6 +3,7 @@
 use doorbell_spec::{
     identify::{self, Csi, nmic},
     log::AnaState,
+    protection::Format,
 };
 
 /// A namespace of a controller.
@@ -22,6 +23,8 @@ pub struct Namespace {
     pub extended: bool,
     /// Protection information type, 0 for none.
     pub protection: u8,
+    /// How its blocks are protected, if they are.
+    pub format: Option<Format>,
     /// Most data bytes one command transfers.
     pub max_transfer: u32,
     /// Optimal I/O boundary in blocks, 0 for none.
@@ -92,6 +95,7 @@ impl Namespace {
             metadata_size: data.metadata_size(),
             extended: data.is_extended(),
             protection: data.protection_type(),
+            format: None,
             max_transfer,
             stripe_blocks: data.noiob.get().into(),
             shared: data.nmic & nmic::SHARED != 0,
@@ -103,6 +107,19 @@ impl Namespace {
             csi: Csi::NVM,
             zoned: None,
         })
+    }
+
+    /// Takes in how its blocks are protected; `extended` has what the controller says of its format beyond `data`.
+    ///
+    /// # Errors
+    /// What it claims that cannot be, or is not supported.
+    pub fn protect(
+        &mut self,
+        data: &identify::Namespace,
+        extended: Option<&identify::NvmNamespace>,
+    ) -> Result<(), String> {
+        self.format = Format::of(data, extended).map_err(|why| format!("{}: {why}", self.name))?;
+        Ok(())
     }
 
     /// Bytes of a block as a command transfers them: data, and metadata where it stands behind the data.
@@ -122,7 +139,7 @@ impl Namespace {
     /// Why what is `now` under this identifier cannot be driven as this namespace was: it is another one, or has other limits.
     pub fn difference(&self, now: &Self) -> Option<String> {
         let identity = |of: &Self| (of.eui64, of.nguid, of.uuid, of.csi);
-        let format = |of: &Self| (of.block_size, of.metadata_size, of.extended, of.protection);
+        let format = |of: &Self| (of.block_size, of.metadata_size, of.extended, of.protection, of.format);
         if identity(self) != identity(now) {
             return Some("it is another namespace now: its EUI64, NGUID, UUID or command set has changed".into());
         }

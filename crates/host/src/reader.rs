@@ -46,7 +46,9 @@ impl Reader {
         let (mut block, end) =
             (offset / u64::from(namespace.block_size), (offset + bytes as u64) / u64::from(namespace.block_size));
         while block < end {
-            let count = u64::from(most).min(end - block) as u32;
+            // A read must not cross from one zone to the next.
+            let in_zone = namespace.zoned.map_or(u64::MAX, |zoned| zoned.zone_blocks - block % zoned.zone_blocks);
+            let count = u64::from(most).min(end - block).min(in_zone) as u32;
             let command = command::read(namespace.nsid, block, count, 0);
             if apart > 0 {
                 self.port.expect_metadata(count * apart);

@@ -24,6 +24,7 @@ use crate::{
     coverage::{Coverage, Kind},
     fill::Filling,
     lane::{Fate, Geometry, Lane, Tag},
+    metadata::Protector,
     observer::Reporter,
     pacing::Pacing,
     recorder::{Errors, Recorder, Slow},
@@ -166,6 +167,8 @@ pub(crate) struct Context<'a, Q, C> {
     queues: Vec<QueuePlan>,
     /// What the queues of earlier incarnations counted.
     counted: Vec<Counters>,
+    /// Makes protection information and looks at it, where that is this process's to do.
+    protector: Option<Box<Protector>>,
     patience: Option<Patience>,
     /// When to look at the ages of I/Os.
     next_look: u64,
@@ -191,7 +194,10 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
         let fail = |what: &str, error: &dyn std::fmt::Display| {
             format!("{} on core {}: {what} for {} I/Os of {io_size} bytes: {error}", task.path, task.core, task.depth)
         };
-        let bytes = u64::from(io_size).next_multiple_of(align.into()) * u64::from(task.depth);
+        let carried = task.geometry.carried;
+        let (apart_at, apart) = task.geometry.metadata();
+        let whole = if apart > 0 { apart_at + apart } else { io_size };
+        let bytes = u64::from(whole).next_multiple_of(align.into()) * u64::from(task.depth);
         // All queues lead to one controller and want the same.
         let backing = queues.first().map_or(Backing::Any, |queue| queue.needs().backing);
         let arena = Arena::backed(backing, bytes as usize).map_err(|error| fail("no memory", &error))?;
@@ -201,8 +207,8 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             bound.map_err(|error| fail(&format!("no memory on NUMA node {node} (--enforce-numa)"), &error))?;
         }
         let tags = (0..task.depth).map(|index| {
-            let buffer = arena.alloc(io_size, align.into())?;
-            task.fill.apply(arena.region(), buffer, index);
+            let buffer = arena.alloc(whole, align.into())?;
+            task.fill.apply(arena.region(), buffer.part(0, io_size), index);
             Ok(Tag { buffer: buffer.offset, ..Tag::default() })
         });
         let mut tags: Vec<Tag> =
@@ -244,6 +250,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             outage: None,
             outages: Vec::new(),
             counted: Vec::new(),
+            protector: Protector::new(&carried, apart_at).map(Box::new),
             patience: None,
             next_look: u64::MAX,
             timeouts: Timeouts::default(),
@@ -321,6 +328,9 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             sampled,
             ..Tag::default()
         };
+        if let Some(protector) = &self.protector {
+            protector.issue(of, self.arena.region(), self.tags[index as usize].buffer, tag.slba);
+        }
         self.lanes[lane].push(index, tag, geometry, &mut self.tags);
         if self.task.limit.is_some_and(|limit| self.recorder.submitted() >= limit) {
             self.ended = Some(EndReason::Count);
@@ -401,8 +411,9 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
                 if !fresh && (M::EACH || sampled) {
                     self.look();
                 }
+                let looked = self.protector.is_some() && self.look_at_protection(index);
                 self.record(index, M::EACH || M::SHARED || sampled);
-                if M::EACH && failed {
+                if M::EACH && (failed || looked) {
                     // To tell of it took a while.
                     self.look();
                 }
@@ -426,6 +437,22 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
     fn look(&mut self) {
         self.now = self.clock.now();
         self.recorder.advance(self.now);
+    }
+
+    /// Looks at what an I/O brought, if it ended well; returns whether there was something to look at.
+    fn look_at_protection(&mut self, index: u32) -> bool {
+        let Some(protector) = &mut self.protector else { return false };
+        let tag = &self.tags[index as usize];
+        if tag.fate == Fate::Abandoned || !tag.status.is_success() {
+            return false;
+        }
+        let class = self.task.geometry.class(tag);
+        let slba = tag.slba.wrapping_sub(class.blocks.into());
+        if protector.over(class, self.arena.region(), tag.buffer, slba) > 0 {
+            let (task, what) = (&self.task, protector.last());
+            self.reporter.failed_io(|| format!("{} from core {}: {what}", task.path, task.core));
+        }
+        true
     }
 
     /// Records an I/O whose last piece is over.
@@ -658,6 +685,9 @@ impl<Q: IoQueue, C: Clock> Pass for Context<'_, Q, C> {
             std::mem::forget(self.arena.clone());
         }
         self.end_outage(false);
+        if let Some(protector) = &self.protector {
+            self.problems.extend(protector.problems(&self.task.path, self.task.core));
+        }
         self.counted.extend(self.lanes.iter().map(|lane| lane.queue.counters()));
         let transport = self.transport.take().map(|(name, device)| counters(name, device, &self.counted));
         let precision = self.precision();

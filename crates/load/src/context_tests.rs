@@ -3,9 +3,15 @@
 use std::sync::{Arc, Mutex};
 
 use doorbell_host::split::Split;
-use doorbell_queue::{Op, null::NullQueue};
 use doorbell_result::{EndReason, IoKind, Timing};
 use doorbell_spec::status::generic;
+
+use doorbell_platform::{Arena, Range};
+use doorbell_queue::{Counters, Done, Down, Drain, IoQueue, Needs, Op, PrepareError, Slot, Wait, null::NullQueue};
+use doorbell_spec::{
+    command::{Command, control},
+    protection::{Format, Guard},
+};
 
 use crate::{
     classes::Class,
@@ -13,7 +19,9 @@ use crate::{
     coverage::Kind,
     fill::Filling,
     lane::Geometry,
+    metadata::{Carried, Protect},
     observer::{Event, Reporter},
+    plan::{Shape, tests::shape},
     stop::{StopFlag, Tsc},
     test_queue::{Script, TestQueue, VirtualClock},
     worker::{Beside, Ending, Progress, Times, drive},
@@ -29,7 +37,8 @@ pub(crate) fn task(depth: u32, io_size: u32, max_transfer: u32, stripe: u32) -> 
     let split = Split::new(512, max_transfer, stripe, io_size);
     let class = |kind| Class::new(kind, io_size / 512, 512, split, 0);
     let classes = [IoKind::Read, IoKind::Write].map(class).into();
-    let geometry = Geometry { nsid: 1, block_size: 512, first_block: 0, io_unit: u32::MAX, classes };
+    let carried = Carried::of(&shape());
+    let geometry = Geometry { nsid: 1, block_size: 512, carried, first_block: 0, io_unit: u32::MAX, classes };
     Task {
         name: "test".into(),
         path: "test, port 1".into(),
@@ -347,5 +356,83 @@ fn the_null_queue_accounts_for_every_io_in_real_time() {
         let result = contexts.remove(0).finish().result;
         assert_eq!((result.account.measured, result.account.missing()), (20_000, 0));
         assert!(result.audit.difference() < 0.001);
+    }
+}
+
+#[test]
+fn wrong_protection_information_is_named_counted_and_a_problem() {
+    let format = Format::new(1, Guard::Crc16, 0, 8, false).unwrap();
+    let checks = control::PRCHK_GUARD | control::PRCHK_REF;
+    for (extended, checks, wrong) in [(true, checks, true), (false, checks, true), (true, 0, false)] {
+        let protect = Protect { by_controller: false, checks };
+        let shape = Shape { metadata_size: 8, extended, protection: Some(format), protect, ..shape() };
+        let carried = Carried::of(&shape);
+        let mut task = Task { limit: Some(100), ..task(1, 4096, 1 << 20, 0) };
+        task.geometry.carried = carried;
+        task.geometry.block_size = carried.block;
+        let clock = VirtualClock::default();
+        let reporter = Reporter::new(&silent, 1);
+        // The queue brings nothing: what was written before is what a read finds, and that was somewhere else.
+        let queue = Apart(TestQueue::new(8, &clock, Script { delay: 500, poll: 20, ..Script::default() }).0);
+        let context = Context::new(task, workload(true, 50, 9), vec![queue], clock.clone(), &reporter).unwrap();
+        let mut contexts: Vec<Box<dyn Pass + '_>> = vec![Box::new(context)];
+        drive(
+            &mut contexts,
+            &clock,
+            TIMES,
+            &Ending::default(),
+            &Progress::default(),
+            Beside { companion: None, rest: None },
+        );
+        let outcome = contexts.remove(0).finish();
+        assert_eq!((outcome.result.account.measured, outcome.result.account.missing()), (100, 0));
+        let problems = outcome.problems.join("\n");
+        assert_eq!(problems.contains("blocks that were read is wrong"), wrong, "{extended} {checks}: {problems}");
+        assert_eq!(problems.contains("the reference tag of the block at LBA"), wrong, "{problems}");
+        assert!(outcome.problems.len() <= 9);
+    }
+}
+
+/// A test queue that takes metadata apart from the data.
+struct Apart(TestQueue);
+
+impl IoQueue for Apart {
+    fn needs(&self) -> Needs {
+        self.0.needs()
+    }
+    fn attach(&mut self, arena: &Arc<Arena>) -> Result<(), PrepareError> {
+        self.0.attach(arena)
+    }
+    fn prepare(&mut self, slot: Slot, data: &[Range]) -> Result<(), PrepareError> {
+        self.0.prepare(slot, data)
+    }
+    fn prepare_metadata(&mut self, _: Slot, metadata: Range) -> Result<(), PrepareError> {
+        assert_eq!((metadata.len, metadata.offset % 8), (64, 0));
+        Ok(())
+    }
+    fn submit(&mut self, ops: &[Op]) -> usize {
+        assert!(ops.iter().all(|op| op.reference == op.slba));
+        self.0.submit(ops)
+    }
+    fn submit_raw(&mut self, slot: Slot, command: &Command) -> bool {
+        self.0.submit_raw(slot, command)
+    }
+    fn commit(&mut self) -> Result<doorbell_queue::Progress, Down> {
+        self.0.commit()
+    }
+    fn reap(&mut self, done: &mut [Done]) -> Result<usize, Down> {
+        self.0.reap(done)
+    }
+    fn stop(&mut self) {
+        self.0.stop();
+    }
+    fn drained(&self) -> Drain {
+        self.0.drained()
+    }
+    fn arm(&mut self) -> Result<Wait, Down> {
+        self.0.arm()
+    }
+    fn counters(&self) -> Counters {
+        self.0.counters()
     }
 }

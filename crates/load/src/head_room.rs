@@ -10,6 +10,7 @@ use crate::{
     context::{Context, Pass, Task},
     fill::Filling,
     lane::Geometry,
+    metadata::Carried,
     observer::Reporter,
     stop::Clock,
     worker::{Beside, Ending, Progress, Times, drive},
@@ -27,7 +28,9 @@ pub(crate) struct Again {
 impl Again {
     /// The same load; data is not touched, so that a byte stands for a block.
     pub fn new(task: &Task, workload: &Workload, slots: Vec<u16>) -> Self {
-        let mut geometry = Geometry { block_size: 1, io_unit: u32::MAX, ..task.geometry.clone() };
+        // No data, and no metadata either.
+        let carried = Carried { block: 1, apart: 0, layout: None, ..task.geometry.carried };
+        let mut geometry = Geometry { block_size: 1, carried, io_unit: u32::MAX, ..task.geometry.clone() };
         geometry.classes.iter_mut().for_each(|class| class.split = class.split.with_block_size(1));
         let fill = Filling::default();
         let task = Task { geometry, limit: None, node: None, alignment: 1, fill, ..task.clone() };

@@ -12,7 +12,10 @@ use doorbell_spec::{
 };
 use zerocopy::IntoBytes;
 
-use crate::classes::{Class, Label, RANGE};
+use crate::{
+    classes::{Class, Label, RANGE},
+    metadata::Carried,
+};
 
 /// One I/O of `-q`, from the moment it is issued to the end of its last piece.
 #[derive(Clone, Copy, Debug, Default)]
@@ -89,10 +92,12 @@ impl Tag {
 #[derive(Clone, Debug)]
 pub(crate) struct Geometry {
     pub nsid: u32,
-    /// Data bytes of a block.
+    /// Bytes of a block in a buffer.
     pub block_size: u32,
     /// First block of the range that is used.
     pub first_block: u64,
+    /// What commands move of a block.
+    pub carried: Carried,
     pub classes: Box<[Class]>,
     /// Largest piece of a buffer that is presented as one range, `-O`, at least 1; `u32::MAX` leaves buffers whole.
     pub io_unit: u32,
@@ -119,6 +124,31 @@ impl Geometry {
     pub fn buffer(&self) -> u32 {
         // A slot is prepared with some memory even if no command uses it.
         self.classes.iter().map(|class| class.data_bytes(self.block_size)).max().unwrap_or(0).max(self.block_size)
+    }
+
+    /// From the start of a buffer to the metadata that is apart from its data, and how much of that there is.
+    pub fn metadata(&self) -> (u32, u32) {
+        let blocks = self.buffer() / self.block_size;
+        (self.buffer().next_multiple_of(8), blocks * self.carried.apart)
+    }
+
+    /// Says what memory the commands in a slot use.
+    fn prepare(
+        &self,
+        queue: &mut impl IoQueue,
+        slot: Slot,
+        buffer: u64,
+        memory: Memory,
+        ranges: &mut Vec<Range>,
+    ) -> Result<(), PrepareError> {
+        self.ranges(buffer, memory, ranges);
+        queue.prepare(slot, ranges)?;
+        if self.carried.apart == 0 {
+            return Ok(());
+        }
+        let bytes = |data: u32| data / self.block_size * self.carried.apart;
+        let offset = buffer + u64::from(self.metadata().0 + bytes(memory.offset));
+        queue.prepare_metadata(slot, Range { offset, len: bytes(memory.len) })
     }
 
     /// Most data bytes of a command.
@@ -163,8 +193,20 @@ impl Geometry {
     #[inline]
     fn op(&self, slot: Slot, tag: &Tag, blocks: u32) -> Op {
         let class = self.class(tag);
-        let (slba, blocks) = if class.plain { (tag.slba, blocks) } else { (class.words(), 1) };
-        Op { slot, opcode: class.opcode, nsid: self.nsid, slba, blocks, control: class.control, ..Op::default() }
+        let (slba, blocks, reference) = match class.plain {
+            true => (tag.slba, blocks, tag.slba & self.carried.reference_mask),
+            false => (class.words(), 1, 0),
+        };
+        Op {
+            slot,
+            opcode: class.opcode,
+            nsid: self.nsid,
+            slba,
+            blocks,
+            control: class.control,
+            reference,
+            ..Op::default()
+        }
     }
 
     /// The ranges of `len` bytes at `offset` of the buffer at `buffer`, cut at multiples of the I/O unit.
@@ -248,8 +290,7 @@ impl<Q: IoQueue> Lane<Q> {
             let buffer = tags[tag as usize].buffer;
             let offset = (piece as u32).saturating_mul(len).min(whole - len);
             let memory = Memory { tag, offset, len };
-            geometry.ranges(buffer, memory, &mut ranges);
-            queue.prepare(slot as Slot, &ranges)?;
+            geometry.prepare(&mut queue, slot as Slot, buffer, memory, &mut ranges)?;
             prepared.push(memory);
         }
         Ok(Self {
@@ -386,8 +427,9 @@ impl<Q: IoQueue> Lane<Q> {
             let prepared = &mut self.prepared[usize::from(slot)];
             if let Some(memory) = memory.filter(|memory| *prepared != *memory) {
                 *prepared = memory;
-                geometry.ranges(tag.buffer, memory, &mut self.ranges);
-                self.queue.prepare(slot, &self.ranges).map_err(|error| Down(error.to_string()))?;
+                geometry
+                    .prepare(&mut self.queue, slot, tag.buffer, memory, &mut self.ranges)
+                    .map_err(|error| Down(error.to_string()))?;
             }
         }
         Ok(())

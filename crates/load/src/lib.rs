@@ -18,6 +18,7 @@ mod fill;
 mod head_room;
 mod lane;
 mod memory;
+mod metadata;
 mod observer;
 mod outage;
 #[cfg(test)]
@@ -49,6 +50,7 @@ pub mod zipf;
 mod zones;
 
 pub use doorbell_result::{Arrival, IoKind, Timing};
+pub use metadata::Protect;
 pub use observer::{Event, Observer, Second};
 pub use pacing::Rate;
 pub use plan::{Bound, Fill, LbaRange, Limit, PollMode, RunOptions, Selection};

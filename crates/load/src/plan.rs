@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use doorbell_host::{Zoned, split::Split};
 use doorbell_result::{IoKind, Timing};
-use doorbell_spec::{command::control, identify::Csi, log::AnaState};
+use doorbell_spec::{command::control, identify::Csi, log::AnaState, protection::Format};
 
 use crate::{
     classes::{Class, Label},
+    metadata::{Carried, Protect},
     pacing::Rate,
     survey,
     workload::{Part, Pattern},
@@ -53,6 +54,8 @@ pub struct RunOptions {
     pub use_every_core: bool,
     /// Force unit access on every command.
     pub fua: bool,
+    /// What is to be done about protection information (`-e`).
+    pub protect: Protect,
     /// Go on after errors and show every N-th message (`-Q`).
     pub continue_on_error: Option<u64>,
     /// Entries to ask for per I/O queue, `None` for as many as the load can fill; the controller may grant less.
@@ -245,6 +248,12 @@ pub struct Shape {
     pub block_size: u32,
     /// Metadata bytes of a block.
     pub metadata_size: u16,
+    /// Whether they stand behind the data of each block.
+    pub extended: bool,
+    /// How blocks are protected, if they are.
+    pub protection: Option<Format>,
+    /// What is to be done about that.
+    pub protect: Protect,
     /// Most data bytes of a command.
     pub max_transfer: u32,
     /// Blocks between the boundaries a command should not cross; 0 for none.
@@ -294,7 +303,7 @@ impl Shape {
 
     /// The classes of I/Os here, `most` saying how many bytes a command may be about where it moves none.
     pub(crate) fn classes(&self, options: &RunOptions, most: Option<u32>) -> Box<[Class]> {
-        let control = if options.fua { control::FUA } else { 0 };
+        let control = Carried::of(self).control | if options.fua { control::FUA } else { 0 };
         let sizes = options.sizes();
         let (mixed, heaviest) = (sizes.len() > 1, sizes.iter().map(|(_, weight)| *weight).max());
         let heaviest = sizes.iter().find(|(_, weight)| Some(*weight) == heaviest).map(|(size, _)| *size);
@@ -350,14 +359,20 @@ impl Shape {
                 Csi::NVM.name()
             ));
         }
-        if self.metadata_size > 0 {
+        let carried = Carried::of(self);
+        if carried.apart > 0 && !matches!(self.access, Access::Shared | Access::Pinned) {
             return skip(format!(
-                "its blocks carry {} bytes of metadata, which is not supported yet",
-                self.metadata_size
+                "its blocks have {} bytes of metadata apart from their data, which goes over PCIe and vfio-user only; format it for \
+                 metadata behind the data (extended blocks)",
+                carried.apart
             ));
         }
-        if let Some((size, _)) = sizes.iter().find(|(size, _)| !size.is_multiple_of(self.block_size)) {
-            let block = self.block_size;
+        let block = self.block_size;
+        // As the original has it, a size may also count the metadata that is moved.
+        let whole = |size: u32| {
+            size.is_multiple_of(block) || size.is_multiple_of(carried.block) && size / block == size / carried.block
+        };
+        if let Some((size, _)) = sizes.iter().find(|(size, _)| !whole(*size)) {
             return skip(format!("the I/O size {size} (-o) is not a multiple of its block size {block}"));
         }
         if let Err(why) = self.range(options) {
@@ -367,6 +382,9 @@ impl Shape {
         let commands = u64::from(options.io_depth).div_ceil(options.qpairs.max(1).into()) * pieces;
         let slots = u64::from(self.queue_entries.saturating_sub(1));
         let mut advice = Vec::new();
+        if self.protect != Protect::default() && self.protection.is_none() {
+            advice.push(format!("{name}: its blocks are not protected, and -e (--metadata) means nothing there."));
+        }
         if commands > slots {
             advice.push(format!(
                 "{name}: {} I/Os in flight (-q) of up to {pieces} commands need {commands} places in an I/O queue that has {slots}.",
@@ -382,7 +400,8 @@ impl Shape {
 
     /// How I/Os are cut into commands. The shape must have been admitted.
     pub fn split(&self, io_size: u32) -> Split {
-        Split::new(self.block_size, self.max_transfer, self.stripe_blocks, io_size)
+        let block = Carried::of(self).block;
+        Split::new(block, self.max_transfer, self.stripe_blocks, io_size / self.block_size * block)
     }
 }
 
@@ -456,6 +475,7 @@ pub(crate) mod tests {
             zipf: None,
             use_every_core: false,
             fua: false,
+            protect: Protect::default(),
             continue_on_error: None,
             io_queue_size: Some(128),
             seed: 1,
@@ -485,6 +505,9 @@ pub(crate) mod tests {
             csi: Csi::NVM,
             zoned: None,
             metadata_size: 0,
+            extended: false,
+            protection: None,
+            protect: Protect::default(),
             max_transfer: 131_072,
             stripe_blocks: 0,
             queue_entries: 128,
@@ -548,7 +571,7 @@ pub(crate) mod tests {
             (Shape { block_size: 8192, ..shape() }, "do not fit"),
             (Shape { block_size: 3000, ..shape() }, "not a multiple of its block size 3000"),
             (Shape { block_size: 0, ..shape() }, "no blocks"),
-            (Shape { metadata_size: 8, ..shape() }, "8 bytes of metadata"),
+            (Shape { metadata_size: 8, ..shape() }, "8 bytes of metadata apart from their data"),
             (Shape { csi: Csi::ZONED, ..shape() }, "it is of the Zoned Namespace Command Set"),
             (Shape { ana_state: Some(AnaState::INACCESSIBLE), ..shape() }, "ANA Inaccessible: use another path"),
             (Shape { ana_state: Some(AnaState::PERSISTENT_LOSS), ..shape() }, "ANA Persistent Loss: use another path"),

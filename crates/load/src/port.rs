@@ -10,6 +10,7 @@ use doorbell_spec::identify::{Cns, Csi, NvmController, oncs};
 use zerocopy::FromBytes;
 
 use crate::{
+    metadata::Protect,
     plan::{Access, RunOptions, Shape, refusal},
     survey::Survey,
     zones::Share,
@@ -113,6 +114,9 @@ impl Port for Target {
             blocks: namespace.blocks,
             block_size: namespace.block_size,
             metadata_size: namespace.metadata_size,
+            extended: namespace.extended,
+            protection: namespace.format,
+            protect: Protect::default(),
             max_transfer: namespace.max_transfer,
             stripe_blocks: namespace.stripe_blocks,
             queue_entries: self.controller.io_queue_entries(),

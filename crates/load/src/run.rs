@@ -32,6 +32,7 @@ use crate::{
     head_room::{self, Again},
     lane::Geometry,
     memory,
+    metadata::Carried,
     observer::{Event, Observer, Reporter, Second},
     outage::{Keeper, News, Queues},
     pacing::{Pacing, Schedule},
@@ -211,7 +212,7 @@ impl Run<'_> {
         let options = self.options;
         let mut admitted = Vec::new();
         for port in ports {
-            let shape = port.shape();
+            let shape = Shape { protect: options.protect, ..port.shape() };
             let offered = |advice| {
                 let kinds = options.selection.operation.into_iter();
                 let most = kinds.map(|kind| port.most_bytes(kind)).next().unwrap_or(Ok(None));
@@ -332,7 +333,8 @@ impl Run<'_> {
                         .flatten(),
                     geometry: Geometry {
                         nsid: shape.nsid,
-                        block_size: shape.block_size,
+                        block_size: Carried::of(shape).block,
+                        carried: Carried::of(shape),
                         first_block: range.start,
                         io_unit: options.io_unit.map_or(u32::MAX, |unit| unit.max(1)),
                         classes,

@@ -31,6 +31,7 @@ fn options() -> RunOptions {
         zipf: None,
         use_every_core: false,
         fua: false,
+        protect: Default::default(),
         continue_on_error: None,
         io_queue_size: Some(128),
         seed: 1,

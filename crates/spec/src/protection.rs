@@ -215,10 +215,17 @@ impl Format {
     }
 
     /// The tags of the block after one with these.
+    #[inline]
     pub const fn next(&self, tags: u128) -> u128 {
+        self.later(tags, 1)
+    }
+
+    /// The tags of the block so many blocks after one with these.
+    #[inline]
+    pub const fn later(&self, tags: u128, blocks: u64) -> u128 {
         match self.kind {
             Type::Three => tags,
-            _ => tags & !self.reference_mask() | tags.wrapping_add(1) & self.reference_mask(),
+            _ => tags & !self.reference_mask() | tags.wrapping_add(blocks as u128) & self.reference_mask(),
         }
     }
 

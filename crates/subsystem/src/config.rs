@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use doorbell_spec::nqn;
+use doorbell_spec::{nqn, protection::Format};
 
 use crate::{Error, Script};
 
@@ -92,6 +92,18 @@ impl TargetConfig {
         }
         if self.listen.is_empty() && self.rdma.is_empty() && self.vfio_user.is_empty() {
             return fail("a target needs an address to listen on".into());
+        }
+        let apart = |namespace: &NamespaceConfig| {
+            matches!(namespace.backend, Backend::Formatted { metadata: Metadata { extended: false, .. }, .. })
+        };
+        if !(self.listen.is_empty() && self.rdma.is_empty())
+            && self.subsystems.iter().flat_map(|each| &each.namespaces).any(apart)
+        {
+            return fail(
+                "metadata apart from the data does not go over TCP or RDMA: listen over vfio-user only, or let metadata stand \
+                 behind the data of each block (without \"separate\")"
+                    .into(),
+            );
         }
         if let Some(first) = self.vfio_user.first() {
             let Some(subsystem) = self.subsystems.first() else {
@@ -193,7 +205,16 @@ impl SubsystemConfig {
             if ![512, 4096].contains(&namespace.block_size) {
                 return fail(format!("namespace {nsid}: a block of {} bytes is not 512 or 4096", namespace.block_size));
             }
-            if let Backend::Ram { size } | Backend::Null { size } = namespace.backend
+            if let Backend::Formatted { metadata, .. } = &namespace.backend {
+                let needed = metadata.protection.map_or(1, |format| format.offset + format.guard.size());
+                if !(needed..=4096).contains(&metadata.size) {
+                    return fail(format!(
+                        "namespace {nsid}: {} bytes of metadata a block are not {needed} to 4096",
+                        metadata.size
+                    ));
+                }
+            }
+            if let Backend::Ram { size } | Backend::Formatted { size, .. } | Backend::Null { size } = namespace.backend
                 && size < u64::from(namespace.block_size)
             {
                 return fail(format!("namespace {nsid}: {size} bytes do not hold a block"));
@@ -215,6 +236,17 @@ pub struct NamespaceConfig {
     pub backend: Backend,
     /// Bytes of a logical block: 512 or 4096.
     pub block_size: u32,
+}
+
+/// The metadata of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Metadata {
+    /// Bytes, 1 to 4096.
+    pub size: u16,
+    /// It is transferred behind the data of its block, else apart from all data, which only hosts over vfio-user can do.
+    pub extended: bool,
+    /// The protection information in it, which must have room.
+    pub protection: Option<Format>,
 }
 
 /// What the zones of a namespace are.
@@ -270,6 +302,13 @@ pub enum Backend {
     Ram {
         /// Bytes.
         size: u64,
+    },
+    /// In memory, with metadata.
+    Formatted {
+        /// Bytes of data.
+        size: u64,
+        /// What each block has beside its data.
+        metadata: Metadata,
     },
     /// In memory, in zones that are written in order: whole zones of the size. The zones are empty at the start.
     Zoned {

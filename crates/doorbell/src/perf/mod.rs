@@ -256,6 +256,7 @@ fn run_options(options: &Options, seed: u64) -> RunOptions {
         zipf: options.zipf,
         use_every_core: options.use_every_core,
         fua: options.fua,
+        protect: options.protect,
         continue_on_error: options.continue_on_error.map(u64::from),
         io_queue_size: (options.io_queue_size != MOST_ENTRIES).then_some(options.io_queue_size),
         seed,

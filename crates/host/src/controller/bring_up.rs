@@ -342,6 +342,17 @@ impl BringUp<'_> {
             Ok(namespace) => namespace,
             Err(why) => return Ok(Some(Err(why))),
         };
+        if data.protection_type() != 0 {
+            // A controller without extended formats may not know the page.
+            let more = match self.page(port, Cns::CSI_NAMESPACE, nsid) {
+                Ok(bytes) => Some(identify::NvmNamespace::read_from_bytes(&bytes).expect("4096 bytes")),
+                Err(why) if why.status().is_some() => None,
+                Err(why) => return Err(why.at(InitState::IdentifyNs)),
+            };
+            if let Err(why) = namespace.protect(&data, more.as_ref()) {
+                return Ok(Some(Err(why)));
+            }
+        }
         self.identifiers(port, &mut namespace, vs).map_err(|why| why.at(InitState::IdentifyIdDescs))?;
         if namespace.csi == Csi::ZONED {
             match self.zones(port, &namespace, &data, cap).map_err(|why| why.at(InitState::IdentifyNsIocsSpecific))? {

@@ -122,6 +122,14 @@ impl Command {
         high(self.cdw12)
     }
 
+    /// Storage and reference tag of the first block (NVM 5.3.2): dword 14, and above it dword 3 and the lower half of dword 2. How many
+    /// of these bits count is the format's affair.
+    #[inline]
+    pub fn block_tags(&self) -> u128 {
+        let upper = u128::from(self.cdw2.get() & 0xffff) << 64 | u128::from(self.cdw3.get()) << 32;
+        upper | u128::from(self.cdw14.get())
+    }
+
     /// Whether force unit access is asked for.
     #[inline]
     pub fn fua(&self) -> bool {

@@ -11,7 +11,7 @@ mod namespace;
 pub use command_set::{IndependentNamespace, IoCommandSets, NvmController, NvmNamespace};
 pub use controller::{Cntrltype, Controller, PowerState, cmic, ctratt, fna, lpa, oacs, oncs, sgls, vwc};
 pub use list::{Descriptor, DescriptorList, Descriptors, NamespaceList, Nidt, descriptors};
-pub use namespace::{LbaFormat, Namespace, dps, flbas, mc, nmic, nsfeat};
+pub use namespace::{LbaFormat, Namespace, dpc, dps, flbas, mc, nmic, nsfeat};
 
 /// Bytes that Identify returns, whatever the structure.
 pub const SIZE: usize = 4096;

@@ -201,6 +201,14 @@ pub mod mc {
     pub const SEPARATE: u8 = 0x02;
 }
 
+/// Bits of DPC, end-to-end data protection capabilities. Bits 2:0 are the types 1 to 3.
+pub mod dpc {
+    /// Protection information may stand in the first bytes of the metadata.
+    pub const FIRST: u8 = 0x08;
+    /// It may stand in the last.
+    pub const LAST: u8 = 0x10;
+}
+
 /// Bits of DPS, end-to-end data protection type settings.
 pub mod dps {
     /// Protection information stands in the first bytes of the metadata, else in the last.

@@ -4,11 +4,12 @@ use doorbell_spec::{
     command::{Command, IdentifyRequest, NSID_ALL},
     identify::{
         Cns, Cntrltype, Controller, Csi, Descriptor, DescriptorList, IndependentNamespace, IoCommandSets,
-        Namespace as NamespaceData, NamespaceList, Nidt, NvmController, NvmNamespace, SIZE, cmic, ctratt, lpa, nmic,
-        nsfeat, oacs, oncs, sgls, vwc,
+        Namespace as NamespaceData, NamespaceList, Nidt, NvmController, NvmNamespace, SIZE, cmic, ctratt, dpc, dps,
+        flbas, lpa, mc, nmic, nsfeat, oacs, oncs, sgls, vwc,
     },
     log::INTEL,
     nqn,
+    protection::{Format, Guard},
     status::{Status, command_specific, generic},
     zns::{ZonedController, ZonedNamespace},
 };
@@ -61,7 +62,7 @@ impl Admin {
                 DescriptorList::collect(list).as_bytes().to_vec()
             }),
             Cns::CSI_NAMESPACE if nvm => {
-                namespace(subsystem, request.nsid, |_| NvmNamespace::new_zeroed().as_bytes().to_vec())
+                namespace(subsystem, request.nsid, |found| extended_format(found).as_bytes().to_vec())
             }
             Cns::CSI_NAMESPACE if zoned => match subsystem.namespace(request.nsid).map(Namespace::zones) {
                 Some(Some(zones)) => Ok(identify_zones(zones).as_bytes().to_vec()),
@@ -105,7 +106,12 @@ impl Admin {
         data.mdts = (config.max_transfer / 4096).ilog2() as u8;
         data.cntlid = self.association.cntlid.into();
         data.ver = VERSION.into_bits().into();
-        data.ctratt = ctratt::HIDS.into();
+        let extended = subsystem
+            .namespaces
+            .iter()
+            .filter_map(protection)
+            .any(|format| (format.guard, format.storage_bits) != (Guard::Crc16, 0));
+        data.ctratt = (ctratt::HIDS | if extended { ctratt::ELBAS } else { 0 }).into();
         data.acl = 3;
         data.aerl = MOST_EVENTS as u8 - 1;
         data.lpa = lpa::EXTENDED_DATA;
@@ -207,6 +213,30 @@ fn identify_namespace(namespace: &Namespace) -> NamespaceData {
     data.anagrpid = ANA_GROUP.into();
     data.nguid = namespace.uuid;
     data.lbaf[0].lbads = namespace.block_shift as u8;
+    if let Some(blocks) = namespace.formatted() {
+        let metadata = blocks.metadata();
+        data.lbaf[0].ms = metadata.size.into();
+        (data.flbas, data.mc) = if metadata.extended { (flbas::EXTENDED, mc::EXTENDED) } else { (0, mc::SEPARATE) };
+        if let Some(format) = &metadata.protection {
+            let kind = format.kind as u8;
+            let first = format.offset == 0 && metadata.size > format.guard.size();
+            data.dpc = (1 << kind) | if first { dpc::FIRST } else { dpc::LAST };
+            data.dps = (kind + 1) | if first { dps::FIRST } else { 0 };
+        }
+    }
+    data
+}
+
+fn protection(namespace: &Namespace) -> Option<&Format> {
+    namespace.formatted()?.metadata().protection.as_ref()
+}
+
+fn extended_format(namespace: &Namespace) -> NvmNamespace {
+    let mut data = NvmNamespace::new_zeroed();
+    if let Some(format) = protection(namespace) {
+        data.elbaf[0] = (u32::from(format.guard.format()) << 7 | u32::from(format.storage_bits)).into();
+        data.lbstm = (((1u128 << format.storage_bits) - 1) as u64).into();
+    }
     data
 }
 

@@ -13,7 +13,7 @@ use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use crate::{
     frames::{FRAME, Frame, frames_for, place, push_ranges},
-    namespace::{Clear, Found, Namespace, Outcome, Pool, RESERVE, ZonedBlocks},
+    namespace::{Clear, Found, Namespace, Outcome, Pool, RESERVE, Request, ZonedBlocks},
     subsystem::{Association, Shared},
 };
 
@@ -57,13 +57,15 @@ pub(crate) struct Plan {
     pub(crate) need: Need,
     /// Bytes that it transfers.
     pub(crate) len: u32,
+    /// The last of these, which are metadata apart from the data.
+    pub(crate) apart: u32,
     /// It reads or writes where nothing is kept.
     pub(crate) vain: bool,
 }
 
 impl Plan {
     fn new(need: Need, len: u32) -> Self {
-        Self { need, len, vain: false }
+        Self { need, len, apart: 0, vain: false }
     }
 }
 
@@ -154,18 +156,27 @@ impl IoQueue {
             return Err(generic::INVALID_FIELD.with_dnr());
         }
         match NvmOpcode(command.opc) {
-            NvmOpcode::READ => {
-                let (namespace, _, len) = self.transfer(command)?;
-                Ok(Plan { need: Need::Nothing, len: len as u32, vain: !namespace.keeps_blocks() })
-            }
-            opcode @ (NvmOpcode::WRITE | NvmOpcode::COMPARE) => {
-                let (namespace, at, len) = self.transfer(command)?;
-                let need = Need::Data { skew: (at % u64::from(FRAME)) as u32 };
-                Ok(Plan { need, len: len as u32, vain: opcode == NvmOpcode::WRITE && !namespace.keeps_blocks() })
+            opcode @ (NvmOpcode::READ | NvmOpcode::WRITE | NvmOpcode::COMPARE) => {
+                let (namespace, at, len) = self.extent(command)?;
+                let reads = opcode == NvmOpcode::READ;
+                if let Some(blocks) = namespace.formatted() {
+                    let (len, apart) = blocks.admit(command)?;
+                    self.fits(len.into())?;
+                    let need = if reads { Need::Nothing } else { Need::Data { skew: 0 } };
+                    return Ok(Plan { need, len: len + apart, apart, vain: false });
+                }
+                self.fits(len)?;
+                let need = if reads { Need::Nothing } else { Need::Data { skew: (at % u64::from(FRAME)) as u32 } };
+                let vain = opcode != NvmOpcode::COMPARE && !namespace.keeps_blocks();
+                Ok(Plan { need, len: len as u32, apart: 0, vain })
             }
             NvmOpcode::FLUSH if command.nsid.get() == NSID_ALL => Ok(Plan::new(Need::Nothing, 0)),
             NvmOpcode::FLUSH => self.namespace(command).map(|_| Plan::new(Need::Nothing, 0)),
-            NvmOpcode::WRITE_ZEROES | NvmOpcode::VERIFY => self.extent(command).map(|_| Plan::new(Need::Nothing, 0)),
+            NvmOpcode::WRITE_ZEROES | NvmOpcode::VERIFY => {
+                let (namespace, ..) = self.extent(command)?;
+                namespace.formatted().map_or(Ok((0, 0)), |blocks| blocks.admit(command))?;
+                Ok(Plan::new(Need::Nothing, 0))
+            }
             NvmOpcode::DATASET_MANAGEMENT => {
                 self.namespace(command)?;
                 let len = u32::from(command.range_count()) * size_of::<DsmRange>() as u32;
@@ -173,7 +184,8 @@ impl IoQueue {
             }
             NvmOpcode::ZONE_APPEND => {
                 self.zones(command)?;
-                let (_, _, len) = self.transfer(command)?;
+                let (_, _, len) = self.extent(command)?;
+                self.fits(len)?;
                 Ok(Plan::new(Need::Data { skew: 0 }, len as u32))
             }
             NvmOpcode::ZONE_MANAGEMENT_SEND => {
@@ -283,7 +295,10 @@ impl IoQueue {
         let Ok((namespace, at, len)) = self.extent(command) else {
             return Outcome::Done(generic::LBA_OUT_OF_RANGE.with_dnr());
         };
-        let outcome = namespace.read(pool, at, len as u32, found);
+        let outcome = match namespace.formatted() {
+            Some(blocks) => blocks.read(pool, Request::new(command), found),
+            None => namespace.read(pool, at, len as u32, found),
+        };
         if outcome != Outcome::Again {
             self.tally.reads += 1;
             self.tally.read_bytes += len;
@@ -328,7 +343,10 @@ impl IoQueue {
         Ok(match NvmOpcode(command.opc) {
             NvmOpcode::WRITE => {
                 let (namespace, at, len) = self.extent(command)?;
-                let outcome = namespace.write(pool, at, len as u32, frames, &mut progress.bytes);
+                let outcome = match namespace.formatted() {
+                    Some(blocks) => blocks.write(pool, Request::new(command), frames),
+                    None => namespace.write(pool, at, len as u32, frames, &mut progress.bytes),
+                };
                 if outcome != Outcome::Again {
                     self.tally.writes += 1;
                     self.tally.written_bytes += len;
@@ -337,7 +355,10 @@ impl IoQueue {
             }
             NvmOpcode::COMPARE => {
                 let (namespace, at, len) = self.extent(command)?;
-                let outcome = namespace.compare(pool, at, len as u32, frames);
+                let outcome = match namespace.formatted() {
+                    Some(blocks) => blocks.compare(pool, Request::new(command), frames),
+                    None => namespace.compare(pool, at, len as u32, frames),
+                };
                 if outcome != Outcome::Again {
                     self.tally.reads += 1;
                     self.tally.read_bytes += len;
@@ -347,7 +368,17 @@ impl IoQueue {
             NvmOpcode::WRITE_ZEROES => {
                 let (namespace, at, len) = self.extent(command)?;
                 let how = if command.control() & control::DEAC != 0 { Clear::Unmap } else { Clear::Keep };
-                namespace.clear(pool, at, len, how, &mut progress.bytes)
+                match namespace.formatted() {
+                    Some(blocks) => blocks.write_zeroes(pool, Request::new(command), how, &mut progress.bytes),
+                    None => namespace.clear(pool, at, len, how, &mut progress.bytes),
+                }
+            }
+            NvmOpcode::VERIFY => {
+                let (namespace, at, len) = self.extent(command)?;
+                match namespace.formatted() {
+                    Some(blocks) => blocks.verify(pool, Request::new(command), &mut progress.bytes),
+                    None => namespace.verify(pool, at, len, &mut progress.bytes),
+                }
             }
             NvmOpcode::ZONE_APPEND => {
                 let zones = self.zones(command)?;
@@ -360,10 +391,6 @@ impl IoQueue {
             NvmOpcode::ZONE_MANAGEMENT_SEND => {
                 self.manage(command)?;
                 Outcome::Done(generic::SUCCESS)
-            }
-            NvmOpcode::VERIFY => {
-                let (namespace, at, len) = self.extent(command)?;
-                namespace.verify(pool, at, len, &mut progress.bytes)
             }
             NvmOpcode::DATASET_MANAGEMENT => self.deallocate(pool, command, frames, progress)?,
             NvmOpcode::FLUSH => {
@@ -477,14 +504,13 @@ impl IoQueue {
         Ok((namespace, at, len))
     }
 
-    /// The same for a command that transfers them, which are not too many.
+    /// Whether a command may transfer so many bytes.
     #[inline]
-    fn transfer(&self, command: &Command) -> Result<Extent<'_>, Status> {
-        let extent = self.extent(command)?;
-        if extent.2 > self.association.subsystem.config.max_transfer.into() {
-            return Err(generic::INVALID_FIELD.with_dnr());
+    fn fits(&self, len: u64) -> Result<(), Status> {
+        match len <= self.association.subsystem.config.max_transfer.into() {
+            true => Ok(()),
+            false => Err(generic::INVALID_FIELD.with_dnr()),
         }
-        Ok(extent)
     }
 }
 

@@ -1,10 +1,12 @@
 //! Namespaces: blocks in memory ([`ram`]), there in zones ([`zoned`]), nowhere ([`null`]) or in a file ([`file`]), behind one set of
-//! calls that `controller::io` makes with ranges it has checked.
+//! calls that `controller::io` makes with ranges it has checked, and blocks with metadata ([`formatted`]), whose commands say more
+//! than a range.
 //!
 //! The unit of atomicity is a *group*: the 4096 bytes of address space that one frame holds (8 blocks of 512 bytes or one of
 //! 4096). What each kind does so that no reader ever sees half of a write to a group stands in its module.
 
 mod file;
+mod formatted;
 mod null;
 mod ram;
 mod zoned;
@@ -19,6 +21,7 @@ use crate::{
 };
 
 pub(crate) use file::FileBlocks;
+pub(crate) use formatted::{FormattedBlocks, Request};
 pub(crate) use ram::RamBlocks;
 pub(crate) use zoned::ZonedBlocks;
 
@@ -91,6 +94,7 @@ pub(crate) struct Namespace {
 #[derive(Debug)]
 enum Store {
     Ram(RamBlocks),
+    Formatted(FormattedBlocks),
     Zoned(ZonedBlocks),
     Null,
     File(FileBlocks),
@@ -102,6 +106,10 @@ impl Namespace {
         let block_shift = config.block_size.ilog2();
         let (store, size) = match &config.backend {
             Backend::Ram { size } => (Store::Ram(RamBlocks::new(first, Self::frames(config))), *size),
+            Backend::Formatted { size, metadata } => {
+                let blocks = FormattedBlocks::open(size >> block_shift, config.block_size, *metadata)?;
+                (Store::Formatted(blocks), *size)
+            }
             Backend::Zoned { size, zoning } => {
                 let ram = RamBlocks::new(first, Self::frames(config));
                 (Store::Zoned(ZonedBlocks::new(ram, zoning, size >> block_shift)), size & !(zoning.zone_size - 1))
@@ -124,9 +132,21 @@ impl Namespace {
         }
     }
 
+    /// Its blocks where they have metadata: commands that transfer blocks go there, and not to the calls below.
+    #[inline]
+    pub(crate) fn formatted(&self) -> Option<&FormattedBlocks> {
+        match &self.store {
+            Store::Formatted(blocks) => Some(blocks),
+            _ => None,
+        }
+    }
+
     /// Blocks of a group.
     pub(crate) fn group_blocks(&self) -> u16 {
-        (FRAME >> self.block_shift) as u16
+        match self.store {
+            Store::Formatted(_) => 1,
+            _ => (FRAME >> self.block_shift) as u16,
+        }
     }
 
     /// Whether a volatile cache lies between a completed write and where it stays.
@@ -195,6 +215,7 @@ impl Namespace {
                 ram.read(pool, at, len, found);
                 SUCCESS
             }
+            Store::Formatted(_) => NOT_HERE,
             Store::Null => {
                 null::read(len, found);
                 SUCCESS
@@ -220,6 +241,7 @@ impl Namespace {
                 ram.write(pool, at, len, frames);
                 SUCCESS
             }
+            Store::Formatted(_) => NOT_HERE,
             Store::Null => SUCCESS,
             Store::File(file) => file.write(pool, at, len, frames, progress),
             Store::Zoned(zoned) => zoned.write(pool, at, len, frames),
@@ -230,6 +252,7 @@ impl Namespace {
     pub(crate) fn compare(&self, pool: &mut Pool, at: u64, len: u32, frames: &[Frame]) -> Outcome {
         let equal = match &self.store {
             Store::Ram(ram) => ram.equals(pool, at, len, frames),
+            Store::Formatted(_) => return NOT_HERE,
             Store::Null => null::equals(pool, at, len, frames),
             Store::File(file) => return file.compare(pool, at, len, frames),
             Store::Zoned(zoned) => match zoned.equals(pool, at, len, frames) {
@@ -243,6 +266,7 @@ impl Namespace {
     /// Tries whether `len` bytes from byte `at` on can be read. `progress` starts at 0.
     pub(crate) fn verify(&self, pool: &mut Pool, at: u64, len: u64, progress: &mut u64) -> Outcome {
         match &self.store {
+            Store::Formatted(_) => NOT_HERE,
             Store::Ram(_) | Store::Null => SUCCESS,
             Store::File(file) => file.verify(pool, at, len, progress),
             Store::Zoned(zoned) => zoned.verify(at, len as u32),
@@ -253,6 +277,7 @@ impl Namespace {
     pub(crate) fn clear(&self, pool: &mut Pool, at: u64, len: u64, how: Clear, progress: &mut u64) -> Outcome {
         match &self.store {
             Store::Ram(ram) => ram.clear(pool, at, len, progress),
+            Store::Formatted(blocks) => blocks.clear(at >> self.block_shift, len >> self.block_shift, progress),
             Store::Null => SUCCESS,
             Store::File(file) => file.clear(pool, at, len, how, progress),
             Store::Zoned(zoned) => zoned.clear(pool, at, len, how, progress),
@@ -262,13 +287,15 @@ impl Namespace {
     /// Puts everything written so far where it stays.
     pub(crate) fn flush(&self) -> Status {
         match &self.store {
-            Store::Ram(_) | Store::Zoned(_) | Store::Null => generic::SUCCESS,
+            Store::Ram(_) | Store::Formatted(_) | Store::Zoned(_) | Store::Null => generic::SUCCESS,
             Store::File(file) => file.flush(),
         }
     }
 }
 
 const SUCCESS: Outcome = Outcome::Done(generic::SUCCESS);
+/// Of blocks with metadata more must be said.
+const NOT_HERE: Outcome = Outcome::Done(generic::INTERNAL_ERROR);
 
 /// A UUID of version 8 (custom) made of two 64-bit FNV-1a sums.
 fn uuid(nqn: &str, nsid: u32) -> [u8; 16] {

@@ -5,16 +5,19 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use doorbell_load::Protect;
+use doorbell_spec::command::control;
+
 /// The kinds of sockets that `-S`, `-Z` and `-z` know.
 pub const SOCK_IMPLS: [&str; 3] = ["posix", "ssl", "uring"];
 
-/// `KEY=VALUE` pairs separated by comma, blank, tab or newline. Returns the keys that mean nothing.
-pub fn metadata(text: &str) -> Result<Vec<String>, String> {
+/// `KEY=VALUE` pairs separated by comma, blank, tab or newline: what they ask for, and the keys that mean nothing.
+pub fn metadata(text: &str) -> Result<(Protect, Vec<String>), String> {
     let separator = [',', ' ', '\t', '\n'];
     if text.is_empty() || text.ends_with(separator) {
         return Err("a KEY=VALUE pair is expected at the end".into());
     }
-    let mut unknown = Vec::new();
+    let (mut protect, mut unknown) = (Protect::default(), Vec::new());
     for pair in text.split(separator).filter(|pair| !pair.is_empty()) {
         let (key, value) = match pair.split_once('=') {
             Some((key, value)) if !value.is_empty() => (key, value),
@@ -23,19 +26,25 @@ pub fn metadata(text: &str) -> Result<Vec<String>, String> {
         if key.len() > 31 || value.len() > 1023 {
             return Err("a key has at most 31 characters, a value 1023".into());
         }
-        let known = match key {
-            "PRACT" => matches!(value, "0" | "1"),
-            "PRCHK" => value.split('|').all(|f| matches!(f, "GUARD" | "REFTAG" | "APPTAG")),
-            _ => {
-                unknown.push(key.to_string());
-                true
+        let wrong = || format!("{key} cannot be \"{value}\"");
+        match key {
+            "PRACT" if matches!(value, "0" | "1") => protect.by_controller = value == "1",
+            "PRACT" => return Err(wrong()),
+            "PRCHK" => {
+                protect.checks = 0;
+                for field in value.split('|') {
+                    protect.checks |= match field {
+                        "GUARD" => control::PRCHK_GUARD,
+                        "REFTAG" => control::PRCHK_REF,
+                        "APPTAG" => control::PRCHK_APP,
+                        _ => return Err(wrong()),
+                    };
+                }
             }
-        };
-        if !known {
-            return Err(format!("{key} cannot be \"{value}\""));
+            _ => unknown.push(key.to_string()),
         }
     }
-    Ok(unknown)
+    Ok((protect, unknown))
 }
 
 /// A file that holds a secret: absolute path, owned by the caller, closed to group and others.
@@ -84,9 +93,12 @@ mod tests {
     #[test]
     fn metadata_lists() {
         for good in ["PRACT=1", "PRACT=0,PRCHK=GUARD|REFTAG", " PRACT=1 \tPRCHK=APPTAG"] {
-            assert_eq!(metadata(good), Ok(vec![]), "{good}");
+            assert_eq!(metadata(good).unwrap().1, [""; 0], "{good}");
         }
-        assert_eq!(metadata("pract=1"), Ok(vec!["pract".to_string()]));
+        assert_eq!(metadata("pract=1"), Ok((Protect::default(), vec!["pract".to_string()])));
+        let (protect, _) = metadata("PRACT=1,PRCHK=GUARD|APPTAG").unwrap();
+        let checks = control::PRCHK_GUARD | control::PRCHK_APP;
+        assert_eq!(protect, Protect { by_controller: true, checks });
         let long = format!("{}=1", "k".repeat(32));
         for bad in ["", "PRACT", "PRACT=", "PRACT=1,", "PRACT=yes", "PRCHK=GARD", "PRCHK=GUARD|", &long] {
             assert!(metadata(bad).is_err(), "{bad}");

@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use doorbell_load::{Arrival, PollMode, Selection, Timing};
+use doorbell_load::{Arrival, PollMode, Protect, Selection, Timing};
 use tracing::Level;
 
 use super::numbers::{capacity, capacity32, number_of_ios, plain, wide};
@@ -41,6 +41,7 @@ pub struct Draft {
     pub zipf: Option<f64>,
     pub use_every_core: bool,
     pub fua: bool,
+    pub protect: Protect,
     pub continue_on_error: Option<u32>,
     pub environment: Environment,
     pub single_segment: bool,
@@ -113,6 +114,7 @@ impl Default for Draft {
             zipf: None,
             use_every_core: false,
             fua: false,
+            protect: Protect::default(),
             continue_on_error: None,
             environment: Environment::default(),
             single_segment: false,
@@ -207,8 +209,9 @@ impl Draft {
             Id::Fua => self.fua = true,
             Id::ContinueOnError => self.continue_on_error = Some(plain(label, &text)?),
             Id::Metadata => {
-                let unknown = checks::metadata(&text);
-                for key in unknown.map_err(|why| UsageError::with_usage(wrong(why)))? {
+                let (protect, unknown) = checks::metadata(&text).map_err(|why| UsageError::with_usage(wrong(why)))?;
+                self.protect = protect;
+                for key in unknown {
                     self.notes.push(format!("{label}: unknown key \"{key}\" is ignored"));
                 }
             }

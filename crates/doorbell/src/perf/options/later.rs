@@ -86,11 +86,6 @@ fn sends_elsewhere(draft: &Draft) -> bool {
 fn fate(entry: &Entry, draft: &Draft) -> Fate {
     let tls = |what| Fate::NotBuilt { what, needs: "the TLS layer", instead: "leave it out to test without TLS" };
     match entry.id {
-        Id::Metadata => Fate::NotBuilt {
-            what: "end-to-end protection",
-            needs: "I/O with metadata",
-            instead: "leave it out and test a namespace without protection information",
-        },
         Id::AllowedPciAddr | Id::VfioVfToken if tests_pcie(draft) => Fate::Honoured,
         Id::HugememSize | Id::DisableSqCmb | Id::NoShstNotification | Id::NoHuge if tests_within_reach(draft) => {
             Fate::Honoured

@@ -17,7 +17,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use doorbell_load::{PollMode, Rate, Selection, Timing};
+use doorbell_load::{PollMode, Protect, Rate, Selection, Timing};
 use doorbell_platform::pci::Address;
 use tracing::Level;
 
@@ -73,6 +73,8 @@ pub struct Options {
     pub use_every_core: bool,
     /// `--fua`.
     pub fua: bool,
+    /// `-e`: what is to be done about protection information.
+    pub protect: Protect,
     /// `-Q`: go on after I/O errors and print every N-th message, N of 1 or more.
     pub continue_on_error: Option<u32>,
     /// `-H`.

@@ -129,6 +129,7 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
         zipf: draft.zipf.filter(|_| pattern.random),
         use_every_core: draft.use_every_core,
         fua: draft.fua,
+        protect: draft.protect,
         continue_on_error: draft.continue_on_error,
         header_digest: draft.header_digest,
         data_digest: draft.data_digest,

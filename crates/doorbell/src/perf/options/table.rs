@@ -162,8 +162,8 @@ Load {
         "Set Force Unit Access on reads and writes."
     ContinueOnError 'Q' "continue-on-error" "N" Built
         "Keep going after I/O errors; print each kind of message only every N-th time."
-    Metadata 'e' "metadata" "KEY=VALUE,..." Later
-        "Protection information: PRACT=0|1, PRCHK=GUARD|REFTAG|APPTAG."
+    Metadata 'e' "metadata" "KEY=VALUE,..." Built
+        "Protection information of protected namespaces: PRACT=1 lets the controller make it, else it is made here and looked at after reads; PRCHK=GUARD|REFTAG|APPTAG says what controller and host look at. A wrong block fails the run."
 }
 Pcie {
     AllowedPciAddr 'b' "allowed-pci-addr" "ADDRESS" Built

@@ -45,7 +45,7 @@ impl Default for Job {
     fn default() -> Self {
         Self {
             command: Command::new_zeroed(),
-            plan: Plan { need: Need::Nothing, len: 0, vain: false },
+            plan: Plan { need: Need::Nothing, len: 0, apart: 0, vain: false },
             pieces: Vec::new(),
             frames: Vec::new(),
             found: Found::default(),
@@ -116,7 +116,7 @@ impl Job {
         self.pieces.clear();
         self.progress = Progress::default();
         self.plan = queue.plan(&self.command).map_err(Trouble::Status)?;
-        transfer::pieces(memory, &self.command, self.plan.len, &mut self.pieces)?;
+        transfer::pieces(memory, &self.command, &self.plan, &mut self.pieces)?;
         if !self.plan.vain {
             return Ok(Outcome::Again);
         }

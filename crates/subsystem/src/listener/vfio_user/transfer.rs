@@ -9,6 +9,7 @@ use doorbell_spec::{
 use zerocopy::{FromZeros, IntoBytes, little_endian::U64};
 
 use super::memory::{Memory, Piece, Trouble};
+use crate::controller::Plan;
 
 /// Bytes of a memory page (CC.MPS is 0, the only value there is).
 pub(super) const PAGE: u32 = 4096;
@@ -32,17 +33,31 @@ impl Source for Memory<'_> {
     }
 }
 
-/// Appends the pieces of the `len` bytes that a command's data pointer names.
+/// Appends the pieces of the bytes that a command's data pointer names, and behind them its metadata, where that is apart.
 ///
 /// # Errors
 /// The status to answer with, or that the host's memory is gone.
 #[inline]
-pub(super) fn pieces(memory: impl Source, command: &Command, len: u32, pieces: &mut Vec<Piece>) -> Result<(), Trouble> {
+pub(super) fn pieces(
+    memory: impl Source,
+    command: &Command,
+    plan: &Plan,
+    pieces: &mut Vec<Piece>,
+) -> Result<(), Trouble> {
+    let len = plan.len - plan.apart;
     match command.flags & FLAGS_PSDT {
-        0 => prp(memory, [command.dptr.prp1(), command.dptr.prp2()], len, pieces),
-        FLAGS_SGL | FLAGS_SGL_METADATA => sgl(memory, command.sgl(), len, pieces),
-        _ => Err(INVALID_FIELD),
+        0 => prp(memory, [command.dptr.prp1(), command.dptr.prp2()], len, pieces)?,
+        FLAGS_SGL | FLAGS_SGL_METADATA => sgl(memory, command.sgl(), len, pieces)?,
+        _ => return Err(INVALID_FIELD),
     }
+    if plan.apart > 0 {
+        // SGLS says that a metadata pointer is an address, of a dword.
+        if command.flags & FLAGS_PSDT == FLAGS_SGL_METADATA || !command.mptr.get().is_multiple_of(4) {
+            return Err(INVALID_FIELD);
+        }
+        push(pieces, command.mptr.get(), plan.apart);
+    }
+    Ok(())
 }
 
 const INVALID_FIELD: Trouble = Trouble::Status(generic::INVALID_FIELD.with_dnr());

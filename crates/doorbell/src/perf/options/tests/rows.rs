@@ -3,7 +3,7 @@
 
 use super::super::table::{Entry, Id};
 use super::*;
-use doorbell_load::Arrival;
+use doorbell_load::{Arrival, Protect};
 
 type Check = fn(&Options) -> bool;
 
@@ -84,7 +84,8 @@ fn rows() -> Vec<Row> {
         row(Id::ContinueOnError, "con", "1000",
             Set(|o| o.continue_on_error == Some(1000), |o| o.continue_on_error.is_none()), ("0", "must be 1 or more")),
         row(Id::Metadata, "met", "PRACT=1,PRCHK=GUARD|REFTAG",
-            Refused("end-to-end protection is not built yet: it needs"), ("PRACT", "is not KEY=VALUE")),
+            Set(|o| o.protect.by_controller && o.protect.checks == 0x1400, |o| o.protect == Protect::default()),
+            ("PRACT", "is not KEY=VALUE")),
 
         row(Id::AllowedPciAddr, "al", "0000:5e:00.0", Note(LOCAL), ("5e", "is no PCI address")),
         row(Id::HugememSize, "hu", "512", Note(LOCAL), ("1g", "would be that many megabytes")),

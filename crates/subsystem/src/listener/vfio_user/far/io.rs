@@ -71,7 +71,7 @@ impl Job {
                     *plan = queue.plan(command).map_err(Trouble::Status)?;
                     let walked = lists.walk(memory, courier, |source| {
                         pieces.clear();
-                        transfer::pieces(source, command, plan.len, pieces)
+                        transfer::pieces(source, command, plan, pieces)
                     })?;
                     if !walked {
                         return Ok(Outcome::Again);
