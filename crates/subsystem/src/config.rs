@@ -78,9 +78,6 @@ impl TargetConfig {
 
     pub(crate) fn check(&self) -> Result<(), Error> {
         let fail = |what: String| Err(Error::Config(what));
-        if self.fault.is_some() && !self.rdma.is_empty() {
-            return fail("a fault script does not reach hosts over RDMA: listen over TCP or vfio-user".into());
-        }
         if self.listen.is_empty() && self.rdma.is_empty() && self.vfio_user.is_empty() {
             return fail("a target needs an address to listen on".into());
         }
