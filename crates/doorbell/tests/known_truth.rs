@@ -22,9 +22,7 @@ use std::{
 
 use common::turn;
 use doorbell_host::{Cancel, Controller, ControllerOptions, TransportId};
-use doorbell_load::{
-    Arrival, Companion, Limit, Pattern, PollMode, Rate, RunOptions, Selection, StopFlag, Target, Timing, run,
-};
+use doorbell_load::{Arrival, Companion, Limit, Pattern, Rate, RunOptions, StopFlag, Target, run};
 use doorbell_platform::cpu;
 use doorbell_result::{LatencyHistogram, RunResult};
 use doorbell_subsystem::{Backend, Cooperative, NamespaceConfig, Script, SubsystemConfig, TargetConfig};
