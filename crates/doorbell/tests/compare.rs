@@ -5,11 +5,34 @@ mod common;
 use std::{fs, os::unix::fs::PermissionsExt};
 
 use common::{Folder, Output, run, start, turn};
-use doorbell_result::Document;
+use doorbell_result::{
+    Document,
+    document::{Series, Slice},
+};
 
-/// A side that a machine cannot mistake for the other: its rate is planned.
-fn rate(rate: &str) -> String {
-    format!("--embedded=tcp -q 64 -o 512 -w randread -c 0x1 --rate {rate}")
+/// A real result, in which tests put figures of their own.
+fn template(folder: &Folder) -> Document {
+    let path = folder.file("template.json");
+    let args = format!("perf --embedded=tcp -q 1 -o 512 -w randread -t 1 -c 0x1 --json {path}");
+    assert_eq!(run(&args.split(' ').collect::<Vec<_>>()).status, Some(0));
+    Document::parse(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// Writes it with that rate.
+fn with_rate(folder: &Folder, name: &str, template: &Document, iops: f64) -> String {
+    let mut result = template.clone();
+    result.results.merged.iops = iops;
+    let path = folder.file(name);
+    fs::write(&path, result.to_text()).unwrap();
+    path
+}
+
+/// A program that `ab` can run: a shell script.
+fn program(folder: &Folder, text: &str) -> String {
+    let path = folder.file("program");
+    fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path
 }
 
 #[track_caller]
@@ -25,24 +48,40 @@ fn interleaved_runs_tell_better_from_worse() {
     let _turn = turn();
     let folder = Folder::new("ab");
     let kept = folder.file("kept");
-    let (slow, fast) = (rate("1000"), rate("2000"));
-    let ab = |a: &str, b: &str, more: &[&str]| {
-        let args = [&["ab", "--pairs", "2", "--seconds", "1", "--metric", "iops"], more, &["--", a, b]].concat();
-        run(&args)
-    };
-    let worse = ab(&fast, &slow, &["--keep", &kept]);
-    ends(
-        &worse,
-        1,
-        &["Run 2 of 4: B: ", "Run 3 of 4: B: ", "WORSE", "2 pairs of runs", "Differs: loop: open, fixed 2000"],
-    );
-    ends(&ab(&slow, &fast, &[]), 0, &["better"]);
-
-    // What was kept is compared again, by pairs and by sides; and singly, without a time series.
-    let file = |name: &str| format!("{kept}/{name}.json");
-    let [a, aa, b, bb] = ["001-a", "002-a", "001-b", "002-b"].map(file);
+    let real = "--embedded=tcp -q 4 -o 512 -w randread -c 0x1";
+    let output = run(&["ab", "--pairs", "2", "--seconds", "1", "--keep", &kept, "--", real, real]);
+    assert!(matches!(output.status, Some(0 | 1)) && output.stderr.contains("Run 4 of 4: A: "), "{output:#?}");
     let json = |path: &str| Document::parse(&fs::read_to_string(path).unwrap()).unwrap();
-    assert!((json(&a).results.merged.iops - 2000.0).abs() < 100.0 && fs::exists(format!("{kept}/001-a.txt")).unwrap());
+    let first = json(&format!("{kept}/001-a.json"));
+    assert_eq!((first.plan.as_ref().unwrap().time_s, fs::exists(format!("{kept}/002-b.txt")).unwrap()), (1.0, true));
+
+    // A program whose n-th run gives what is known before.
+    for (side, rate) in [("fast", 2000.0), ("slow", 1000.0)] {
+        for at in 1..=4 {
+            with_rate(&folder, &format!("{side}-{at}.json"), &first, rate + f64::from(at));
+        }
+    }
+    let count = folder.file("count");
+    let program = program(
+        &folder,
+        &format!(
+            "echo run >> '{count}'\nn=$(wc -l < '{count}')\nside=$3\nfor last; do :; done\n\
+             cp \"${{0%program}}$side-$n.json\" \"$last\""
+        ),
+    );
+    let [fast, slow] = ["fast", "slow"].map(|side| format!("'{program}' -x {side}"));
+    let ab = |a: &str, b: &str| {
+        fs::write(&count, "").unwrap();
+        run(&["ab", "--pairs", "2", "--metric", "iops", "--", a, b])
+    };
+    ends(
+        &ab(&fast, &slow),
+        1,
+        &["Run 2 of 4: B: 1002", "Run 3 of 4: B: 1003", "Run 4 of 4: A: 2004", "WORSE", "2 pairs"],
+    );
+    ends(&ab(&slow, &fast), 0, &["better"]);
+
+    let [a, aa, b, bb] = ["fast-1", "fast-2", "slow-1", "slow-2"].map(|name| folder.file(&format!("{name}.json")));
     let compare = |args: &[&str]| run(&[&["compare", "--metric", "iops"], args].concat());
     ends(&compare(&["--paired", &a, &aa, "--", &b, &bb]), 1, &["WORSE", "2 pairs of runs"]);
     ends(&compare(&[&b, &bb, "--", &a, &aa]), 0, &["better", "2 and 2 runs"]);
@@ -65,14 +104,18 @@ fn interleaved_runs_tell_better_from_worse() {
 fn one_run_a_side_is_told_by_its_course() {
     let _turn = turn();
     let folder = Folder::new("course");
-    let file = |name: &str, rate: &str| {
-        let path = folder.file(name);
-        let args = format!("perf --embedded=tcp -q 64 -o 512 -w randread -c 0x1 -t 2 --rate {rate} --interval 20ms");
-        let args: Vec<&str> = args.split(' ').chain(["--json", &path]).collect();
-        assert_eq!(run(&args).status, Some(0));
-        path
+    let mut template = template(&folder);
+    let mut file = |name: &str, rate: f64| {
+        let slice = |at: u32| Slice {
+            begin_s: f64::from(at),
+            end_s: f64::from(at + 1),
+            iops: rate * (1.0 + 0.01 * f64::from(at * 7 % 5)),
+            ..Slice::default()
+        };
+        template.series = Some(Series { interval_s: 1.0, slices: (0..50).map(slice).collect() });
+        with_rate(&folder, name, &template, rate)
     };
-    let (slow, fast) = (file("slow", "1000"), file("fast", "2000"));
+    let (slow, fast) = (file("slow", 1000.0), file("fast", 2000.0));
     ends(&run(&["compare", "--metric", "iops", &fast, &slow]), 1, &["WORSE", "known by the course of each"]);
     ends(&run(&["compare", "--metric", "iops", &slow, &fast]), 0, &["better"]);
 }
@@ -86,16 +129,16 @@ fn a_failed_run_stops_it_and_a_signal_keeps_whole_pairs() {
     ends(&ab("/nowhere/doorbell -q 1", "-q 1"), 2, &["/nowhere/doorbell cannot be started"]);
 
     // A program that notes each of its runs, and takes its time in the sixth.
-    let template = folder.file("template.json");
-    let args = format!("perf --embedded=tcp -q 1 -o 512 -w randread -t 1 -c 0x1 --json {template}");
-    assert_eq!(run(&args.split(' ').collect::<Vec<_>>()).status, Some(0));
-    let (program, runs) = (folder.file("program"), folder.file("runs"));
-    let text = format!(
-        "#!/bin/sh\necho run >> '{runs}'\n[ $(wc -l < '{runs}') -lt 6 ] || {{ echo waits; trap 'exit 1' INT; while :; do sleep 0.05; done; }}\n\
-         for last; do :; done\ncp '{template}' \"$last\"\n"
+    template(&folder);
+    let runs = folder.file("runs");
+    let program = program(
+        &folder,
+        &format!(
+            "echo run >> '{runs}'\n\
+             [ $(wc -l < '{runs}') -lt 6 ] || {{ trap 'exit 1' INT; while :; do sleep 0.05; done; }}\n\
+             for last; do :; done\ncp \"${{0%program}}template.json\" \"$last\""
+        ),
     );
-    fs::write(&program, text).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
     let running = start(&["ab", "--pairs", "9", "--metric", "iops", "--", &program, &program]);
     running.until_it_says("Run 5 of 18");
     running.signal("-INT");

@@ -22,9 +22,7 @@ use std::{
 
 use common::turn;
 use doorbell_host::{Cancel, Controller, ControllerOptions, TransportId};
-use doorbell_load::{
-    Arrival, Companion, Limit, Pattern, PollMode, Rate, RunOptions, Selection, StopFlag, Target, Timing, run,
-};
+use doorbell_load::{Arrival, Companion, Limit, Pattern, Rate, RunOptions, StopFlag, Target, run};
 use doorbell_platform::cpu;
 use doorbell_result::{LatencyHistogram, RunResult};
 use doorbell_subsystem::{Backend, Cooperative, NamespaceConfig, Script, SubsystemConfig, TargetConfig};
@@ -153,38 +151,14 @@ impl Truth {
         };
         let mut options = RunOptions {
             io_depth: 64,
-            io_size: 4096,
-            io_unit: None,
-            pattern: Pattern { random: true, read_percent: 100 },
-            selection: Selection::default(),
             time: Duration::from_secs(3600),
-            warm_up: Duration::ZERO,
             number_ios: Some(Limit::Count(2000)),
             cores: vec![core],
-            qpairs: 1,
-            unused_qpairs: 0,
-            max_completions: None,
-            alignment: 512,
-            memory: 0,
-            enforce_numa: false,
-            zipf: None,
-            use_every_core: false,
-            fua: false,
-            protect: Default::default(),
             continue_on_error: Some(1_000_000),
             io_queue_size: Some(4096),
-            seed: 1,
-            poll_mode: PollMode::Poll,
-            timing: Timing::Exact,
-            histogram: true,
-            transport_stats: false,
             drain: Duration::from_secs(20),
             connect: Duration::from_secs(20),
-            reconnect: None,
-            timeout: None,
-            rate: None,
-            interval: None,
-            head_room: Duration::ZERO,
+            ..RunOptions::default()
         };
         change(&mut options);
         let namespace = controller.namespaces().remove(0);

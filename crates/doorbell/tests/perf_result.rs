@@ -65,6 +65,7 @@ fn the_document_stands_alone_on_standard_output_and_says_what_the_table_says() {
     let path = &result.paths[0];
     assert_eq!((path.transport.as_str(), path.nsid, path.block_bytes, path.blocks), ("TCP", 1, 512, 524_288));
     assert!(!path.model.is_empty() && !path.serial.is_empty() && path.io_queues.granted > 0);
+    assert!(path.identify_us > 0.0 && path.identify_us < 1e6 && path.link.is_none() && path.iommu.is_none());
     assert_eq!(plan.contexts[0].path, path.path);
     assert_eq!(result.platform.cores.iter().map(|core| core.core).collect::<Vec<_>>(), [0, 1]);
     assert!(result.platform.ticks_per_second > Some(1e6) && result.platform.clock_cost_ns > Some(0.0));

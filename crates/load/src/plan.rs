@@ -87,6 +87,47 @@ pub struct RunOptions {
     pub head_room: Duration,
 }
 
+impl Default for RunOptions {
+    /// Random reads of 4 KiB, 16 in flight, on the first core for a second.
+    fn default() -> Self {
+        Self {
+            io_depth: 16,
+            io_size: 4096,
+            io_unit: None,
+            pattern: Pattern { random: true, read_percent: 100 },
+            selection: Selection::default(),
+            time: Duration::from_secs(1),
+            warm_up: Duration::ZERO,
+            number_ios: None,
+            cores: vec![0],
+            qpairs: 1,
+            unused_qpairs: 0,
+            max_completions: None,
+            alignment: 512,
+            memory: 0,
+            enforce_numa: false,
+            zipf: None,
+            use_every_core: false,
+            fua: false,
+            protect: Protect::default(),
+            continue_on_error: None,
+            io_queue_size: None,
+            seed: 1,
+            poll_mode: PollMode::Poll,
+            timing: Timing::Exact,
+            histogram: true,
+            transport_stats: false,
+            drain: Duration::from_secs(10),
+            connect: Duration::from_secs(60),
+            reconnect: None,
+            timeout: None,
+            rate: None,
+            interval: None,
+            head_room: Duration::ZERO,
+        }
+    }
+}
+
 /// How a load chooses its I/Os besides [`Pattern`].
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Selection {
@@ -456,41 +497,7 @@ pub(crate) mod tests {
     use super::*;
 
     pub fn options() -> RunOptions {
-        RunOptions {
-            io_depth: 16,
-            io_size: 4096,
-            io_unit: None,
-            pattern: Pattern { random: true, read_percent: 100 },
-            selection: Selection::default(),
-            time: Duration::from_secs(1),
-            warm_up: Duration::ZERO,
-            number_ios: None,
-            cores: vec![0],
-            qpairs: 1,
-            unused_qpairs: 0,
-            max_completions: None,
-            alignment: 512,
-            memory: 0,
-            enforce_numa: false,
-            zipf: None,
-            use_every_core: false,
-            fua: false,
-            protect: Protect::default(),
-            continue_on_error: None,
-            io_queue_size: Some(128),
-            seed: 1,
-            poll_mode: PollMode::Poll,
-            timing: Timing::Exact,
-            histogram: true,
-            transport_stats: false,
-            drain: Duration::from_secs(10),
-            connect: Duration::from_secs(60),
-            reconnect: None,
-            timeout: None,
-            rate: None,
-            interval: None,
-            head_room: Duration::ZERO,
-        }
+        RunOptions { io_queue_size: Some(128), ..RunOptions::default() }
     }
 
     pub fn shape() -> Shape {

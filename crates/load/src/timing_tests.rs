@@ -1,5 +1,7 @@
 //! What the modes of `--timing` cost and are worth, in virtual time: what passes there is known.
 
+use std::sync::Arc;
+
 use doorbell_queue::null::NullQueue;
 use doorbell_result::{ContextResult, Timing};
 use doorbell_spec::status::generic;
@@ -8,6 +10,7 @@ use crate::{
     context::{Context, Pass, Task},
     context_tests::{TIMES, silent, task, workload},
     observer::{Event, Observer, Reporter},
+    slices::Exchange,
     stop::Tsc,
     test_queue::{Script, TestQueue, VirtualClock},
     worker::{Beside, Ending, Progress, Times, drive},
@@ -23,10 +26,22 @@ fn run(
     script: impl Fn() -> Script,
     observer: &Observer<'_>,
 ) -> ContextResult {
+    run_in_slices(clock, task, slots, script, observer, None)
+}
+
+/// The same, given away in slices.
+fn run_in_slices(
+    clock: &VirtualClock,
+    task: Task,
+    slots: &[u16],
+    script: impl Fn() -> Script,
+    observer: &Observer<'_>,
+    series: Option<(Arc<Exchange>, u64)>,
+) -> ContextResult {
     let queues = slots.iter().map(|&slots| TestQueue::new(slots, clock, script()).0).collect();
     let reporter = Reporter::new(observer, 1);
     let context = Context::new(task, workload(true, 70, 9), queues, clock.clone(), &reporter).unwrap();
-    let mut contexts: Vec<Box<dyn Pass + '_>> = vec![Box::new(context)];
+    let mut contexts: Vec<Box<dyn Pass + '_>> = vec![Box::new(context.with_series(series))];
     let beside = Beside { companion: None, rest: None };
     drive(&mut contexts, clock, TIMES, &Ending::default(), &Progress::default(), beside);
     contexts.remove(0).finish().result
@@ -74,14 +89,23 @@ fn a_mode_reads_the_clock_as_often_as_it_says() {
         (Timing::Sampled(100), IOS / 32 + 2 * IOS / 100),
         (Timing::Off, IOS / 32),
     ] {
-        let clock = VirtualClock::default();
-        let task = Task { timing, limit: Some(IOS), ..task(32, 4096, 1 << 20, 0) };
-        let result = run(&clock, task, &[32], Script::default, &silent);
-        assert_eq!(result.account.measured, IOS, "{timing}");
-        let made = crate::stop::Clock::now(&clock);
-        // What a reading costs is found out first, by a few hundred of them.
-        assert!((readings..readings + 400).contains(&made), "{timing}: {made} readings, {readings} expected");
-        assert_eq!(result.precision.clock_cost, 1.0);
+        // Coverage and the slowest I/Os are kept in any case; slices are another thing that must not ask for the time.
+        for slices in [false, true] {
+            let clock = VirtualClock::default();
+            let task = Task { timing, limit: Some(IOS), ..task(32, 4096, 1 << 20, 0) };
+            let exchange = Exchange::new(1);
+            let series = slices.then(|| (exchange.clone(), 300));
+            let result = run_in_slices(&clock, task, &[32], Script::default, &silent, series);
+            assert_eq!((result.account.measured, result.coverage.ios), (IOS, IOS), "{timing}");
+            assert_eq!(result.slowest.is_empty(), timing == Timing::Off, "{timing}");
+            let mut given = 0;
+            exchange.collect(&mut |_| given += 1);
+            assert_eq!(given > 0, slices, "{timing}");
+            let made = crate::stop::Clock::now(&clock);
+            // What a reading costs is found out first, by a few hundred of them.
+            assert!((readings..readings + 400).contains(&made), "{timing}: {made} readings, {readings} expected");
+            assert_eq!(result.precision.clock_cost, 1.0);
+        }
     }
 }
 

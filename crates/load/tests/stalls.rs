@@ -7,45 +7,21 @@ use std::{
 
 use doorbell_host::{Cancel, Controller, ControllerOptions, HostIdentity};
 use doorbell_hostile::{Moment, Reply, TargetPeer};
-use doorbell_load::{Event, Limit, Pattern, PollMode, RunOptions, Selection, StopFlag, Target, Timing, run};
+use doorbell_load::{Event, Limit, PollMode, RunOptions, StopFlag, Target, run};
 use doorbell_platform::cpu;
 use doorbell_result::RunResult;
 
 fn options() -> RunOptions {
     RunOptions {
         io_depth: 4,
-        io_size: 4096,
-        io_unit: None,
-        pattern: Pattern { random: true, read_percent: 100 },
-        selection: Selection::default(),
         time: Duration::from_millis(300),
-        warm_up: Duration::ZERO,
-        number_ios: None,
         cores: vec![cpu::allowed().unwrap()[0]],
-        qpairs: 1,
-        unused_qpairs: 0,
-        max_completions: None,
-        alignment: 512,
-        memory: 0,
-        enforce_numa: false,
-        zipf: None,
-        use_every_core: false,
-        fua: false,
-        protect: Default::default(),
-        continue_on_error: None,
         io_queue_size: Some(128),
-        seed: 1,
         poll_mode: PollMode::Interrupt,
-        timing: Timing::Exact,
         histogram: false,
-        transport_stats: false,
         drain: Duration::from_millis(300),
         connect: Duration::from_secs(20),
-        reconnect: None,
-        timeout: None,
-        rate: None,
-        interval: None,
-        head_room: Duration::ZERO,
+        ..RunOptions::default()
     }
 }
 

@@ -261,6 +261,8 @@ pub struct Core {
     pub siblings: Option<String>,
     /// Its frequency governor.
     pub governor: Option<String>,
+    /// The idle states that it may use, as the kernel names them.
+    pub idle_states: Vec<String>,
 }
 
 /// A namespace over one path.
@@ -310,6 +312,25 @@ pub struct Path {
     pub data_digest: bool,
     /// NUMA node of a local device.
     pub node: Option<u32>,
+    /// What an Identify command took when the controller was brought up: a round trip over the path, and the controller's time for it.
+    pub identify_us: f64,
+    /// How the IOMMU translates for a local device, as the kernel names it (`DMA-FQ`, `identity`, …); `None` without one.
+    pub iommu: Option<String>,
+    /// The link of a PCIe device.
+    pub link: Option<PcieLink>,
+}
+
+/// What a PCIe link runs at, and could, as the kernel tells it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PcieLink {
+    /// Its speed, like `16.0 GT/s PCIe`.
+    pub speed: String,
+    /// Its lanes.
+    pub lanes: u32,
+    /// The speed that the device can do.
+    pub most_speed: String,
+    /// The lanes that it has.
+    pub most_lanes: u32,
 }
 
 /// What was wished and what was had.

@@ -4,9 +4,10 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use doorbell_platform::{
     Sysfs, cpu, numa,
+    pci::Address,
     sysfs::{line, names},
 };
-use doorbell_result::document::{Core, Platform};
+use doorbell_result::document::{Core, PcieLink, Platform};
 
 /// The machine, with these cores at work.
 pub fn describe(cores: &[usize]) -> Platform {
@@ -38,7 +39,35 @@ fn describe_core(sysfs: &Sysfs, core: usize) -> Core {
         node: numa::node_of_core(sysfs, core),
         siblings: file("topology/thread_siblings_list"),
         governor: file("cpufreq/scaling_governor"),
+        idle_states: idle_states(sysfs, core),
     }
+}
+
+fn idle_states(sysfs: &Sysfs, core: usize) -> Vec<String> {
+    let folder = sysfs.path(format!("devices/system/cpu/cpu{core}/cpuidle"));
+    let state = |name: String| {
+        let file = |file: &str| line(&folder.join(&name).join(file));
+        // "0" or nothing where it may be used.
+        file("name").filter(|_| file("disable").is_none_or(|disable| disable == "0"))
+    };
+    names(&folder).into_iter().filter_map(state).collect()
+}
+
+/// How the IOMMU translates for a function.
+pub fn iommu(sysfs: &Sysfs, function: Address) -> Option<String> {
+    line(&sysfs.path(format!("bus/pci/devices/{function}/iommu_group/type")))
+}
+
+/// What the link of a function runs at.
+pub fn pcie_link(sysfs: &Sysfs, function: Address) -> Option<PcieLink> {
+    let file = |name: &str| line(&sysfs.path(format!("bus/pci/devices/{function}")).join(name));
+    let lanes = |name: &str| file(name)?.parse().ok();
+    Some(PcieLink {
+        speed: file("current_link_speed")?,
+        lanes: lanes("current_link_width")?,
+        most_speed: file("max_link_speed")?,
+        most_lanes: lanes("max_link_width")?,
+    })
 }
 
 fn turbo(sysfs: &Sysfs) -> Option<bool> {
@@ -78,6 +107,25 @@ mod tests {
         write("cpu3/cpufreq/scaling_governor", "powersave\n");
         let core = describe_core(&sysfs, 3);
         assert_eq!((core.siblings.as_deref(), core.governor.as_deref()), (Some("3,7"), Some("powersave")));
+        for (state, name, disable) in [(0, "POLL", "0"), (1, "C1", "0"), (2, "C6", "1")] {
+            write(&format!("cpu3/cpuidle/state{state}/name"), &format!("{name}\n"));
+            write(&format!("cpu3/cpuidle/state{state}/disable"), &format!("{disable}\n"));
+        }
+        assert_eq!(idle_states(&sysfs, 3), ["POLL", "C1"]);
+        let function: Address = "0000:01:00.0".parse().unwrap();
+        assert_eq!((iommu(&sysfs, function), pcie_link(&sysfs, function)), (None, None));
+        for (file, text) in [
+            ("iommu_group/type", "DMA-FQ"),
+            ("current_link_speed", "8.0 GT/s PCIe"),
+            ("current_link_width", "2"),
+            ("max_link_speed", "16.0 GT/s PCIe"),
+            ("max_link_width", "4"),
+        ] {
+            write(&format!("../../../bus/pci/devices/0000:01:00.0/{file}"), &format!("{text}\n"));
+        }
+        let link =
+            PcieLink { speed: "8.0 GT/s PCIe".into(), lanes: 2, most_speed: "16.0 GT/s PCIe".into(), most_lanes: 4 };
+        assert_eq!((iommu(&sysfs, function).as_deref(), pcie_link(&sysfs, function)), (Some("DMA-FQ"), Some(link)));
         assert_eq!(describe_core(&sysfs, 4), Core { core: 4, ..Core::default() });
         write("vulnerabilities/meltdown", "Mitigation: PTI\n");
         assert_eq!(mitigations(&sysfs)["meltdown"], "Mitigation: PTI");

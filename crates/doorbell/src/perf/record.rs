@@ -110,6 +110,9 @@ pub fn add_paths(document: &mut Document, targets: &[Target], options: &Options,
             header_digest: options.header_digest,
             data_digest: options.data_digest,
             node: address.and_then(|address| Sysfs::default().function(address).ok()?.numa_node),
+            identify_us: controller.identify_took().as_secs_f64() * 1e6,
+            iommu: address.and_then(|address| machine::iommu(&Sysfs::default(), address)),
+            link: address.and_then(|address| machine::pcie_link(&Sysfs::default(), address)),
         }
     };
     document.paths = targets.iter().map(describe).collect();

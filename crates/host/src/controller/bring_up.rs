@@ -64,6 +64,8 @@ pub(super) struct Ready {
     pub vs: Vs,
     pub cntlid: u16,
     pub data: Arc<identify::Controller>,
+    /// What the first Identify took: a round trip, and the controller's time for it.
+    pub identify_took: Duration,
     /// Keep alive timeout: what was asked for, or less where less was granted; if any.
     pub keep_alive: Option<Duration>,
     pub io_queues: u16,
@@ -126,7 +128,9 @@ impl BringUp<'_> {
 
     /// All that the admin queue of an enabled controller tells.
     pub fn learn(&self, port: &mut Port, vs: Vs, cap: Cap) -> Step<Ready> {
+        let asked = Instant::now();
         let data = self.identify(port)?;
+        let identify_took = asked.elapsed();
         let mut warnings = Vec::new();
         self.configure_events(port, &data, vs, &mut warnings)?;
         let keep_alive = self.keep_alive(port, &data)?;
@@ -136,6 +140,7 @@ impl BringUp<'_> {
             cap,
             vs,
             cntlid: data.cntlid.get(),
+            identify_took,
             keep_alive,
             io_queues: 0,
             io_entries: self.options.io_queue_size.min(32768).min(most_entries(cap, &data)).max(2),

@@ -282,6 +282,11 @@ impl Controller {
         self.learned().capsule.data_bytes
     }
 
+    /// What an Identify command took when it was brought up: a round trip over its path, and its own time for it.
+    pub fn identify_took(&self) -> Duration {
+        self.learned().identify_took
+    }
+
     /// The keep alive time it granted, if any.
     pub fn keep_alive(&self) -> Option<Duration> {
         self.learned().keep_alive

@@ -44,6 +44,17 @@ pub(super) fn differences(base: &[&Document], new: &[&Document]) -> Vec<String> 
     look("transport", &paths(|path| path.transport.clone()));
     look("device", &paths(|path| format!("{} {}", path.model, path.firmware)));
     look("namespace", &paths(|path| format!("{} blocks of {}", path.blocks, path.block_bytes)));
+    look(
+        "link",
+        &paths(|path| {
+            path.link.as_ref().map_or("none".into(), |link| format!("{} on {} lanes", link.speed, link.lanes))
+        }),
+    );
+    look("IOMMU", &paths(|path| path.iommu.clone().unwrap_or_else(|| "none".into())));
+    look("idle states", &|run| {
+        let states = run.platform.cores.iter().map(|core| core.idle_states.join(" "));
+        states.collect::<std::collections::BTreeSet<_>>().into_iter().collect::<Vec<_>>().join("; ")
+    });
     look("tool", &|run| format!("{} {} {}", run.tool.name, run.tool.version, run.tool.build));
     look("host", &|run| run.platform.host.clone());
     look("kernel", &|run| run.platform.kernel.clone());
