@@ -107,6 +107,22 @@ check limits.blocks blocks 1024k
 disconnect
 check limits.stop stop
 
+# --- receives that connections share
+
+size=64; [ "$SOFT" != siw ] || size=1024
+need shared.start start --ram 256M --rdma-srq-size $size
+need shared.connect connect --nr-io-queues=2
+check shared.blocks blocks 4k
+check shared.blocks.large blocks 1024k
+need shared.make make_fs
+check shared.copy copy one
+check shared.sums same_tree /mnt/fs/one
+broken shared.reset 2 reset
+check shared.unmount unmount
+check shared.clean clean
+disconnect
+check shared.stop stop
+
 # --- a file behind the namespace: what was flushed outlives the target
 
 modprobe brd rd_nr=1 rd_size=262144

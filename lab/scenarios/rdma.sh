@@ -98,9 +98,40 @@ for _ in 1 2 3; do
 done
 perf host-killed.next -r "$ONE" -q 32 -o 4096 -w randrw -M 50 -P 4 -d 400 -t 60 -c 0x1
 removed host-killed.device-removed -P4 --rdma-srq-size 128
-kill $target
-wait_for 20 ended $target || kill -9 $target
-check target.ends wait $target
+stop() { kill $target; wait_for 20 ended $target || kill -9 $target; wait $target; }
+check target.ends stop
+
+# --- receives that connections share: fewer than commands, where a host may find none
+
+size=32; [ "$SOFT" != siw ] || size=1024
+need shared-target start --ram 64M --rdma-srq-size $size
+perf shared-target.qpairs -r "$ONE" -q 256 -o 4096 -w randrw -M 50 -P 4 -d 1000 -t 60 -c 0x3
+perf shared-target.large -r "$SIX" -q 32 -o 65536 -w randrw -M 50 -P 2 -d 60 -t 60 -c 0x1
+perf shared-target.both -r "$ONE" -q 128 -o 512 -w randwrite -P 4 --rdma-srq-size 64 -E -d 1000 -t 60 -c 0x1
+check shared-target.write sh -c "doorbell-lab write '$ONE' </tmp/random"
+check shared-target.read sh -c "doorbell-lab read '$SIX' 16777216 >/tmp/back"
+check shared-target.same cmp /tmp/random /tmp/back
+# Hosts that are killed take no receives along.
+for _ in 1 2 3 4; do
+  doorbell perf -r "$ONE" -q 64 -o 4096 -w randrw -M 50 -P 4 -t 60 -c 0x1 >$LOG 2>&1 & host=$!
+  wait_for 20 grep -q 'Launching workers' $LOG
+  kill -9 $host; wait $host 2>/dev/null
+done
+perf shared-target.host-killed -r "$ONE" -q 256 -o 4096 -w randrw -M 50 -P 4 -d 1000 -t 60 -c 0x1
+removed shared-target.device-removed
+check shared-target.ends stop
+
+# --- a target that does wrong
+
+need fault start --ram 64M --fault 'latency fixed 20ms on read; error 2/81 on write every 10'
+perf fault.latency -r "$ONE" -q 4 -o 4096 -w randread -d 100 -t 60 -c 0x1
+check fault.latency.kept awk '$1 == "Total" {found = $6 >= 20000} END {exit !found}' $LOG
+check_refused fault.error 60 'unrecovered|write fault|02.*81|81h' doorbell perf -r "$ONE" -q 4 -o 4096 -w randwrite -d 100 -t 60 -c 0x1
+check fault.ends stop
+need fault.reset start --ram 64M --fault 'reset connection at 6s'
+nothing() { :; }
+interrupted fault.connection NON-ZERO nothing
+check fault.connection.ends stop
 cp /tmp/target $LOG
 check target.no-panic sh -c '! grep "panicked at" /tmp/target'
 

@@ -37,16 +37,34 @@ impl Direction<'_> {
     }
 }
 
-/// Copies from or to the beginning of the namespace that `id` names.
-///
-/// # Errors
-/// What could not be connected or copied, and why.
-pub fn copy(id: &TransportId, direction: Direction) -> Result<(), String> {
+/// The namespace that `id` names, and its controller.
+fn reach(id: &TransportId) -> Result<(Controller, Namespace), String> {
     let nsid = id.ns.ok_or("the transport ID names no namespace, like ns:1")?;
     let cancel = Cancel::new();
     let controller = Controller::connect(id, &ControllerOptions::default(), &cancel).map_err(|why| why.to_string())?;
     let namespace = controller.namespaces().into_iter().find(|one| one.nsid == nsid);
     let namespace = namespace.ok_or_else(|| format!("{} has no namespace {nsid}", controller.name()))?;
+    Ok((controller, namespace))
+}
+
+/// The first bytes of the namespace that `id` names, without its metadata.
+///
+/// # Errors
+/// What could not be connected or read, and why.
+pub fn look_at(id: &TransportId, bytes: usize) -> Result<Vec<u8>, String> {
+    let (controller, namespace) = reach(id)?;
+    let seen =
+        controller.reader().and_then(|mut reader| reader.read(&namespace, 0, bytes)).map_err(|why| why.to_string());
+    controller.detach();
+    seen
+}
+
+/// Copies from or to the beginning of the namespace that `id` names.
+///
+/// # Errors
+/// What could not be connected or copied, and why.
+pub fn copy(id: &TransportId, direction: Direction) -> Result<(), String> {
+    let (controller, namespace) = reach(id)?;
     if !direction.len().is_multiple_of(namespace.block_size as usize) {
         return Err(format!("{} bytes are no whole blocks of {}", direction.len(), namespace.block_size));
     }

@@ -10,12 +10,13 @@ use std::{
     process::ExitCode,
 };
 
-use copy::{Direction, copy};
+use copy::{Direction, copy, look_at};
 use doorbell_host::TransportId;
 
 const USAGE: &str = "\
 usage: doorbell-lab read TRANSPORT-ID BYTES     a namespace's first bytes to standard output, by doorbell's driver
        doorbell-lab write TRANSPORT-ID          standard input to a namespace
+       doorbell-lab look TRANSPORT-ID BYTES     as read, by the queue that perf looks with before it writes
        doorbell-lab memory-space-off PID        the memory of a device away from the process that drives it through VFIO
        doorbell-lab rdma-serve ADDRESS:PORT [shared|sleep]…     one end of the RDMA link by itself: from a shared receive queue,
                                                 sleeping on a completion channel
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
     let outcome = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["read", id, bytes] => read(id, bytes),
         ["write", id] => write(id),
+        ["look", id, bytes] => look(id, bytes),
         ["memory-space-off", process] => memory_space::off(process),
         ["rdma-serve", at, ref how @ ..] => rdma_serve(at, how),
         ["rdma-ask", to, rounds, ref how @ ..] => rdma_ask(to, rounds, how),
@@ -50,6 +52,11 @@ fn transport(id: &str) -> Result<TransportId, String> {
 fn read(id: &str, bytes: &str) -> Result<(), String> {
     let mut data = vec![0; bytes.parse().map_err(|why| format!("{bytes}: {why}"))?];
     copy(&transport(id)?, Direction::Read(&mut data))?;
+    io::stdout().write_all(&data).map_err(|why| format!("standard output: {why}"))
+}
+
+fn look(id: &str, bytes: &str) -> Result<(), String> {
+    let data = look_at(&transport(id)?, bytes.parse().map_err(|why| format!("{bytes}: {why}"))?)?;
     io::stdout().write_all(&data).map_err(|why| format!("standard output: {why}"))
 }
 

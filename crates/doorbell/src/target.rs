@@ -51,6 +51,9 @@ pub struct Arguments {
     /// Most entries of a queue, 2 to 4096
     #[arg(long, default_value_t = 4096)]
     queue_entries: u32,
+    /// Receives that the RDMA connections of a reactor share, 16 to 65535 [default: each has its own, one a queue entry]
+    #[arg(long, value_name = "SIZE")]
+    rdma_srq_size: Option<u32>,
     /// What goes wrong with I/O commands, and when: a script, or a file with one (docs/fault-scripts.md); for tests of hosts
     #[arg(long, value_name = "SCRIPT|FILE", value_parser = Script::load)]
     fault: Option<Script>,
@@ -235,6 +238,7 @@ pub fn run(arguments: &Arguments) -> Result<(), String> {
     }
     config.cores = arguments.core_mask.as_deref().map(<[usize]>::to_vec);
     config.poll = arguments.poll;
+    config.rdma_shared_receives = arguments.rdma_srq_size;
     (config.fault, config.fault_log) = (arguments.fault.clone(), arguments.fault_log.clone());
     config.zero_copy = arguments.zerocopy_threshold.map(|bytes| u32::try_from(bytes).unwrap_or(u32::MAX));
     let (sender, ended) = mpsc::channel();

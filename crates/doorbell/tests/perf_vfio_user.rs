@@ -3,17 +3,9 @@
 
 mod common;
 
-use std::{
-    fs,
-    io::{BufRead, BufReader},
-    path::PathBuf,
-    process::{Child, Command, Stdio},
-    sync::mpsc,
-    thread,
-    time::Duration,
-};
+use std::{fs, path::PathBuf, process::Child, thread, time::Duration};
 
-use common::{DOORBELL, Output, Running, run, start, total, turn};
+use common::{Output, Running, run, start, start_target, total, turn};
 
 /// `doorbell target` in a directory, which goes with it; killed when dropped.
 struct Device {
@@ -25,19 +17,7 @@ impl Device {
     /// In the directory of one before it, or in a new one for this test.
     fn start(name: &str, args: &[&str]) -> Self {
         let directory = std::env::temp_dir().join(format!("doorbell-{name}-{}", std::process::id()));
-        let listen = format!("vfio-user:{}", directory.display());
-        let mut command = Command::new(DOORBELL);
-        command.args(["target", "--listen", &listen]).args(args).stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        let (sender, ready) = mpsc::channel();
-        thread::spawn(move || {
-            for line in stdout.lines().map_while(Result::ok).filter(|line| line.starts_with("Listening on vfio-user:"))
-            {
-                let _ = sender.send(line);
-            }
-        });
-        ready.recv_timeout(Duration::from_secs(60)).expect("the target says where it listens");
+        let (child, _) = start_target(&format!("vfio-user:{}", directory.display()), args);
         Self { child, directory }
     }
 

@@ -49,7 +49,8 @@ pub struct Namespace {
 pub struct Zoned {
     /// Blocks from the beginning of one zone to that of the next.
     pub zone_blocks: u64,
-    /// Blocks that can be written, in all zones together.
+    /// Blocks that can be written in all zones together, as NCAP claims; there are drives that claim their size. Each zone's own
+    /// capacity is in its report.
     pub capacity: u64,
     /// Most zones that are open at a time; `None` is no limit.
     pub max_open: Option<u32>,

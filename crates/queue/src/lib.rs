@@ -9,6 +9,7 @@ pub mod cid;
 pub mod null;
 pub mod protection;
 pub mod rings;
+pub mod standing;
 
 use std::{os::fd::RawFd, sync::Arc};
 

@@ -9,12 +9,15 @@ pub mod failures;
 pub mod hlog;
 pub mod merge;
 pub mod open_loop;
+pub mod parts;
 pub mod percentiles;
 pub mod spdk_latency;
 pub mod spdk_table;
 pub mod status_line;
+pub mod telemetry;
 pub mod timing;
 pub mod transport_stats;
+pub mod zones;
 
 /// `ticks` in microseconds.
 fn microseconds(ticks: f64, ticks_per_second: f64) -> f64 {

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Account, Distribution, Percentile, schema};
+use crate::telemetry::Drive;
+use crate::{Account, Distribution, Percentile, ZoneManagement, schema};
 
 /// The version of the format that this crate writes and reads. It changes with every change of the schema.
 pub const SCHEMA_VERSION: u32 = 2;
@@ -36,6 +37,8 @@ pub struct Document {
     pub platform: Platform,
     /// Each namespace over each path to it.
     pub paths: Vec<Path>,
+    /// What each controller that was asked said of its health.
+    pub drives: Vec<Drive>,
     /// What was measured; empty for a run that did not start.
     pub results: Results,
     /// The course of it, with `--interval`.
@@ -137,8 +140,16 @@ pub struct Plan {
     pub zipf: Option<f64>,
     /// Each random offset exactly once before any comes again.
     pub full_coverage: bool,
-    /// Bytes of an I/O.
+    /// The part of each namespace that is used, as it was given; all of it without.
+    pub range: Option<String>,
+    /// Bytes of an I/O, the largest where there are several sizes.
     pub io_bytes: u32,
+    /// Sizes and their shares in percent, where there are several.
+    pub sizes: Vec<SizeShare>,
+    /// A flush comes after so many writes.
+    pub flush_every: Option<u32>,
+    /// What is written, as it was given.
+    pub fill: Option<String>,
     /// I/Os in flight for each pair of core and namespace.
     pub depth: u32,
     /// Queue pairs for each such pair.
@@ -165,6 +176,15 @@ pub struct Plan {
     pub interval_s: Option<f64>,
     /// What each worker does on each namespace, once that is known.
     pub contexts: Vec<ContextPlan>,
+}
+
+/// One size of a mix.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SizeShare {
+    /// Bytes of an I/O.
+    pub bytes: u32,
+    /// Share of all I/Os.
+    pub percent: f64,
 }
 
 /// What a worker does on a namespace.
@@ -327,8 +347,10 @@ pub struct Granted {
 pub struct Results {
     /// All of it.
     pub merged: Measurement,
-    /// By operation: `read`, `write`; those that the load has.
+    /// By operation: `read`, `write` and the like; those that the load has.
     pub operations: BTreeMap<String, Measurement>,
+    /// By bytes of an I/O, where there are several sizes.
+    pub sizes: BTreeMap<u32, Measurement>,
     /// By namespace path, as in [`Path::path`].
     pub namespaces: BTreeMap<String, Measurement>,
     /// By core; the key is its number.
@@ -459,8 +481,33 @@ pub struct ContextMeasurement {
     pub outages: Vec<OutageRecord>,
     /// I/Os that took longer than `--timeout`, Aborts sent for them, and I/Os that came back aborted.
     pub timed_out: (u64, u64, u64),
+    /// What was done to zones beside I/Os, where these are written.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub zone_management: Option<ZoneRecord>,
     /// The transport's counters.
     pub counters: BTreeMap<String, u64>,
+}
+
+/// Commands that kept zones fit to be written; they are no I/Os.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ZoneRecord {
+    /// Zones that were reset.
+    pub resets: u64,
+    /// Zones that were finished.
+    pub finishes: u64,
+    /// Commands that failed.
+    pub failed: u64,
+    /// What all of them took, one by one.
+    pub total_s: f64,
+    /// What the longest took.
+    pub longest_s: f64,
+}
+
+impl ZoneRecord {
+    pub(crate) fn of(zones: ZoneManagement) -> Self {
+        let ZoneManagement { resets, finishes, failed, time, longest } = zones;
+        Self { resets, finishes, failed, total_s: time.as_secs_f64(), longest_s: longest.as_secs_f64() }
+    }
 }
 
 /// A time in which a context had no queues.

@@ -132,6 +132,9 @@ mod tests {
     fn whole() -> Value {
         let mut document = Document { schema_version: 2, ..Document::default() };
         document.tool.build = "debug".into();
+        let health = crate::telemetry::Health { ocp: Some(Default::default()), ..Default::default() };
+        let (before, after) = (Some(health.clone()), Some(health));
+        document.drives.push(crate::telemetry::Drive { before, after, ..Default::default() });
         document.results.contexts.push(ContextMeasurement::default());
         document.results.operations.insert("read".into(), Measurement::default());
         document.results.cores.insert(3, Measurement::default());

@@ -15,6 +15,9 @@ pub struct TargetConfig {
     pub listen: Vec<SocketAddr>,
     /// Where to listen for hosts over RDMA.
     pub rdma: Vec<SocketAddr>,
+    /// Receives that the connections of a reactor share on an RDMA device, 16 to 65535; `None` gives each its own, as many as its queue
+    /// has entries.
+    pub rdma_shared_receives: Option<u32>,
     /// Directories in which to offer the first subsystem as a PCI function over vfio-user, to one host at a time each: their socket
     /// is called `cntrl`.
     pub vfio_user: Vec<PathBuf>,
@@ -65,6 +68,7 @@ impl TargetConfig {
             subsystems: vec![subsystem],
             listen: Vec::new(),
             rdma: Vec::new(),
+            rdma_shared_receives: None,
             vfio_user: Vec::new(),
             cores: None,
             poll: false,
@@ -78,6 +82,14 @@ impl TargetConfig {
 
     pub(crate) fn check(&self) -> Result<(), Error> {
         let fail = |what: String| Err(Error::Config(what));
+        if let Some(count) = self.rdma_shared_receives
+            && !(16..=65535).contains(&count)
+        {
+            return fail(format!("{count} shared receives are not 16 to 65535"));
+        }
+        if self.rdma_shared_receives.is_some() && self.rdma.is_empty() {
+            return fail("there are no connections to share receives: listen at an rdma: address".into());
+        }
         if self.listen.is_empty() && self.rdma.is_empty() && self.vfio_user.is_empty() {
             return fail("a target needs an address to listen on".into());
         }

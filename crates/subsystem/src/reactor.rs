@@ -317,7 +317,7 @@ impl Reactor {
     }
 
     fn seat_newcomer(&mut self, newcomer: Newcomer) {
-        match newcomer.seat(self.context.now, self.context.shared.zero_copy) {
+        match newcomer.seat(&mut self.context) {
             Ok(connection) => self.seat(connection),
             Err(error) => self.unseated(&error),
         }

@@ -37,6 +37,8 @@ pub(crate) struct Shared {
     pub(crate) deadlines: Deadlines,
     /// What goes wrong, if so.
     pub(crate) fault: Option<Arc<Engine>>,
+    /// Receives that the RDMA connections of a reactor share.
+    pub(crate) shared_receives: Option<u32>,
     /// Fewest bytes of data of a PDU that are sent without a copy.
     pub(crate) zero_copy: Option<u32>,
     /// Grows when an association ends or is reset, so that reactors look for queues that went with it.

@@ -316,6 +316,7 @@ fn build(config: TargetConfig, reactors: usize) -> Result<Parts, Error> {
         addresses: over_tcp.chain(over_rdma).collect(),
         deadlines: config.deadlines,
         fault,
+        shared_receives: config.rdma_shared_receives,
         zero_copy: config.zero_copy,
         changes: AtomicU64::new(0),
         stop: AtomicBool::new(false),

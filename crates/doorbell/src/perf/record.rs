@@ -11,7 +11,8 @@ use doorbell_platform::{Sysfs, clock::ticks, pci::Address};
 use doorbell_result::{
     Document, EndReason, RunResult, audit,
     document::{
-        ContextPlan, ExitReason, Granted, Path, Plan, Results, SCHEMA_VERSION, Series, SlowIo, Tool, WorkerUse,
+        ContextPlan, ExitReason, Granted, Path, Plan, Results, SCHEMA_VERSION, Series, SizeShare, SlowIo, Tool,
+        WorkerUse,
     },
 };
 
@@ -37,20 +38,27 @@ pub fn begin(program: &str, arguments: &[OsString]) -> Document {
 pub fn add_plan(document: &mut Document, options: &Options, run: &RunOptions) {
     document.seed = Some(run.seed);
     document.platform = machine::describe(&run.cores);
-    let word = match (run.pattern.random, run.pattern.read_percent) {
-        (false, 100) => "read",
-        (false, 0) => "write",
-        (false, _) => "rw",
-        (true, 100) => "randread",
-        (true, 0) => "randwrite",
-        (true, _) => "randrw",
+    let (pattern, selection) = (run.pattern, &run.selection);
+    let word = match (selection.operation, pattern.read_percent) {
+        (Some(kind), _) => kind.word(),
+        (None, 100) => "read",
+        (None, 0) => "write",
+        (None, _) => "rw",
     };
+    let word = format!("{}{word}", if pattern.random { "rand" } else { "" });
+    let weights: u32 = selection.sizes.iter().map(|(_, weight)| weight).sum();
+    let share =
+        |&(bytes, weight): &(u32, u32)| SizeShare { bytes, percent: f64::from(weight) * 100.0 / f64::from(weights) };
     document.plan = Some(Plan {
-        pattern: word.into(),
+        pattern: word,
         read_percent: run.pattern.read_percent,
         zipf: run.zipf,
-        full_coverage: run.selection.full_coverage,
+        full_coverage: selection.full_coverage,
+        range: options.range.clone(),
         io_bytes: run.io_size,
+        sizes: selection.sizes.iter().map(share).collect(),
+        flush_every: selection.flush_every,
+        fill: options.fill.clone(),
         depth: run.io_depth,
         queue_pairs: run.qpairs.into(),
         unused_queue_pairs: run.unused_qpairs.into(),

@@ -125,6 +125,25 @@ impl Running {
     }
 }
 
+/// Starts `doorbell target`; returns with it what it says it listens on first, without the transport.
+pub fn start_target(listen: &str, args: &[&str]) -> (Child, String) {
+    let mut command = Command::new(DOORBELL);
+    command.args(["target", "--listen", listen]).args(args).stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let stdout = BufReader::new(child.stdout.take().unwrap());
+    let (sender, said) = mpsc::channel();
+    // To its end: a pipe that nobody reads fills.
+    thread::spawn(move || {
+        for line in stdout.lines().map_while(Result::ok) {
+            if let Some((_, address)) = line.strip_prefix("Listening on ").and_then(|what| what.split_once(':')) {
+                let _ = sender.send(address.to_owned());
+            }
+        }
+    });
+    let said = said.recv_timeout(PATIENCE).expect("the target says where it listens");
+    (child, said)
+}
+
 /// `doorbell target` on a free port of the loopback interface, killed when dropped.
 pub struct Target {
     pub child: Child,
@@ -138,24 +157,8 @@ impl Target {
 
     /// On a port that one before it had.
     pub fn start_at(port: u16, args: &[&str]) -> Self {
-        let mut child = Command::new(DOORBELL)
-            .args(["target", "--listen", &format!("127.0.0.1:{port}"), "--nqn", NQN])
-            .args(args)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        let (sender, port) = mpsc::channel();
-        thread::spawn(move || {
-            for line in stdout.lines().map_while(Result::ok) {
-                if let Some(address) = line.strip_prefix("Listening on tcp:") {
-                    let _ = sender.send(address.rsplit(':').next().unwrap().parse().unwrap());
-                }
-            }
-        });
-        let port = port.recv_timeout(PATIENCE).expect("the target says where it listens");
-        Self { child, port }
+        let (child, said) = start_target(&format!("127.0.0.1:{port}"), &[&["--nqn", NQN], args].concat());
+        Self { child, port: said.rsplit(':').next().unwrap().parse().unwrap() }
     }
 
     pub fn signal(&self, name: &str) {

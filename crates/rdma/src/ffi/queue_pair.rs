@@ -1,6 +1,6 @@
 //! Queue pairs: reliable connected, made on an identifier of the connection manager.
 
-use std::{fmt, io, mem, ptr, ptr::NonNull, sync::Arc};
+use std::{ffi::c_int, fmt, mem, ptr, ptr::NonNull, sync::Arc};
 
 use super::{
     chain::{Attached, Chain, Flags, Memory, Piece, Remote, SendRequest},
@@ -181,36 +181,42 @@ impl QueuePair {
     /// that, or a piece is not of memory attached here.
     #[inline]
     pub fn push_send(&mut self, id: u64, pieces: &[Piece], flags: Flags) {
-        self.push(id, IBV_WR_SEND, pieces, flags, 0, NOWHERE);
+        let request = SendRequest { id, opcode: IBV_WR_SEND, flags, invalidate: 0, remote: NOWHERE };
+        self.push(pieces, self.inline, request);
     }
 
     /// Adds a message that invalidates a key of the peer's, who asked for that.
     #[inline]
     pub fn push_send_invalidate(&mut self, id: u64, pieces: &[Piece], key: u32, flags: Flags) {
-        // The provider of soft iWARP takes the key from where that of an RDMA request is; the others do not look there.
-        self.push(id, IBV_WR_SEND_WITH_INV, pieces, flags, key, Remote { address: 0, key });
+        // Soft iWARP takes the key from where that of an RDMA request is, where others do not look, and refuses to carry data along.
+        let inline = if self.device.attributes().is_iwarp { 0 } else { self.inline };
+        let request = SendRequest {
+            id,
+            opcode: IBV_WR_SEND_WITH_INV,
+            flags,
+            invalidate: key,
+            remote: Remote { address: 0, key },
+        };
+        self.push(pieces, inline, request);
     }
 
     /// Adds an RDMA READ: brings the peer's memory into ours.
     #[inline]
     pub fn push_read(&mut self, id: u64, pieces: &[Piece], remote: Remote, flags: Flags) {
-        self.push(id, IBV_WR_RDMA_READ, pieces, flags, 0, remote);
+        let request = SendRequest { id, opcode: IBV_WR_RDMA_READ, flags, invalidate: 0, remote };
+        self.push(pieces, 0, request);
     }
 
     /// Adds an RDMA WRITE: brings our memory into the peer's.
     #[inline]
     pub fn push_write(&mut self, id: u64, pieces: &[Piece], remote: Remote, flags: Flags) {
-        self.push(id, IBV_WR_RDMA_WRITE, pieces, flags, 0, remote);
+        let request = SendRequest { id, opcode: IBV_WR_RDMA_WRITE, flags, invalidate: 0, remote };
+        self.push(pieces, self.inline, request);
     }
 
     #[inline]
-    fn push(&mut self, id: u64, opcode: u32, pieces: &[Piece], flags: Flags, invalidate: u32, remote: Remote) {
-        self.sends.push_send(
-            &self.attached,
-            pieces,
-            self.inline,
-            SendRequest { id, opcode, flags, invalidate, remote },
-        );
+    fn push(&mut self, pieces: &[Piece], inline: u32, request: SendRequest) {
+        self.sends.push_send(&self.attached, pieces, inline, request);
     }
 
     /// Posts the chain with one call; returns how many requests it had.
@@ -246,22 +252,33 @@ impl QueuePair {
         self.receives.post(|first, refused| unsafe { post(queue, first, refused) })
     }
 
+    /// How long a peer waits that finds no receive here, by the table of the specification (IBA 9.7.5.2.8), once it is connected.
+    ///
+    /// # Errors
+    /// `ibv_modify_qp` refused: iWARP knows no such wait.
+    pub fn set_rnr_timer(&self, code: u8) -> Result<(), Error> {
+        self.modify(IBV_QP_STATE | IBV_QP_MIN_RNR_TIMER, |attributes| {
+            (attributes.qp_state, attributes.min_rnr_timer) = (IBV_QPS_RTS, code);
+        })
+    }
+
     /// Puts it in the error state: everything posted comes back, flushed, and so does whatever is posted after. A request posted last
     /// is a marker behind which nothing is left.
     ///
     /// # Errors
     /// `ibv_modify_qp` refused: the device is gone.
     pub fn fail(&self) -> Result<(), Error> {
+        self.modify(IBV_QP_STATE, |attributes| attributes.qp_state = IBV_QPS_ERR)
+    }
+
+    fn modify(&self, mask: c_int, set: impl FnOnce(&mut ibv_qp_attr)) -> Result<(), Error> {
         // SAFETY: all zeros are a valid structure, of which the mask names what is read.
         let mut attributes: ibv_qp_attr = unsafe { mem::zeroed() };
-        attributes.qp_state = IBV_QPS_ERR;
-        let library = self.device.library();
+        set(&mut attributes);
         // SAFETY: the queue is open.
-        match unsafe { (library.ibv_modify_qp)(self.handle.as_ptr(), &raw mut attributes, IBV_QP_STATE) } {
+        match unsafe { (self.device.library().ibv_modify_qp)(self.handle.as_ptr(), &raw mut attributes, mask) } {
             0 => Ok(()),
-            code => {
-                Err(Error::Call { call: "ibv_modify_qp", source: io::Error::from_raw_os_error(code.abs()), hint: None })
-            }
+            code => Err(Error::code("ibv_modify_qp", code)),
         }
     }
 }

@@ -274,6 +274,8 @@ pub struct ibv_qp_attr {
 }
 
 pub const IBV_QP_STATE: c_int = 1;
+pub const IBV_QP_MIN_RNR_TIMER: c_int = 1 << 15;
+pub const IBV_QPS_RTS: c_uint = 3;
 pub const IBV_QPS_ERR: c_uint = 6;
 
 #[repr(C)]

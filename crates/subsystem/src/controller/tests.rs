@@ -66,6 +66,7 @@ impl Bench {
             ],
             deadlines: Deadlines::default(),
             fault: None,
+            shared_receives: None,
             zero_copy: None,
             changes: AtomicU64::new(0),
             stop: AtomicBool::new(false),

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use doorbell_spec::status::Status;
 
+use super::rdma::Pools;
 use crate::{
     namespace::{Found, Pool},
     subsystem::Shared,
@@ -21,12 +22,15 @@ pub(crate) struct Context {
     pub(super) found: Found,
     pub(super) bytes: Vec<u8>,
     pub(super) aborted: Vec<(u16, Status)>,
+    /// Receives that RDMA connections share.
+    pub(super) receives: Pools,
 }
 
 impl Context {
     pub(crate) fn new(shared: Arc<Shared>, pool: Pool, desk: usize) -> Self {
         let (found, bytes, aborted) = (Found::default(), Vec::new(), Vec::new());
-        Self { shared, pool, desk, now: Instant::now(), found, bytes, aborted }
+        let receives = Pools::default();
+        Self { shared, pool, desk, now: Instant::now(), found, bytes, aborted, receives }
     }
 }
 

@@ -54,10 +54,11 @@ impl Newcomer {
     ///
     /// # Errors
     /// What the system or the device refused.
-    pub(crate) fn seat(self, now: Instant, zero_copy: Option<u32>) -> io::Result<Connection> {
+    pub(crate) fn seat(self, context: &mut Context) -> io::Result<Connection> {
+        let (now, zero_copy) = (context.now, context.shared.zero_copy);
         Ok(match self {
             Self::Tcp(socket) => Connection::Tcp(Box::new(TcpConnection::new(socket, now, zero_copy)?)),
-            Self::Rdma(newcomer) => Connection::Rdma(Box::new(RdmaConnection::new(*newcomer, now)?)),
+            Self::Rdma(newcomer) => Connection::Rdma(Box::new(RdmaConnection::new(*newcomer, context)?)),
         })
     }
 }

@@ -9,6 +9,7 @@ mod help;
 mod later;
 mod numbers;
 mod resolve;
+mod selection;
 mod table;
 
 use std::ffi::OsString;
@@ -28,14 +29,18 @@ use table::Id;
 pub struct Options {
     /// `-q`: I/Os in flight for each pair of core and namespace; 1 or more.
     pub io_depth: u32,
-    /// `-o`: bytes of an I/O; 1 or more.
+    /// `-o`: bytes of the largest I/O; 1 or more.
     pub io_size: u32,
     /// `-O`: bytes of a piece of an I/O's buffer, a multiple of 4; `None`: one piece.
     pub io_unit: Option<u32>,
     /// `-w` and `-M`.
     pub pattern: Pattern,
-    /// `--coverage`: what I/Os choose from.
+    /// `-o` with a mix, `-w` with other operations, `--range`, `--coverage`, `--fill`, `--flush-every`.
     pub selection: Selection,
+    /// `--range` as it was given.
+    pub range: Option<String>,
+    /// `--fill` as it was given.
+    pub fill: Option<String>,
     /// `-t`: seconds to measure; 1 or more.
     pub time_s: u32,
     /// `-a`: seconds to run before measuring.
@@ -90,6 +95,8 @@ pub struct Options {
     pub timing: Timing,
     /// `-L`, `-LL`.
     pub latency: LatencyOutput,
+    /// `-l`: latencies inside Intel's drives.
+    pub ssd_latency: bool,
     /// `-m`: busy share of the cores in the line of each second.
     pub cpu_usage: bool,
     /// `--transport-stats`.
@@ -120,6 +127,16 @@ pub struct Options {
     pub overwrite: Vec<String>,
     /// Lines for standard error: what was given and has no effect.
     pub notes: Vec<String>,
+}
+
+impl Options {
+    /// Bytes of an I/O on average.
+    pub fn mean_io_size(&self) -> u32 {
+        let sizes = &self.selection.sizes;
+        let all: u64 = sizes.iter().map(|(_, weight)| u64::from(*weight)).sum();
+        let bytes: u64 = sizes.iter().map(|(bytes, weight)| u64::from(*bytes) * u64::from(*weight)).sum();
+        bytes.checked_div(all).map_or(self.io_size, |mean| mean as u32)
+    }
 }
 
 /// Where something is written.

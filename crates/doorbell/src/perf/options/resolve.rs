@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use doorbell_load::{PollMode, Rate, Selection, Timing};
+use doorbell_load::{Fill, PollMode, Rate, Timing};
 
 use super::draft::Draft;
-use super::{Environment, LatencyOutput, NumberOfIos, Options, Pattern, Sink, UsageError, later};
+use super::{Environment, LatencyOutput, NumberOfIos, Options, Pattern, Sink, UsageError, later, selection};
 use crate::core_mask;
 
 /// Checks and completes a command line. The first fault in the order of the code is the one reported.
@@ -30,7 +30,9 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
     }
     let default = embedded.then_some("randread");
     let Some(word) = draft.pattern.as_deref().or(default) else {
-        return Err(usage("-w (--io-pattern) is missing: one of read, write, randread, randwrite, rw, randrw"));
+        return Err(usage(
+            "-w (--io-pattern) is missing: read, write, randread, randwrite, rw, randrw or another of --help-full",
+        ));
     };
     let time_s = or_embedded(draft.time_s, 5, "-t (--time) is missing or 0: how many seconds are to be measured?")?;
     if draft.continue_on_error == Some(0) {
@@ -72,7 +74,7 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
         return Err(message.to_string().into());
     }
     let rate = rate(&draft, poll_mode)?;
-    let selection = selection(&draft, pattern, word, &mut notes)?;
+    let selection = selection::resolve(&draft, pattern, word, &mut notes)?;
     if draft.timing == Timing::Off && draft.hlog.is_some() {
         return Err("--timing off takes no latencies, which --hlog is to hold".to_string().into());
     }
@@ -96,7 +98,8 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
     if draft.zipf.is_some() && !pattern.random {
         notes.push(format!("-F (--zipf) has no effect: -w {word} is sequential"));
     }
-    if !draft.overwrite.is_empty() && pattern.read_percent == 100 {
+    let changes = selection.changes(pattern.read_percent);
+    if !draft.overwrite.is_empty() && !changes {
         notes.push("--overwrite has no effect: nothing is written".into());
     }
     notes.splice(0..0, draft.notes);
@@ -107,7 +110,9 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
         io_size,
         io_unit: draft.io_unit,
         pattern,
+        fill: draft.fill.filter(|_| selection.fill != Fill::Numbered),
         selection,
+        range: draft.range,
         time_s,
         warmup_s: draft.warmup_s,
         number_ios: draft.number_ios,
@@ -139,6 +144,7 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
             1 => LatencyOutput::Summary,
             _ => LatencyOutput::Histogram,
         },
+        ssd_latency: draft.ssd_latency,
         cpu_usage: draft.cpu_usage,
         transport_stats: draft.transport_stats,
         log_level: draft.log_level,
@@ -152,7 +158,7 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
         interval,
         ndjson: draft.ndjson,
         strict: draft.strict,
-        overwrite: if pattern.read_percent == 100 { Vec::new() } else { draft.overwrite },
+        overwrite: if changes { draft.overwrite } else { Vec::new() },
         notes,
     })
 }
@@ -171,18 +177,6 @@ fn rate(draft: &Draft, poll_mode: PollMode) -> Result<Option<Rate>, String> {
     Ok(Some(Rate { per_second, arrival: draft.arrival.unwrap_or_default(), each_worker }))
 }
 
-fn selection(draft: &Draft, pattern: Pattern, word: &str, notes: &mut Vec<String>) -> Result<Selection, String> {
-    let mut selection = draft.selection.clone();
-    if selection.full_coverage && !pattern.random {
-        notes.push(format!("--coverage full has no effect: -w {word} is sequential and leaves nothing out"));
-        selection.full_coverage = false;
-    }
-    if selection.full_coverage && draft.zipf.is_some() {
-        return Err("--coverage full takes every position equally often, which -F (--zipf) is not to do".into());
-    }
-    Ok(selection)
-}
-
 fn pattern(word: &str, mix: Option<u32>, notes: &mut Vec<String>) -> Result<Pattern, String> {
     let (random, direction) = match word.strip_prefix("rand") {
         Some(direction) => (true, direction),
@@ -198,11 +192,10 @@ fn pattern(word: &str, mix: Option<u32>, notes: &mut Vec<String>) -> Result<Patt
                 _ => Err(format!("-M (--rwmixread): {mix} is not a percentage from 0 to 100")),
             };
         }
-        _ => {
-            return Err(format!(
-                "-w (--io-pattern): \"{word}\" is not one of read, write, randread, randwrite, rw, randrw"
-            ));
-        }
+        _ => match selection::operation(word)? {
+            Some(_) => 100,
+            None => return Err(format!("-w (--io-pattern): \"{word}\" is not one of {}", selection::WORDS)),
+        },
     };
     if mix.is_some() {
         notes.push(format!("-M (--rwmixread) has no effect: -w {word} is not a mix"));

@@ -199,7 +199,7 @@ impl<'a> Attempt<'a> {
     /// Connects, and cuts the queue down to what the controller takes.
     fn agree(self, made: Made) -> Result<RdmaQueue, Failure> {
         let step = "connecting the queue pair";
-        let Made { link, mut entries, rules, layout, memory, table } = made;
+        let Made { link, entries, rules, layout, memory, table } = made;
         let cntlid = if self.request.qid == 0 { 0 } else { self.request.cntlid };
         let private_data = Request::new(self.request.qid, entries, cntlid);
         let parameters = Parameters {
@@ -213,18 +213,7 @@ impl<'a> Attempt<'a> {
         link.pair.identifier().connect(&parameters).map_err(|why| failure(step, why))?;
         let left = self.request.deadline.saturating_duration_since(Instant::now());
         let event = self.wait(EventKind::Established, step, left)?;
-        let Some(accept) = Accept::read(&event.private_data) else {
-            let len = event.private_data.len();
-            let what = format!(
-                "it accepted, but without the private data of NVMe/RDMA ({len} bytes): is it an NVMe/RDMA port?"
-            );
-            return Err(failure(step, what));
-        };
-        let crqsize = u32::from(accept.crqsize.get());
-        if crqsize < 2 {
-            return Err(failure(step, format!("it accepted with a receive queue of {crqsize} entries (CRQSIZE)")));
-        }
-        entries = entries.min(crqsize);
+        let entries = granted(entries, &event.private_data).map_err(|why| failure(step, why))?;
         let shares = link.answers.shared.is_some();
         let parts = table.map(|answers| Parts {
             qid: self.request.qid,
@@ -271,6 +260,20 @@ struct Made {
 /// Entries of a queue, of which one stays free: no more than the device has work requests and completions for.
 fn entries(wanted: u32, attributes: &Attributes) -> u32 {
     wanted.min(attributes.max_qp_wr).min(attributes.max_cqe / 2).clamp(2, 1 << 16)
+}
+
+/// Entries that the controller leaves of those that were asked for: no more than it has receives for (CRQSIZE).
+fn granted(entries: u32, private_data: &[u8]) -> Result<u32, String> {
+    let Some(accept) = Accept::read(private_data) else {
+        let len = private_data.len();
+        return Err(format!(
+            "it accepted, but without the private data of NVMe/RDMA ({len} bytes): is it an NVMe/RDMA port?"
+        ));
+    };
+    match u32::from(accept.crqsize.get()) {
+        crqsize @ 2.. => Ok(entries.min(crqsize)),
+        crqsize => Err(format!("it accepted with a receive queue of {crqsize} entries (CRQSIZE)")),
+    }
 }
 
 /// An error of a call that resolves, and what to do.
@@ -374,6 +377,18 @@ mod tests {
         for harmless in [EventKind::AddressChange, EventKind::TimewaitExit, EventKind::Other(12)] {
             assert_eq!(event(harmless, -1, &[]), None);
         }
+    }
+
+    #[test]
+    fn a_queue_is_cut_down_to_what_the_controller_has_receives_for() {
+        let granted = |crqsize| granted(128, Accept::new(crqsize).as_bytes());
+        assert_eq!([1024, 128, 127, 2].map(granted), [Ok(128), Ok(128), Ok(127), Ok(2)]);
+        for crqsize in [0, 1] {
+            assert!(granted(crqsize).unwrap_err().ends_with(&format!("of {crqsize} entries (CRQSIZE)")));
+        }
+        assert!(
+            super::granted(128, &[1, 2, 3]).unwrap_err().contains("without the private data of NVMe/RDMA (3 bytes)")
+        );
     }
 
     #[test]

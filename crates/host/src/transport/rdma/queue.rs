@@ -4,12 +4,14 @@
 use std::{cell::Cell, sync::Arc};
 
 use doorbell_platform::{Arena, Backing, Range, Region, Table};
-use doorbell_queue::{Counters, Done, Down, Drain, IoQueue, Needs, Op, PrepareError, Progress, Slot, Wait, cid::Cids};
+use doorbell_queue::{
+    Counters, Done, Down, Drain, IoQueue, Needs, Op, PrepareError, Progress, Slot, Wait, cid::Cids, standing::Standing,
+};
 use doorbell_rdma::{Completion, Opcode, Status as WorkStatus};
 use doorbell_spec::{
     command::{Command, Direction, FLAGS_PSDT, FLAGS_SGL, data_direction},
     fabrics,
-    status::{self, Status},
+    status::Status,
 };
 
 use super::{
@@ -97,15 +99,9 @@ pub struct Queue<L: Link> {
     posted: Cell<u32>,
     /// Whether receives are shared with other queues.
     shares: bool,
-    /// Neither stopped nor down.
-    open: bool,
+    standing: Standing,
     /// What completes is looked at.
     trusted: bool,
-    stopped: bool,
-    down: Option<Down>,
-    /// Slots that stop aborted and reap has not returned yet, and how many there were.
-    aborted: Vec<Slot>,
-    at_risk: u32,
     counters: Counters,
     /// Kept for describing data.
     pieces: Vec<Range>,
@@ -146,12 +142,8 @@ impl<L: Link> Queue<L> {
             unposted_receives: 0,
             posted: Cell::new(receives),
             shares,
-            open: true,
+            standing: Standing::default(),
             trusted: true,
-            stopped: false,
-            down: None,
-            aborted: Vec::new(),
-            at_risk: 0,
             counters: Counters::default(),
             pieces: Vec::new(),
         })
@@ -160,13 +152,15 @@ impl<L: Link> Queue<L> {
     /// Builds a command, whose identifier and data pointer are missing in `words`, and puts it in the chain.
     #[inline]
     fn put(&mut self, slot: Slot, mut words: [u64; 8], direction: Direction, may_carry: bool) -> bool {
-        let Some(work) = self.slots.get_mut(usize::from(slot)).filter(|_| self.open && self.cids.is_idle(slot)) else {
+        let Some(work) =
+            self.slots.get_mut(usize::from(slot)).filter(|_| self.standing.is_open() && self.cids.is_idle(slot))
+        else {
             return false;
         };
         let template = if direction == Direction::None { Template::empty() } else { work.template };
         if direction != Direction::None && !template.has_data {
             let why = format!("slot {slot} of queue {} has no memory for the data of its command", self.qid);
-            self.lose(why);
+            self.standing.lose(why);
             return false;
         }
         (work.sent, work.answer) = (false, None);
@@ -193,7 +187,7 @@ impl<L: Link> Queue<L> {
     #[inline]
     fn post(&mut self) {
         self.post_receives();
-        if self.unposted_sends > 0 && self.open {
+        if self.unposted_sends > 0 && self.standing.is_open() {
             match self.link.post_sends() {
                 Ok(count) => {
                     self.posted.set(self.posted.get() + count as u32);
@@ -202,7 +196,7 @@ impl<L: Link> Queue<L> {
                 }
                 Err(error) => {
                     self.posted.set(self.posted.get() + error.taken as u32);
-                    self.lose(error.to_string());
+                    self.standing.lose(error.to_string());
                 }
             }
         }
@@ -210,7 +204,7 @@ impl<L: Link> Queue<L> {
 
     #[inline]
     fn post_receives(&mut self) {
-        if self.unposted_receives > 0 && self.open {
+        if self.unposted_receives > 0 && self.standing.is_open() {
             match self.link.post_receives() {
                 Ok(count) => {
                     self.note_receives(count);
@@ -220,7 +214,7 @@ impl<L: Link> Queue<L> {
                 }
                 Err(error) => {
                     self.note_receives(error.taken);
-                    self.lose(error.to_string());
+                    self.standing.lose(error.to_string());
                 }
             }
         }
@@ -374,21 +368,15 @@ impl<L: Link> Queue<L> {
     #[cold]
     fn look(&mut self) {
         if let Some(why) = self.link.news() {
-            self.lose(why);
+            self.standing.lose(why);
         }
     }
 
-    /// Takes no more commands; what has arrived is still taken.
-    #[cold]
-    fn lose(&mut self, why: String) {
-        self.open = false;
-        self.down.get_or_insert(Down(why));
-    }
-
+    /// Takes no more commands, and what has arrived is not looked at either.
     #[cold]
     fn distrust(&mut self, why: String) {
         self.trusted = false;
-        self.lose(why);
+        self.standing.lose(why);
     }
 
     /// Whether a connection that was ended has given all work requests back: the device reads and writes nothing for it any more.
@@ -401,15 +389,6 @@ impl<L: Link> Queue<L> {
             }
         }
         true
-    }
-
-    fn abort(&mut self, done: &mut [Done]) -> usize {
-        let count = done.len().min(self.aborted.len());
-        for (entry, slot) in done.iter_mut().zip(self.aborted.drain(..count)) {
-            self.cids.retire(slot);
-            *entry = Done { slot, status: status::generic::ABORTED_SQ_DELETION, result: 0 };
-        }
-        count
     }
 }
 
@@ -497,24 +476,24 @@ impl<L: Link> IoQueue for Queue<L> {
     #[inline]
     fn commit(&mut self) -> Result<Progress, Down> {
         self.post();
-        match &self.down {
-            Some(down) => Err(down.clone()),
-            None => Ok(Progress::Complete),
-        }
+        self.standing.down().map_or(Ok(Progress::Complete), |down| Err(down.clone()))
     }
 
     #[inline]
     fn reap(&mut self, done: &mut [Done]) -> Result<usize, Down> {
-        let count = if self.stopped { self.abort(done) } else { self.collect(done) };
+        let count = match self.standing.is_stopped() {
+            true => self.standing.abort(&mut self.cids, done),
+            false => self.collect(done),
+        };
         self.counters.polls += 1;
         if count == 0 {
             self.counters.idle_polls += 1;
             // Those who share the receives may wait for them.
             self.post_receives();
-            if self.open && self.counters.idle_polls.is_multiple_of(LOOK_INTERVAL) {
+            if self.standing.is_open() && self.counters.idle_polls.is_multiple_of(LOOK_INTERVAL) {
                 self.look();
             }
-            if let (Some(down), false) = (&self.down, self.stopped) {
+            if let (Some(down), false) = (self.standing.down(), self.standing.is_stopped()) {
                 return Err(down.clone());
             }
         }
@@ -522,41 +501,30 @@ impl<L: Link> IoQueue for Queue<L> {
     }
 
     fn stop(&mut self) {
-        if self.stopped {
-            return;
+        if self.standing.stop(&self.cids) {
+            self.link.end();
         }
-        (self.open, self.stopped) = (false, true);
-        self.down.get_or_insert_with(|| Down("the queue was stopped".into()));
-        self.aborted = self.cids.busy().collect();
-        self.at_risk = self.aborted.len() as u32;
-        self.link.end();
     }
 
     fn drained(&self) -> Drain {
-        if self.cids.outstanding() > 0 {
-            Drain::Busy
-        } else if self.at_risk == 0 || self.is_flushed() {
-            Drain::Clean
-        } else {
-            Drain::Quarantined(self.at_risk)
-        }
+        self.standing.drained(&self.cids, || self.is_flushed())
     }
 
     fn arm(&mut self) -> Result<Wait, Down> {
-        if self.open {
+        if self.standing.is_open() {
             self.look();
             self.post_receives();
         }
-        if !self.aborted.is_empty() || self.trusted && !self.taken.is_empty() {
+        if self.standing.has_aborted() || self.trusted && !self.taken.is_empty() {
             return Ok(Wait::Ready);
         }
-        let fd = match (&self.down, self.open.then(|| self.link.arm())) {
+        let fd = match (self.standing.down(), self.standing.is_open().then(|| self.link.arm())) {
             (None, Some(Ok(fd))) => fd,
             (None, Some(Err(why))) => {
-                self.lose(why.clone());
+                self.standing.lose(why.clone());
                 return Err(Down(why));
             }
-            (down, _) => return down.clone().map_or(Ok(Wait::Ready), Err),
+            (down, _) => return down.cloned().map_or(Ok(Wait::Ready), Err),
         };
         // What came before it was armed wakes nobody.
         let mut completions = std::mem::take(&mut self.completions);

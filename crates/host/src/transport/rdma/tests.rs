@@ -130,6 +130,11 @@ impl Rig {
     }
 
     fn with(qid: u16, capsule: Capsule, shares: bool) -> Self {
+        Self::cut(qid, capsule, shares, SLOTS)
+    }
+
+    /// A queue that was laid out for more commands than the controller takes.
+    fn cut(qid: u16, capsule: Capsule, shares: bool, slots: u16) -> Self {
         let rules = Rules::new(capsule);
         let answers = u32::from(SLOTS) + 1;
         let layout = Layout::new(SLOTS, answers, &rules);
@@ -137,10 +142,10 @@ impl Rig {
         let script = Script { receives: (0..answers).collect(), ..Script::default() };
         let wire = Scripted(Arc::new(Mutex::new(script)));
         let table = layout.table(&memory).unwrap();
-        let parts = Parts { qid, slots: SLOTS, rules, layout, memory: memory.clone(), answers: table, shares };
+        let parts = Parts { qid, slots, rules, layout, memory: memory.clone(), answers: table, shares };
         let mut queue = Queue::new(wire.clone(), parts).unwrap();
         queue.attach(&Arc::new(Arena::new(1 << 20).unwrap())).unwrap();
-        for slot in 0..SLOTS {
+        for slot in 0..slots {
             queue.prepare(slot, &[data(slot, 4096)]).unwrap();
         }
         Self { queue, wire, memory, layout }
@@ -259,6 +264,25 @@ fn a_batch_is_one_chain_of_receives_and_one_of_sends_behind_it() {
     assert_eq!((counted.work_completions, counted.sq_doorbells), (48, 3));
     assert_eq!((counted.receives, counted.receive_doorbells), (24, 3));
     assert_eq!(rig.queue.device(), Some("scripted0"));
+}
+
+#[test]
+fn a_queue_that_was_cut_has_no_more_commands_outstanding_than_the_controller_takes() {
+    let mut rig = Rig::cut(QID, KERNEL, false, 3);
+    assert_eq!(rig.queue.needs().slots, 3);
+    assert!(rig.queue.prepare(3, &[data(3, 4096)]).is_err());
+    let ops: Vec<Op> = (0..4).map(|slot| op(slot, 2)).collect();
+    assert_eq!(rig.queue.submit(&ops), 3);
+    rig.queue.commit().unwrap();
+    let sent = rig.wire.script().sent.clone();
+    let cids: Vec<u16> = sent.iter().map(|sent| rig.command(sent).cid.get()).collect();
+    assert_eq!(cids.len(), 3);
+    for (slot, cid) in (0..).zip(cids) {
+        rig.sent(slot);
+        rig.answer(cid, Status::SUCCESS);
+    }
+    assert_eq!(rig.slots(), [0, 1, 2]);
+    assert_eq!(rig.submit(2, 0..3).len(), 3, "and again");
 }
 
 #[test]

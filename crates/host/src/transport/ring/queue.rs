@@ -11,10 +11,11 @@ use doorbell_queue::{
     Counters, Done, Down, Drain, IoQueue, Needs, Op, PrepareError, Progress, Slot, Wait,
     cid::Cids,
     rings::{At, Half, Word, arrived, ring},
+    standing::Standing,
 };
 use doorbell_spec::{
     command::{Command, Direction, FLAGS_PSDT},
-    status::{self, Status},
+    status::Status,
 };
 use rustix::{
     fs::{OFlags, fcntl_getfl, fcntl_setfl},
@@ -44,9 +45,7 @@ pub struct RingQueue {
     /// Where the next completion comes, and its phase tag.
     head: u32,
     phase: bool,
-    /// Neither stopped nor down.
-    open: bool,
-    stopped: bool,
+    standing: Standing,
     sq: Table<8>,
     cq: Table<2>,
     doorbells: Doorbells,
@@ -56,10 +55,6 @@ pub struct RingQueue {
     /// Memory for lists that a slot was given, and its bytes.
     places: Vec<Option<(Place, usize)>>,
     counters: Counters,
-    down: Option<Down>,
-    /// Slots that stop aborted and reap has not returned yet, and how many there were.
-    aborted: Vec<Slot>,
-    at_risk: u32,
     rules: Rules,
     most_bytes: u32,
     backing: Backing,
@@ -99,11 +94,19 @@ impl RingQueue {
     /// Makes a queue and clears its rings and shadow doorbells: before it is created at the controller.
     ///
     /// # Errors
-    /// When a place is too small or not aligned.
+    /// When a place is too small or not aligned, or a doorbell is not mapped.
     pub fn new(parts: RingParts) -> Result<Self, String> {
         let RingParts { qid, entries, sq, cq, doorbells, shadow, page_size, most_bytes, .. } = parts;
         if !(2..=65536).contains(&entries) || !page_size.is_power_of_two() || page_size < 4096 {
             return Err(format!("queue {qid}: no rings of {entries} entries with memory pages of {page_size} bytes"));
+        }
+        let room = doorbells.region.len() as u64;
+        let is_mapped = |at: u64| at.is_multiple_of(4) && at.checked_add(4).is_some_and(|end| end <= room);
+        if !is_mapped(doorbells.sq_tail) || !is_mapped(doorbells.cq_head) {
+            let Doorbells { sq_tail, cq_head, .. } = doorbells;
+            return Err(format!(
+                "queue {qid}: its doorbells at {sq_tail:x}h and {cq_head:x}h are not among the {room:x}h bytes that are mapped"
+            ));
         }
         let sq = table(qid, "submission", &sq, entries)?;
         let cq = table(qid, "completion", &cq, entries)?;
@@ -133,8 +136,7 @@ impl RingQueue {
             shown: 0,
             head: 0,
             phase: true,
-            open: true,
-            stopped: false,
+            standing: Standing::default(),
             sq,
             cq,
             doorbells,
@@ -143,9 +145,6 @@ impl RingQueue {
             slots: vec![Template::default(); slots.into()],
             places: vec![None; slots.into()],
             counters: Counters::default(),
-            down: None,
-            aborted: Vec::new(),
-            at_risk: 0,
             rules,
             describer: Describer::new(rules),
             most_bytes,
@@ -160,11 +159,13 @@ impl RingQueue {
     /// Writes a command, without its identifier and data pointer in `words`, where the next one goes.
     #[inline]
     fn put(&mut self, slot: Slot, mut words: [u64; 8], moves_data: bool) -> bool {
-        let Some(data) = self.slots.get(usize::from(slot)).filter(|_| self.open && self.cids.is_idle(slot)) else {
+        let Some(data) =
+            self.slots.get(usize::from(slot)).filter(|_| self.standing.is_open() && self.cids.is_idle(slot))
+        else {
             return false;
         };
         if moves_data && !data.has_data {
-            self.fail(format!("slot {slot} of queue {} has no memory for the data of its command", self.qid));
+            self.standing.lose(format!("slot {slot} of queue {} has no memory for the data of its command", self.qid));
             return false;
         }
         words[0] |= (data.flags | u64::from(self.cids.issue(slot)) << 16).to_le();
@@ -187,7 +188,7 @@ impl RingQueue {
             let (cid, status) = ((upper >> 32) as u16, (upper >> 48) as u16);
             let honest = sqid == self.qid && u32::from(sqhd) < self.entries;
             let Some(slot) = self.cids.find(cid).filter(|_| honest) else {
-                self.fail(self.complaint(cid, sqid, sqhd));
+                self.standing.lose(self.complaint(cid, sqid, sqhd));
                 break;
             };
             self.cids.retire(slot);
@@ -233,29 +234,14 @@ impl RingQueue {
         format!("the controller completed command {cid:04x}h in queue {qid}, {what}; the controller needs a reset")
     }
 
-    #[cold]
-    fn fail(&mut self, why: String) {
-        self.open = false;
-        self.down.get_or_insert(Down(why));
-    }
-
     /// Whether the device is still there.
     #[cold]
     fn look(&mut self) {
         let lost = self.doorbells.region.is_lost() || self.sq.region().is_lost() || self.cq.region().is_lost();
         let lost = lost.then(|| "the device's registers or memory have gone".to_string());
         if let Some(why) = self.keeper.gone().or(lost) {
-            self.fail(why);
+            self.standing.lose(why);
         }
-    }
-
-    fn abort(&mut self, done: &mut [Done]) -> usize {
-        let count = done.len().min(self.aborted.len());
-        for (entry, slot) in done.iter_mut().zip(self.aborted.drain(..count)) {
-            self.cids.retire(slot);
-            *entry = Done { slot, status: status::generic::ABORTED_SQ_DELETION, result: 0 };
-        }
-        count
     }
 }
 
@@ -381,7 +367,7 @@ impl IoQueue for RingQueue {
 
     #[inline]
     fn commit(&mut self) -> Result<Progress, Down> {
-        if let Some(down) = &self.down {
+        if let Some(down) = self.standing.down() {
             return Err(down.clone());
         }
         if self.tail != self.shown {
@@ -401,19 +387,19 @@ impl IoQueue for RingQueue {
 
     #[inline]
     fn reap(&mut self, done: &mut [Done]) -> Result<usize, Down> {
-        let count = match (self.open, self.stopped) {
+        let count = match (self.standing.is_open(), self.standing.is_stopped()) {
             (true, _) => self.collect(done),
-            (false, true) => self.abort(done),
+            (false, true) => self.standing.abort(&mut self.cids, done),
             (false, false) => 0,
         };
         self.counters.polls += 1;
         self.counters.completions += count as u64;
         if count == 0 {
             self.counters.idle_polls += 1;
-            if self.open && self.counters.idle_polls.is_multiple_of(LOOK_INTERVAL) {
+            if self.standing.is_open() && self.counters.idle_polls.is_multiple_of(LOOK_INTERVAL) {
                 self.look();
             }
-            if let (Some(down), false) = (&self.down, self.stopped) {
+            if let (Some(down), false) = (self.standing.down(), self.standing.is_stopped()) {
                 return Err(down.clone());
             }
         }
@@ -421,36 +407,26 @@ impl IoQueue for RingQueue {
     }
 
     fn stop(&mut self) {
-        if self.stopped {
+        if !self.standing.stop(&self.cids) {
             return;
         }
-        (self.open, self.stopped) = (false, true);
-        self.down.get_or_insert_with(|| Down("the queue was stopped".into()));
-        self.aborted = self.cids.busy().collect();
-        self.at_risk = self.aborted.len() as u32;
         let rings = [self.sq.region().clone(), self.cq.region().clone()];
         let arena = self.arena.iter().map(|(region, _)| region.clone());
         self.keeper.end(rings.into_iter().chain(arena).chain(self.lists.memory()).collect());
     }
 
     fn drained(&self) -> Drain {
-        if self.cids.outstanding() > 0 {
-            Drain::Busy
-        } else if self.at_risk == 0 || self.keeper.has_ended() {
-            Drain::Clean
-        } else {
-            Drain::Quarantined(self.at_risk)
-        }
+        self.standing.drained(&self.cids, || self.keeper.has_ended())
     }
 
     fn arm(&mut self) -> Result<Wait, Down> {
-        if self.open {
+        if self.standing.is_open() {
             self.look();
         }
-        if !self.aborted.is_empty() || self.open && self.is_ready() {
+        if self.standing.has_aborted() || self.standing.is_open() && self.is_ready() {
             return Ok(Wait::Ready);
         }
-        if let Some(down) = &self.down {
+        if let Some(down) = self.standing.down() {
             return Err(down.clone());
         }
         let fd = match &mut self.sleep {

@@ -10,21 +10,21 @@ use std::{
 };
 
 use doorbell_rdma::{
-    Channel, Completion, CompletionQueue, EventChannel, EventKind, Identifier, Opcode, Parameters, PostError,
-    QueuePair, Registration, Status,
+    Channel, Completion, CompletionQueue, EventChannel, EventKind, Identifier, Opcode, PostError, QueuePair,
+    Registration, Status,
 };
-use doorbell_spec::rdma::{Accept, RejectCode};
+use doorbell_spec::rdma::RejectCode;
 use rustix::{
     event::epoll::{self, CreateFlags, EventData, EventFlags},
     fd::{AsFd, BorrowedFd, OwnedFd},
 };
-use zerocopy::IntoBytes;
 
 use super::{
     admission::{EXTRA, Terms},
     exchange::{Exchange, Violation},
     link::{Link, Trouble, Work, own_memory, queue_size},
     memory::FrameMemory,
+    receives::Share,
     refuse,
 };
 use crate::{
@@ -37,8 +37,6 @@ const AT_ONCE: usize = 32;
 const ROUNDS: usize = 4;
 /// How long a connection may be silent before the host's device is asked whether it is still there.
 const PROBE_AFTER: Duration = Duration::from_secs(60);
-/// A host that posts no receives in time is tried again as often as it takes; the deadline for a stall ends that.
-const RNR_FOR_EVER: u8 = 7;
 
 /// A host that has asked for a queue, and is to be accepted.
 #[derive(Debug)]
@@ -108,35 +106,34 @@ impl Connection {
     ///
     /// # Errors
     /// What the device or the system does not give.
-    pub(crate) fn new(newcomer: Newcomer, now: Instant) -> io::Result<Self> {
+    pub(crate) fn new(newcomer: Newcomer, context: &mut Context) -> io::Result<Self> {
         let peer = newcomer.identifier.peer_address();
         let name = peer.map_or_else(|| "rdma".into(), |peer| format!("rdma:{peer}"));
-        Self::accept(newcomer, name.clone(), now).map_err(|trouble| io::Error::other(format!("{name}: {trouble}")))
-    }
-
-    fn accept(newcomer: Newcomer, name: String, now: Instant) -> Result<Self, Trouble> {
         let Newcomer { mut identifier, terms, frames } = newcomer;
-        let parts = match Parts::new(&mut identifier, &terms, &frames) {
-            Ok(parts) => parts,
-            Err(trouble) => {
+        let told = |trouble: Trouble| io::Error::other(format!("{name}: {trouble}"));
+        let parts = Parts::new(&mut identifier, &terms, &frames, context).map_err(|trouble| {
+            refuse(&identifier, RejectCode::NO_RESOURCES);
+            told(trouble)
+        })?;
+        let shared = parts.share.as_ref().and_then(|share| context.receives.queue(share));
+        let queue = QueuePair::new(identifier, queue_size(&terms), &parts.completions, shared);
+        let Parts { frames, own, share, completions, channel, events, epoll } = parts;
+        let link = match queue {
+            Ok(queue) => Link::new(queue, &terms, &frames, &own, share),
+            Err((identifier, error)) => {
                 refuse(&identifier, RejectCode::NO_RESOURCES);
-                return Err(trouble);
+                Err((share, error.into()))
             }
         };
-        let Parts { frames, own, completions, channel, events, epoll } = parts;
-        let queue = QueuePair::new(identifier, queue_size(&terms), &completions, None);
-        let queue = queue.map_err(|(identifier, error)| {
-            refuse(&identifier, RejectCode::NO_RESOURCES);
-            error
+        let accepted = link.and_then(|link| match link.accept(&terms) {
+            Ok(()) => Ok(link),
+            Err(error) => Err((link.close(), error.into())),
+        });
+        let link = accepted.map_err(|(share, trouble)| {
+            share.into_iter().for_each(|share| context.receives.leave(share));
+            told(trouble)
         })?;
-        let link = Link::new(queue, &terms, &frames, &own)?;
-        link.identifier().accept(&Parameters {
-            private_data: Accept::new(terms.entries as u16).as_bytes(),
-            responder_resources: 0,
-            initiator_depth: terms.reads as u8,
-            retry_count: 7,
-            rnr_retry_count: RNR_FOR_EVER,
-        })?;
+        let now = context.now;
         Ok(Self {
             link: Some(link),
             exchange: Exchange::new(terms),
@@ -220,8 +217,16 @@ impl Connection {
     /// Releases everything.
     pub(crate) fn close(&mut self, context: &mut Context) {
         self.exchange.end(context);
-        if let Some(link) = self.link.take() {
+        if let Some(mut link) = self.link.take() {
             let _ = link.identifier().disconnect();
+            // What came and was not looked at has buffers too.
+            let mut taken = [Completion::default(); AT_ONCE];
+            while let Ok(count @ 1..) = self.completions.poll(&mut taken) {
+                taken[..count].iter().for_each(|completion| link.came_back(completion.id()));
+            }
+            if let Some(share) = link.close() {
+                context.receives.leave(share);
+            }
         }
         self.exchange.release(context);
     }
@@ -233,7 +238,7 @@ impl Connection {
         }
         let Some(link) = &mut self.link else { return Ok(false) };
         if let Some(drain) = &mut self.draining {
-            let over = drain.flush(&self.completions);
+            let over = drain.flush(&self.completions, link);
             if over || context.now >= drain.until {
                 self.close(context);
             }
@@ -249,6 +254,7 @@ impl Connection {
             let count = self.completions.poll(&mut taken)?;
             for completion in &taken[..count] {
                 let work = Work::of(completion.id());
+                link.came_back(completion.id());
                 if completion.status() != Status::SUCCESS {
                     return Err(End::Failed(work, completion.status()));
                 }
@@ -271,7 +277,7 @@ impl Connection {
                 break;
             }
         }
-        link.post()?;
+        link.post(&mut context.receives)?;
         self.exchange.posted();
         self.armed &= !busy;
         if self.exchange.is_over() || self.exchange.has_left() {
@@ -356,9 +362,10 @@ impl Connection {
 
 impl Drain {
     /// Takes what has come back; returns whether nothing is left.
-    fn flush(&mut self, completions: &CompletionQueue) -> bool {
+    fn flush(&mut self, completions: &CompletionQueue, link: &mut Link) -> bool {
         let mut taken = [Completion::default(); AT_ONCE];
         while let Ok(count @ 1..) = completions.poll(&mut taken) {
+            taken[..count].iter().for_each(|completion| link.came_back(completion.id()));
             let markers = taken[..count].iter().filter(|one| Work::of(one.id()) == Work::Marker).count();
             self.markers = self.markers.saturating_sub(markers as u8);
         }
@@ -376,6 +383,7 @@ impl AsFd for Connection {
 struct Parts {
     frames: Arc<Registration>,
     own: Arc<Registration>,
+    share: Option<Share>,
     completions: Arc<CompletionQueue>,
     channel: Arc<Channel>,
     events: EventChannel,
@@ -383,23 +391,27 @@ struct Parts {
 }
 
 impl Parts {
-    fn new(identifier: &mut Identifier, terms: &Terms, frames: &FrameMemory) -> Result<Self, Trouble> {
+    fn new(
+        identifier: &mut Identifier,
+        terms: &Terms,
+        frames: &FrameMemory,
+        context: &mut Context,
+    ) -> Result<Self, Trouble> {
         let device = identifier.device()?;
+        let shared = context.shared.shared_receives;
         let (events, channel) = (EventChannel::new()?, Channel::new(&device)?);
         let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(io::Error::from)?;
         for fd in [events.as_fd(), channel.as_fd(), device.removal()] {
             epoll::add(&epoll, fd, EventData::new_u64(0), EventFlags::IN).map_err(io::Error::from)?;
         }
-        let entries = terms.sends + terms.entries + 2 * EXTRA;
-        let parts = Self {
-            frames: frames.on(&device)?,
-            own: own_memory(&device, terms)?,
-            completions: CompletionQueue::new(&device, entries, Some(&channel))?,
-            channel,
-            events,
-            epoll,
-        };
-        identifier.migrate(&parts.events)?;
-        Ok(parts)
+        // A host that sends more than it may has them all.
+        let receives = shared.map_or(terms.entries, |count| count.max(terms.entries));
+        let entries = terms.sends + receives + 2 * EXTRA;
+        let (frames, own) = (frames.on(&device)?, own_memory(&device, terms, shared.is_some())?);
+        let completions = CompletionQueue::new(&device, entries, Some(&channel))?;
+        identifier.migrate(&events)?;
+        // Last, as it is to be handed back.
+        let share = shared.map(|count| context.receives.join(&device, terms.entries, count)).transpose()?;
+        Ok(Self { frames, own, share, completions, channel, events, epoll })
     }
 }

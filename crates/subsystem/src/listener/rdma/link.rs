@@ -4,9 +4,10 @@ use std::{io, sync::Arc};
 
 use doorbell_platform::{Range, Region};
 use doorbell_rdma::{
-    Access, Device, Flags, Identifier, Memory, Piece, PostError, QueuePair, QueueSize, Registration, Remote as Place,
+    Access, Device, Flags, Identifier, Memory, Parameters, Piece, PostError, QueuePair, QueueSize, Registration,
+    Remote as Place,
 };
-use doorbell_spec::completion::Completion;
+use doorbell_spec::{completion::Completion, rdma::Accept};
 use zerocopy::IntoBytes;
 
 use super::{
@@ -14,12 +15,17 @@ use super::{
     admission::{EXTRA, Terms},
     exchange::{COMMAND, Done, Wire},
     pointer::Remote,
+    receives::{Pools, Share},
 };
 
 /// Bytes of a capsule's buffer.
 const CAPSULE: u32 = COMMAND + IN_CAPSULE;
 /// Bytes of an answer.
 const ANSWER: u32 = size_of::<Completion>() as u32;
+/// A host that finds no receive is tried again as often as it takes; the deadline for a stall ends that.
+const RNR_FOR_EVER: u8 = 7;
+/// How long a host waits that finds no receive: 0.64 ms (IBA table 46). Shared ones come back with every pass.
+const RNR_TIMER: u8 = 12;
 /// Where an RDMA WRITE of nothing goes.
 const NOWHERE: Place = Place { address: 0, key: 0 };
 
@@ -38,7 +44,7 @@ pub(super) enum Work {
 
 impl Work {
     #[inline]
-    fn id(self) -> u64 {
+    pub(super) fn id(self) -> u64 {
         let (kind, index) = match self {
             Self::Capsule(index) => (0, index),
             Self::Command(Done::Read, slot) => (1, slot.into()),
@@ -74,6 +80,13 @@ pub(super) enum Trouble {
     Post(#[from] PostError),
     #[error("{0}")]
     System(#[from] io::Error),
+    #[error(
+        "its queues have {wanted} entries in all for {there} shared receives, and over iWARP a host that finds none loses its \
+         connection: give the target more (--rdma-srq-size)"
+    )]
+    TooFew { wanted: u32, there: u32 },
+    #[error("{wanted} receives are to be shared, of which the device takes {there}: lower --rdma-srq-size")]
+    TooMany { wanted: u32, there: u32 },
 }
 
 /// A queue pair with its memory.
@@ -81,10 +94,11 @@ pub(super) enum Trouble {
 pub(super) struct Link {
     queue: QueuePair,
     frames: Memory,
-    /// Buffers for capsules, then answers, one a slot.
+    /// Buffers for capsules, unless they are shared, then answers, one a slot.
     own: Memory,
     region: Arc<Region>,
     answers: u64,
+    share: Option<Share>,
     pieces: Vec<Piece>,
 }
 
@@ -103,18 +117,23 @@ pub(super) fn queue_size(terms: &Terms) -> QueueSize {
 ///
 /// # Errors
 /// So much is not to be had, or must not be pinned.
-pub(super) fn own_memory(device: &Arc<Device>, terms: &Terms) -> Result<Arc<Registration>, Trouble> {
-    let bytes = answers(terms) + u64::from(terms.slots() * ANSWER);
+pub(super) fn own_memory(device: &Arc<Device>, terms: &Terms, shares: bool) -> Result<Arc<Registration>, Trouble> {
+    let bytes = answers(terms, shares) + u64::from(terms.slots() * ANSWER);
     Ok(Registration::new(device, Arc::new(Region::new(bytes as usize)?), Access::Local)?)
 }
 
 /// Where the answers begin.
-fn answers(terms: &Terms) -> u64 {
-    u64::from(terms.entries) * u64::from(CAPSULE)
+fn answers(terms: &Terms, shares: bool) -> u64 {
+    if shares { 0 } else { buffer(terms.entries).offset }
+}
+
+/// Where the buffer of a capsule is.
+pub(super) fn buffer(capsule: u32) -> Range {
+    Range { offset: u64::from(capsule) * u64::from(CAPSULE), len: CAPSULE }
 }
 
 impl Link {
-    /// Joins a queue pair and its memory, and posts a receive for every command that its host may send.
+    /// Joins a queue pair and its memory, and posts a receive for every command that its host may send, unless it shares some.
     ///
     /// # Errors
     /// The device takes them not.
@@ -123,12 +142,21 @@ impl Link {
         terms: &Terms,
         frames: &Arc<Registration>,
         own: &Arc<Registration>,
-    ) -> Result<Self, Trouble> {
-        let (frames, region) = (queue.attach(frames)?, own.region().clone());
-        let own = queue.attach(own)?;
-        let mut link = Self { queue, frames, own, region, answers: answers(terms), pieces: Vec::new() };
-        (0..terms.entries).for_each(|capsule| link.give_back(capsule));
-        link.queue.post_receives()?;
+        share: Option<Share>,
+    ) -> Result<Self, (Option<Share>, Trouble)> {
+        let region = own.region().clone();
+        let (frames, own) = match queue.attach(frames).and_then(|frames| Ok((frames, queue.attach(own)?))) {
+            Ok(memory) => memory,
+            Err(error) => return Err((share, error.into())),
+        };
+        let answers = answers(terms, share.is_some());
+        let mut link = Self { queue, frames, own, region, answers, share, pieces: Vec::new() };
+        if link.share.is_none() {
+            (0..terms.entries).for_each(|capsule| link.give_back(capsule));
+            if let Err(error) = link.queue.post_receives() {
+                return Err((None, error.into()));
+            }
+        }
         Ok(link)
     }
 
@@ -144,8 +172,11 @@ impl Link {
 
     /// Posts what has been collected: receives first, as an answer may be what lets the host send.
     #[inline]
-    pub(super) fn post(&mut self) -> Result<(), PostError> {
-        self.queue.post_receives()?;
+    pub(super) fn post(&mut self, pools: &mut Pools) -> Result<(), PostError> {
+        match &mut self.share {
+            Some(share) => pools.post(share)?,
+            None => drop(self.queue.post_receives()?),
+        }
         self.queue.post_sends()?;
         Ok(())
     }
@@ -163,14 +194,50 @@ impl Link {
             return 0;
         }
         self.queue.push_send(Work::Marker.id(), &[], Flags::SIGNALED);
-        let capsule = self.capsule(0);
-        self.queue.push_receive(Work::Marker.id(), &[capsule]);
-        u8::from(self.queue.post_sends().is_ok()) + u8::from(self.queue.post_receives().is_ok())
+        let mut markers = u8::from(self.queue.post_sends().is_ok());
+        if self.share.is_none() {
+            self.queue.push_receive(Work::Marker.id(), &[Piece { memory: self.own, range: buffer(0) }]);
+            markers += u8::from(self.queue.post_receives().is_ok());
+        }
+        markers
     }
 
-    fn capsule(&self, capsule: u32) -> Piece {
-        let range = Range { offset: u64::from(capsule) * u64::from(CAPSULE), len: CAPSULE };
-        Piece { memory: self.own, range }
+    /// Accepts the host.
+    ///
+    /// # Errors
+    /// It has gone, or the device has.
+    pub(super) fn accept(&self, terms: &Terms) -> Result<(), doorbell_rdma::Error> {
+        self.identifier().accept(&Parameters {
+            private_data: Accept::new(terms.entries as u16).as_bytes(),
+            responder_resources: 0,
+            initiator_depth: terms.reads as u8,
+            retry_count: 7,
+            rnr_retry_count: RNR_FOR_EVER,
+        })?;
+        if self.share.is_some() {
+            // It costs time only where this cannot be said.
+            let _ = self.queue.set_rnr_timer(RNR_TIMER);
+        }
+        Ok(())
+    }
+
+    /// Something that was posted has come back.
+    #[inline]
+    pub(super) fn came_back(&mut self, id: u64) {
+        if let (Some(share), Work::Capsule(capsule)) = (&mut self.share, Work::of(id)) {
+            share.take(capsule);
+        }
+    }
+
+    /// Gives up the queue pair; what is left of it then is its part in what it shared.
+    pub(super) fn close(self) -> Option<Share> {
+        self.share
+    }
+
+    /// Where capsules come.
+    #[inline]
+    fn capsules(&self) -> &Region {
+        self.share.as_ref().map_or(&*self.region, Share::region)
     }
 
     fn name(&mut self, ranges: &[Range]) {
@@ -208,18 +275,23 @@ impl Wire for Link {
 
     #[inline]
     fn give_back(&mut self, capsule: u32) {
-        let piece = self.capsule(capsule);
-        self.queue.push_receive(Work::Capsule(capsule).id(), &[piece]);
+        match &mut self.share {
+            Some(share) => share.give_back(capsule),
+            None => {
+                let piece = Piece { memory: self.own, range: buffer(capsule) };
+                self.queue.push_receive(Work::Capsule(capsule).id(), &[piece]);
+            }
+        }
     }
 
     #[inline]
     fn look(&self, capsule: u32, at: u32, bytes: &mut [u8]) {
-        self.region.read(self.capsule(capsule).range.offset + u64::from(at), bytes);
+        self.capsules().read(buffer(capsule).offset + u64::from(at), bytes);
     }
 
     fn unload(&self, capsule: u32, at: u32, region: &Region, to: Range) {
-        let from = self.capsule(capsule).range.offset + u64::from(at);
-        region.copy_from(to.offset, &self.region, from, to.len as usize);
+        let from = buffer(capsule).offset + u64::from(at);
+        region.copy_from(to.offset, self.capsules(), from, to.len as usize);
     }
 }
 

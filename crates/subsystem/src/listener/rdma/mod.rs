@@ -8,6 +8,7 @@ mod exchange;
 mod link;
 mod memory;
 mod pointer;
+mod receives;
 
 use std::{io, net::SocketAddr, sync::Arc};
 
@@ -25,6 +26,7 @@ use crate::subsystem::Shared;
 use admission::Offer;
 pub(crate) use connection::{Connection, Newcomer};
 pub(crate) use memory::FrameMemory;
+pub(crate) use receives::Pools;
 
 /// Most bytes of data in a command capsule (IOCCSZ, ICDOFF is 0): what a host writes most often, and less than TCP takes, as a buffer
 /// for as much is pinned for each command that may come.
