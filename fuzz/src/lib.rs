@@ -18,7 +18,7 @@ pub mod vfio_user_messages;
 pub type Body = fn(&[u8]);
 
 /// All bodies by name, which is also the name of their folder in `corpus/`.
-pub const BODIES: [(&str, Body); 13] = [
+pub const BODIES: [(&str, Body); 14] = [
     ("stream_to_host", stream::to_host),
     ("stream_to_controller", stream::to_controller),
     ("controller", controller::run),
@@ -26,6 +26,7 @@ pub const BODIES: [(&str, Body); 13] = [
     ("host_queue", host_queue::run),
     ("identify", structures::identify),
     ("log_pages", structures::log_pages),
+    ("signatures", structures::signatures),
     ("discovery_log", structures::discovery_log),
     ("transport_id", text::transport_id),
     ("options", text::options),

@@ -52,6 +52,7 @@ pub fn all() -> Vec<Seed> {
     seeds.extend(connects().into_iter().map(|(name, bytes)| ("connect", name.into(), bytes)));
     seeds.extend(structures());
     seeds.extend(texts());
+    seeds.extend(ends());
     seeds.extend(vfio_user::seeds());
     seeds.extend(vfio_user_messages::seeds());
     seeds
@@ -326,6 +327,21 @@ fn structures() -> Vec<Seed> {
     entry.subnqn = [b'n'; 256];
     add("discovery_log", "endless-name", trimmed(None, entry.as_bytes()));
     seeds
+}
+
+fn ends() -> Vec<Seed> {
+    let patch = |at: u32, bytes: &[u8]| [&at.to_le_bytes()[..3], &[bytes.len() as u8], bytes].concat();
+    let last = |before: u32| 0x80_0000 | ((320 << 10) - before);
+    let table: [(&str, Vec<Vec<u8>>); 6] = [
+        ("gpt", vec![patch(512, b"EFI PART\0\0\x01\0"), patch(last(512), b"EFI PART\0\0\x01\0")]),
+        ("mbr", vec![patch(446, b"\x80aaa\x83bbbccccdddd"), patch(510, b"\x55\xaa")]),
+        ("ext4", vec![patch(1028, b"\x01"), patch(1080, b"\x53\xef"), patch(1024 + 0x60, b"\xc0\x02")]),
+        ("fat", vec![patch(0, b"\xeb\x3c\x90mkfs.fat\0\x02\x04\x04\0\x02\0\x02\0\0\xf8"), patch(510, b"\x55\xaa")]),
+        ("lvm", vec![patch(512, b"LABELONE"), patch(536, b"LVM2 001"), patch(4086, b"SWAPSPACE2")]),
+        ("md", vec![patch(last(8192), b"\xfc\x4e\x2b\xa9\x01\0\0\0"), patch(last(1024), b"Intel Raid ISM Cfg Sig. ")]),
+    ];
+    let bytes = |patches: &[Vec<u8>]| [&[0], &patches.concat()[..]].concat();
+    table.iter().map(|(name, patches)| ("signatures", (*name).to_owned(), bytes(patches))).collect()
 }
 
 fn texts() -> Vec<Seed> {

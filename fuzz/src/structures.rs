@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use doorbell_host::{Found, Namespace, TransportId, found, split::Split};
+use doorbell_inspect::Ends;
 use doorbell_spec::{
     identify::{self, DescriptorList, NamespaceList, NvmNamespace, descriptors},
     log::{
@@ -169,4 +170,31 @@ pub fn discovery_log(data: &[u8]) {
         Found::Itself => {}
         Found::Other(why) => assert!(!why.is_empty() && !why.chars().any(char::is_control), "{why:?}"),
     }
+}
+
+/// Bytes of each end that patches can reach.
+const EDGE: usize = 320 << 10;
+
+/// The ends of a device: a byte that says how its size relates to them, then patches, each a place (three bytes, the highest bit for
+/// the second end), a length and so many bytes.
+pub fn signatures(data: &[u8]) {
+    let Some((&claim, mut rest)) = data.split_first() else { return };
+    let mut ends = Ends { head: vec![0; EDGE], tail: vec![0; EDGE], size: 2 * EDGE as u64 };
+    while let [low, middle, high, len, after @ ..] = rest {
+        let (patch, after) = after.split_at(usize::from(*len).min(after.len()));
+        let at = u32::from_le_bytes([*low, *middle, high & 0x7f, 0]) as usize;
+        let side = if high & 0x80 == 0 { &mut ends.head } else { &mut ends.tail };
+        if let Some(place) = side.get_mut(at..at + patch.len()) {
+            place.copy_from_slice(patch);
+        }
+        rest = after;
+    }
+    match claim % 4 {
+        0 => {}
+        1 => ends.size = u64::from(claim),
+        2 => ends.size = u64::MAX - u64::from(claim),
+        _ => ends.tail.truncate(usize::from(claim)),
+    }
+    let found = doorbell_inspect::signatures(&ends);
+    assert!(found.iter().enumerate().all(|(at, what)| !found[..at].contains(what)), "{found:?}");
 }

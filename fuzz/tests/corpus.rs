@@ -100,6 +100,7 @@ sweeps! {
     a_host_queue_survives_any_bytes_and_keeps_its_memory => "host_queue",
     any_identify_data_is_read_safely => "identify",
     any_log_page_is_read_safely => "log_pages",
+    the_ends_of_any_device_are_looked_at_safely => "signatures",
     any_discovery_log_is_read_safely => "discovery_log",
     any_transport_id_is_read_or_refused => "transport_id",
     any_command_line_is_read_or_refused => "options",

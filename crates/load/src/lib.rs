@@ -13,6 +13,7 @@ mod context;
 #[cfg(test)]
 mod context_tests;
 mod coverage;
+mod file;
 mod head_room;
 mod lane;
 mod memory;
@@ -44,6 +45,7 @@ mod worker;
 pub mod workload;
 pub mod zipf;
 
+pub use doorbell_kernel_io as kernel;
 pub use doorbell_result::{Arrival, Timing};
 pub use observer::{Event, Observer, Second};
 pub use pacing::Rate;

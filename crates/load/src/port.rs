@@ -1,9 +1,10 @@
 //! What a run needs of a namespace and its controller; the host driver gives it, and tests give their own.
 
-use doorbell_host::{AnyQueue, Controller, Namespace, PollGroup, TransportType};
+use doorbell_host::{self as host, Controller, Namespace, PollGroup, TransportType};
+use doorbell_kernel_io::KernelQueue;
 use doorbell_platform::{Sysfs, pci::Address};
 
-use crate::plan::{Access, Shape, refusal};
+use crate::plan::{Access, RunOptions, Shape, refusal};
 
 /// A namespace to test.
 #[derive(Clone, Debug)]
@@ -14,12 +15,20 @@ pub struct Target {
     pub namespace: Namespace,
 }
 
-/// A namespace of a live controller.
+/// A queue of any kind that a run drives.
+pub(crate) enum AnyQueue {
+    /// Of the driver's.
+    Driver(host::AnyQueue),
+    /// Of the kernel's.
+    Kernel(KernelQueue),
+}
+
+/// A namespace of a live controller, or what the kernel has for one.
 pub(crate) trait Port: Send + Sync {
     /// The namespace.
     fn shape(&self) -> Shape;
-    /// The transport's name in statistics.
-    fn transport(&self) -> String;
+    /// The transport's name in statistics, where it has some.
+    fn transport(&self) -> Option<String>;
     /// Connects one I/O queue of at most `entries` entries, to be polled with the others of `group`; takes as long as the driver's
     /// deadlines allow.
     fn connect(&self, entries: u32, group: &PollGroup) -> Result<AnyQueue, String>;
@@ -46,6 +55,11 @@ impl Target {
             "" => name.into(),
             port => format!("{name}, port {port}"),
         }
+    }
+
+    /// Whether a run takes it, rather than skip it with a warning.
+    pub fn is_tested(&self, options: &RunOptions) -> bool {
+        self.shape().admit(options).is_ok()
     }
 
     /// The NUMA node of a local device, where the machine says so.
@@ -81,13 +95,13 @@ impl Port for Target {
         }
     }
 
-    fn transport(&self) -> String {
-        self.controller.id().trtype.word().into()
+    fn transport(&self) -> Option<String> {
+        Some(self.controller.id().trtype.word().into())
     }
 
     fn connect(&self, entries: u32, group: &PollGroup) -> Result<AnyQueue, String> {
         let entries = entries.min(self.controller.io_queue_entries());
-        self.controller.connect_io_queue_in(group, entries).map_err(|error| error.to_string())
+        self.controller.connect_io_queue_in(group, entries).map(AnyQueue::Driver).map_err(|error| error.to_string())
     }
 
     fn failure(&self) -> Option<String> {

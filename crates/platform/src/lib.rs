@@ -9,6 +9,7 @@ pub mod clock;
 pub mod cpu;
 mod crc32c;
 mod fault;
+mod guard;
 pub mod holder;
 pub mod huge_pages;
 pub mod memlock;
@@ -24,6 +25,7 @@ pub mod uring;
 pub mod vfio;
 
 pub use crc32c::Crc32c;
+pub use guard::Guard;
 pub use memory::{Arena, Backing, Pages, Range, Region};
 pub use sysfs::Sysfs;
 pub use table::Table;

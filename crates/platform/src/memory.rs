@@ -19,7 +19,7 @@ use rustix::{
     mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap},
 };
 
-use crate::{Crc32c, fault::Watch};
+use crate::{Crc32c, Guard, fault::Watch};
 
 /// Bytes of a cache line.
 const LINE: usize = 64;
@@ -321,6 +321,20 @@ impl Region {
         // SAFETY: `pointer` checked the range; the slice lives for this call only, while the range belongs to the command
         // whose digest is made.
         crc.update(unsafe { std::slice::from_raw_parts(from, range.len as usize) });
+    }
+
+    /// The checksum of the bytes of a range, and of those of another behind them.
+    ///
+    /// # Panics
+    /// When one leaves the region.
+    #[inline]
+    pub fn guard(&self, guard: Guard, bytes: Range, more: Range) -> u64 {
+        let slice = |range: Range| {
+            let from = self.pointer(range.offset, range.len as usize);
+            // SAFETY: as in `checksum`, of the block whose guard is made.
+            unsafe { std::slice::from_raw_parts(from, range.len as usize) }
+        };
+        guard.of(slice(bytes), slice(more))
     }
 
     /// Copies `bytes` to `offset` and takes them into a running checksum, in one pass.

@@ -7,6 +7,7 @@
 
 pub mod cid;
 pub mod null;
+pub mod protection;
 pub mod rings;
 
 use std::{os::fd::RawFd, sync::Arc};

@@ -25,6 +25,7 @@ pub mod feature;
 pub mod identify;
 pub mod log;
 pub mod nqn;
+pub mod protection;
 pub mod rdma;
 pub mod register;
 pub mod status;

@@ -4,6 +4,7 @@ mod embedded;
 mod machine;
 pub mod options;
 mod outputs;
+mod overwrite;
 mod paths;
 mod record;
 mod show;
@@ -116,6 +117,12 @@ fn perform(options: &Options, document: &mut Document, outputs: &Outputs) -> Res
         tell(line);
     }
     let controllers: Vec<Controller> = targets.iter().map(|target| target.controller.clone()).collect();
+    if let Err(why) = overwrite::ask(&targets, options, &run_options)
+        && stop.requests() == 0
+    {
+        leave(controllers);
+        return Err(why);
+    }
 
     let companion = embedded.as_ref().and_then(|embedded| embedded.companion(options.cores[0]));
     let live = show::Live::new(options, outputs);
@@ -127,12 +134,17 @@ fn perform(options: &Options, document: &mut Document, outputs: &Outputs) -> Res
         // What does not answer I/Os will not answer a shutdown either: it gets a moment, not its full time.
         cancel.cancel();
     }
+    leave(controllers);
+    Ok(good)
+}
+
+/// Shuts all down, side by side.
+fn leave(controllers: Vec<Controller>) {
     thread::scope(|scope| {
         for controller in controllers {
             scope.spawn(move || controller.detach());
         }
     });
-    Ok(good)
 }
 
 fn controller_options(options: &Options) -> ControllerOptions {

@@ -37,9 +37,10 @@ use crate::{
     cancel::Cancel,
     error::{Cause, Error},
     namespace::Namespace,
+    reader::Reader,
     transport::{
         self, AnyQueue, PollGroup,
-        port::{AdminData, BUFFER},
+        port::{AdminData, BUFFER, Port},
         ring::device::Open,
     },
     transport_id::{TransportId, TransportType},
@@ -110,6 +111,10 @@ enum Request {
         entries: u32,
         group: PollGroup,
         answer: Sender<Result<AnyQueue, Cause>>,
+    },
+    /// A queue to look at what is on namespaces.
+    Look {
+        answer: Sender<Result<Port, Cause>>,
     },
     Admin {
         command: Box<Command>,
@@ -306,6 +311,15 @@ impl Controller {
     /// As [`Controller::connect_io_queue`].
     pub fn connect_io_queue_in(&self, group: &PollGroup, entries: u32) -> Result<AnyQueue, Error> {
         self.ask(|answer| Request::Connect { entries, group: group.clone(), answer })
+    }
+
+    /// An I/O queue to read a few blocks by, connected now.
+    ///
+    /// # Errors
+    /// As [`Controller::connect_io_queue`].
+    pub fn reader(&self) -> Result<Reader, Error> {
+        let port = self.ask(|answer| Request::Look { answer })?;
+        Ok(Reader { port, controller: self.shared.name.clone(), timeout: self.shared.admin_timeout })
     }
 
     /// Says that a queue of an incarnation is lost: the controller is reset as a whole, once. Does not wait.

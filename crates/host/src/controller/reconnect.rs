@@ -68,6 +68,7 @@ impl Start {
         loop {
             match requests.try_recv() {
                 Ok(Request::Connect { answer, .. }) => drop(answer.send(Err(refused()))),
+                Ok(Request::Look { answer }) => drop(answer.send(Err(refused()))),
                 Ok(Request::Admin { answer, .. }) => drop(answer.send(Err(refused()))),
                 Ok(Request::Abort { .. } | Request::Reset { .. }) => {}
                 // Its answer is that the thread ends.

@@ -7,6 +7,7 @@ use std::{
         Arc, Mutex, OnceLock,
         mpsc::{Receiver, Sender, TryRecvError},
     },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -31,6 +32,11 @@ use crate::{
 const PULSE: Duration = Duration::from_secs(1);
 /// Most time an orderly shutdown gets, whatever the controller asks for.
 const SHUTDOWN_AT_MOST: Duration = Duration::from_secs(60);
+/// Entries of a queue that is there to look.
+const LOOK_ENTRIES: u32 = 8;
+/// How long a controller may take to forget a queue whose connection was closed, and how often it is asked.
+const FORGOTTEN: Duration = Duration::from_secs(10);
+const FORGETTING: Duration = Duration::from_millis(20);
 /// An orderly shutdown when the user has given up.
 const SHUTDOWN_CANCELLED: Duration = Duration::from_millis(500);
 
@@ -134,6 +140,8 @@ pub(super) struct Service<'a> {
     incarnation: u64,
     wake: &'a OwnedFd,
     next_qid: u16,
+    /// When a queue was connected to look at what is on namespaces.
+    looked: Option<Instant>,
     /// Places of I/O queues that have fewer than were asked for, once that was told.
     cut: Option<u32>,
     /// When the device is to be looked at again.
@@ -177,6 +185,7 @@ impl<'a> Service<'a> {
             events: Events::new(),
             wake,
             next_qid: 1,
+            looked: None,
             cut: None,
             next_look: Instant::now(),
             keep_alive_due: present.learned.keep_alive.map(|_| Instant::now()),
@@ -202,15 +211,11 @@ impl<'a> Service<'a> {
         match requests.try_recv() {
             Ok(Request::Connect { entries, group, answer }) => {
                 let result = self.connect(entries, &group);
-                // A device that does not answer a command that creates a queue may still do it.
-                let lost = match (&result, &self.direct) {
-                    (Ok(_) | Err(Cause::Status { .. } | Cause::Transport(_)), _) | (_, None) => None,
-                    (Err(cause), Some(_)) => Some(cause.to_string()),
-                };
-                let _ = answer.send(result);
-                if let Some(why) = lost {
-                    return Err(Cause::Down(why).into());
-                }
+                self.answer_with_queue(&answer, result)?;
+            }
+            Ok(Request::Look { answer }) => {
+                let result = self.connect_to_look();
+                self.answer_with_queue(&answer, result)?;
             }
             Ok(Request::Admin { command, data, answer }) => {
                 let result = self.port.succeed(&command, &data, self.shared.admin_timeout);
@@ -282,8 +287,19 @@ impl<'a> Service<'a> {
         if self.next_qid > self.learned.io_queues {
             return Err(Cause::Transport(all_in_use(self.learned.io_queues)));
         }
-        let Ready { capsule, cntlid, .. } = *self.learned;
-        let (port, _) = self.bring_up.connect_queue(self.next_qid, entries, capsule, cntlid, group)?;
+        let Ready { capsule, cntlid, io_queues, .. } = *self.learned;
+        let port = loop {
+            match self.bring_up.connect_queue(self.next_qid, entries, capsule, cntlid, group) {
+                Ok((port, _)) => break port,
+                // The identifier may still be that of the queue that was there to look, which a controller forgets when it can.
+                Err(Cause::Status { .. })
+                    if self.next_qid == io_queues && self.looked.is_some_and(|looked| looked.elapsed() < FORGOTTEN) =>
+                {
+                    thread::sleep(FORGETTING);
+                }
+                Err(cause) => return Err(cause),
+            }
+        };
         self.next_qid += 1;
         let queue = port.into_queue();
         let (slots, wanted) = (u32::from(queue.needs().slots), entries - 1);
@@ -295,6 +311,31 @@ impl<'a> Service<'a> {
             ));
         }
         Ok(queue)
+    }
+
+    /// A queue to look at what is on namespaces. Over Fabrics it has the last identifier, which is the last that others need.
+    fn connect_to_look(&mut self) -> Result<Port, Cause> {
+        let Ready { capsule, cntlid, io_queues, io_entries, .. } = *self.learned;
+        let entries = LOOK_ENTRIES.min(io_entries);
+        if let Some(direct) = &mut self.direct {
+            let queue = direct.create(&mut self.port, &self.learned, entries, self.shared.admin_timeout)?;
+            return Port::new(queue, !self.bring_up.options.interrupts, self.bring_up.cancel);
+        }
+        if self.next_qid > io_queues {
+            return Err(Cause::Transport(all_in_use(io_queues)));
+        }
+        self.looked = Some(Instant::now());
+        self.bring_up.connect_queue(io_queues, entries, capsule, cntlid, &PollGroup::default()).map(|(port, _)| port)
+    }
+
+    /// Hands a queue over. A device that does not answer a command that creates one may still do it, and is lost.
+    fn answer_with_queue<T>(&self, answer: &Sender<Result<T, Cause>>, result: Result<T, Cause>) -> Result<(), Cause> {
+        let lost = match (&result, &self.direct) {
+            (Ok(_) | Err(Cause::Status { .. } | Cause::Transport(_)), _) | (_, None) => None,
+            (Err(cause), Some(_)) => Some(cause.to_string()),
+        };
+        let _ = answer.send(result);
+        lost.map_or(Ok(()), |why| Err(Cause::Down(why)))
     }
 
     /// A command nobody waited for is over.

@@ -80,6 +80,7 @@ pub struct Draft {
     pub interval: Option<Duration>,
     pub ndjson: Option<Sink>,
     pub strict: bool,
+    pub overwrite: Vec<String>,
     pub selection: Selection,
     pub files: Vec<PathBuf>,
     /// Every option in the order of the command line.
@@ -144,6 +145,7 @@ impl Default for Draft {
             interval: None,
             ndjson: None,
             strict: false,
+            overwrite: Vec::new(),
             selection: Selection::default(),
             files: Vec::new(),
             given: Vec::new(),
@@ -295,6 +297,7 @@ impl Draft {
             Id::Interval => self.interval = Some(interval(&text).map_err(wrong)?),
             Id::Ndjson => self.ndjson = Some(sink(&text).map_err(wrong)?),
             Id::Strict => self.strict = true,
+            Id::Overwrite => self.overwrite.push(text),
             Id::Reconnect => match plain(label, &text)? {
                 attempts @ 1..=RECONNECTS => self.reconnect = Some(attempts),
                 _ => return Err(wrong(format!("1 to {RECONNECTS} attempts can be asked for")).into()),

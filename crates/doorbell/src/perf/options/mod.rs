@@ -116,6 +116,8 @@ pub struct Options {
     pub ndjson: Option<Sink>,
     /// `--strict`: a failed audit is a failed run.
     pub strict: bool,
+    /// `--overwrite`: what is written to whatever is there.
+    pub overwrite: Vec<String>,
     /// Lines for standard error: what was given and has no effect.
     pub notes: Vec<String>,
 }

@@ -96,6 +96,9 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
     if draft.zipf.is_some() && !pattern.random {
         notes.push(format!("-F (--zipf) has no effect: -w {word} is sequential"));
     }
+    if !draft.overwrite.is_empty() && pattern.read_percent == 100 {
+        notes.push("--overwrite has no effect: nothing is written".into());
+    }
     notes.splice(0..0, draft.notes);
     let thresholds_for_these = draft.zero_copy_threshold_for.as_ref() == Some(&draft.sock_impl);
     let zero_copy_threshold = if thresholds_for_these { draft.zero_copy_threshold } else { 0 };
@@ -149,6 +152,7 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
         interval,
         ndjson: draft.ndjson,
         strict: draft.strict,
+        overwrite: if pattern.read_percent == 100 { Vec::new() } else { draft.overwrite },
         notes,
     })
 }

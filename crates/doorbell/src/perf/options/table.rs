@@ -280,6 +280,8 @@ Own {
         "Issue N I/Os a second (10k, 1.5M), in total or by each worker, when they were planned to arrive and not when others are over; -q is the most in flight. Response times count from the plan. Not with -E."
     Arrival - "arrival" "WORD" Built
         "With --rate: fixed (default: at equal distances), poisson (independently of each other) or burst:N (N at once)."
+    Overwrite - "overwrite" "NAME" Built
+        "Write there although a partition table, a file system or somebody who uses it was found, or it cannot be looked at: a run that writes is refused then, with the name to give here. What is named is not looked at. Repeatable."
     Coverage - "coverage" "WORD" Built
         "For the random patterns: random (default: each position may come again at any time) or full (each position exactly once a pass, in another order each time; what is left at the end, shorter than -o, is not used)."
     Timeout - "timeout" "MS" Built

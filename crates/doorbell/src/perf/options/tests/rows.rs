@@ -158,6 +158,7 @@ fn rows() -> Vec<Row> {
             Set(|o| o.rate == Some(Rate { per_second: 1500.0, arrival: Arrival::Fixed, each_worker: true }), |o| o.rate.is_none()),
             ("0", "I/Os a second like 500")),
         row(Id::Arrival, "arr", "poisson", Refused("--arrival says how the I/Os of --rate"), ("burst:0", "burst:N (N of 1 or more)")),
+        row(Id::Overwrite, "ov", "b", Note("--overwrite has no effect: nothing is written"), ANY),
         row(Id::Coverage, "cov", "full", Note("--coverage full has no effect: -w read is sequential"), ("all", "random and full are known")),
         row(Id::Timeout, "timeo", "250",
             Set(|o| o.timeout_ms == Some(250), |o| o.timeout_ms.is_none()), ("0", "at least a millisecond")),

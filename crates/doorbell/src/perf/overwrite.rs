@@ -1,0 +1,106 @@
+//! A run that writes asks first: what is to be written to is looked at, and where something of somebody's is found, or nothing can be
+//! seen, the run is refused. `--overwrite NAME` is how to insist.
+
+use std::{collections::BTreeSet, thread};
+
+use doorbell_host::Namespace;
+use doorbell_inspect::{read_ends, signatures};
+use doorbell_load::{RunOptions, Target};
+
+use super::options::Options;
+
+/// What was found where, each a sentence that goes on after "it".
+type Finding<'a> = (&'a str, Vec<String>);
+
+/// Looks at all that the run would write to.
+///
+/// # Errors
+/// What was found and how to insist; a name of `--overwrite` that nothing here has.
+pub fn ask(targets: &[Target], options: &Options, run: &RunOptions) -> Result<(), String> {
+    // The embedded target was made a moment ago.
+    if run.pattern.read_percent == 100 || options.embedded.is_some() {
+        return Ok(());
+    }
+    let paths: Vec<String> = targets.iter().map(|target| target.path(&target.namespace.name)).collect();
+    let mut unknown: BTreeSet<&str> = options.overwrite.iter().map(String::as_str).collect();
+    let mut to_look_at: Vec<Vec<(&str, &Target)>> = Vec::new();
+    for (target, path) in targets.iter().zip(&paths) {
+        let named = [path, &target.namespace.name].map(|name| options.overwrite.contains(name));
+        unknown.remove(path.as_str());
+        unknown.remove(target.namespace.name.as_str());
+        if named.contains(&true) || !target.is_tested(run) {
+            continue;
+        }
+        match to_look_at.iter_mut().find(|group| group[0].1.controller.is(&target.controller)) {
+            Some(group) => group.push((path, target)),
+            None => to_look_at.push(vec![(path, target)]),
+        }
+    }
+    if let Some(name) = unknown.first() {
+        return Err(format!(
+            "--overwrite \"{name}\": nothing that is tested has this name; there are: {}",
+            paths.join("; ")
+        ));
+    }
+    let found: Vec<Finding<'_>> = thread::scope(|scope| {
+        let looks: Vec<_> = to_look_at.iter().map(|group| scope.spawn(|| look(group))).collect();
+        looks.into_iter().flat_map(|look| look.join().unwrap_or_default()).collect()
+    });
+    refuse(&found)
+}
+
+/// Looks at namespaces of one controller; what is empty is not listed.
+fn look<'a>(group: &[(&'a str, &Target)]) -> Vec<Finding<'a>> {
+    let mut reader = group[0].1.controller.reader();
+    let mut one = |namespace: &Namespace| match &mut reader {
+        Err(why) => Err(why.to_string()),
+        Ok(reader) => {
+            let mut read = |offset, bytes| reader.read(namespace, offset, bytes);
+            read_ends(namespace.size(), &mut read).map(|ends| signatures(&ends)).map_err(|why| why.to_string())
+        }
+    };
+    let found = |(path, target): &(&'a str, &Target)| {
+        let findings = match one(&target.namespace) {
+            Ok(found) => found.into_iter().map(|what| format!("holds {what}")).collect(),
+            Err(why) => vec![format!("could not be looked at: {why}")],
+        };
+        (!findings.is_empty()).then_some((*path, findings))
+    };
+    group.iter().filter_map(found).collect()
+}
+
+fn refuse(found: &[Finding<'_>]) -> Result<(), String> {
+    if found.is_empty() {
+        return Ok(());
+    }
+    let lines = found.iter().map(|(name, findings)| format!("  {name}: it {}", findings.join("; it ")));
+    let insist = found.iter().map(|(name, _)| format!("--overwrite {}", quoted(name)));
+    let (lines, insist) = (lines.collect::<Vec<_>>().join("\n"), insist.collect::<Vec<_>>().join(" "));
+    Err(format!(
+        "nothing was written, as this run would destroy what is there:\n{lines}\nTo write all the same, add {insist}"
+    ))
+}
+
+/// A word as a shell takes it.
+fn quoted(name: &str) -> String {
+    format!("'{}'", name.replace('\'', "'\\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_says_what_is_where_and_how_to_insist() {
+        assert_eq!(refuse(&[]), Ok(()));
+        let found =
+            [("/dev/it's", vec!["is mounted on /".to_string(), "holds a thing".into()]), ("b", vec!["holds x".into()])];
+        let why = refuse(&found).unwrap_err();
+        let (_, rest) = why.split_once('\n').unwrap();
+        assert_eq!(
+            rest,
+            "  /dev/it's: it is mounted on /; it holds a thing\n  b: it holds x\n\
+             To write all the same, add --overwrite '/dev/it'\\''s' --overwrite 'b'"
+        );
+    }
+}
