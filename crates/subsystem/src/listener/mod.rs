@@ -78,10 +78,7 @@ impl Listener {
                 Some(newcomer) => Ok(Arrival::Any(Newcomer::Rdma(Box::new(newcomer)))),
                 None => Err(io::ErrorKind::WouldBlock.into()),
             },
-            Self::VfioUser(endpoint) => match endpoint.accept(context)? {
-                Some(connection) => Ok(Arrival::VfioUser(Box::new(connection))),
-                None => Err(io::ErrorKind::WouldBlock.into()),
-            },
+            Self::VfioUser(endpoint) => Ok(Arrival::VfioUser(Box::new(endpoint.accept(context)?))),
         }
     }
 

@@ -83,7 +83,7 @@ impl Job {
                         return Ok(Outcome::Done(generic::SUCCESS));
                     }
                     *stage = match sends {
-                        true => Stage::Fetch(courier.read(self.pieces.clone())),
+                        true => Stage::Fetch(courier.read(std::mem::take(&mut self.pieces))),
                         false if self.command.opc == NvmOpcode::READ.0 => Stage::Read,
                         false => Stage::Execute,
                     };
@@ -127,7 +127,7 @@ impl Job {
                     if outcome != Outcome::Done(generic::SUCCESS) {
                         return Ok(outcome);
                     }
-                    *stage = Stage::Fill(courier.write(self.pieces.clone(), bytes));
+                    *stage = Stage::Fill(courier.write(std::mem::take(&mut self.pieces), bytes));
                 }
                 Stage::Fill(key) => {
                     let Some(went) = courier.take(*key) else { return Ok(Outcome::Again) };
