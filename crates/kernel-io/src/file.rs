@@ -55,7 +55,7 @@ impl Engine {
 }
 
 /// How paths are opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// `None`: io_uring_cmd for what takes NVMe commands, libaio for all else.
     pub engine: Option<Engine>,
