@@ -156,7 +156,7 @@ impl Connection {
     pub(crate) fn due(&self) -> Option<Instant> {
         match self {
             Self::Tcp(connection) => connection.due(),
-            Self::Rdma(_) => None,
+            Self::Rdma(connection) => connection.due(),
             Self::VfioUser(connection) => connection.due(),
         }
     }

@@ -135,9 +135,9 @@ impl Job {
         context: &mut Context,
     ) -> Result<Outcome, Stop> {
         let pool = &mut context.pool;
-        let outcome = settle(match NvmOpcode(self.command.opc) {
-            NvmOpcode::READ => self.read(queue, memory, pool),
-            _ => self.carry_out(queue, memory, pool),
+        let outcome = settle(match IoQueue::reads(&self.command) {
+            true => self.read(queue, memory, pool),
+            false => self.carry_out(queue, memory, pool),
         });
         if !matches!(outcome, Ok(Outcome::Turn | Outcome::Again)) {
             self.frames.drain(..).for_each(|frame| pool.frames.release(frame));
