@@ -195,6 +195,7 @@ pub fn signatures(data: &[u8]) {
         2 => ends.size = u64::MAX - u64::from(claim),
         _ => ends.tail.truncate(usize::from(claim)),
     }
+    let _ = doorbell_inspect::format(&ends);
     let found = doorbell_inspect::signatures(&ends);
     assert!(found.iter().enumerate().all(|(at, what)| !found[..at].contains(what)), "{found:?}");
 }

@@ -100,6 +100,36 @@ said identify.block-sizes 'block size: +4096'
 check identify.json run 40 doorbell identify --json -r "$(pcie $CMB)"
 said identify.json.serial '"LAB-CMB'
 
+# --- what is there is asked about before it is written over
+
+WRITE='-q 8 -o 4096 -w write -d 100 -t 30 -c 0x1'
+asks() { # NAME ADDRESS WHAT
+  # shellcheck disable=SC2086
+  check_refused overwrite.$1 40 "it holds $3" doorbell perf -r "$(pcie $2)" $WRITE
+  insist=$(sed -n "s/.* add --overwrite '\(.*\)'\$/\1/p" $LOG)
+  # shellcheck disable=SC2086
+  perf overwrite.$1.insisted -r "$(pcie $2)" $WRITE --overwrite "$insist"
+  # shellcheck disable=SC2086
+  perf overwrite.$1.gone -r "$(pcie $2)" $WRITE
+}
+asks ext4 $HOT 'an ext4 file system'
+asks swap $TWIN_B 'a swap area'
+
+# --- what drives say of themselves
+
+perf health -r "$(pcie $MANY 1)" -q 8 -o 4096 -w read -d 100 -t 30 -c 0x1 -l --json /tmp/health.json
+said health.intel 'not available: they are something of Intel.s drives, and the vendor here is 1b36h'
+check health.before grep -q '"before":{"critical_warnings":\[\],"temperature_c":[0-9]' /tmp/health.json
+if [ -e /lab/with-ocp ]; then
+  check health.ocp [ "$(grep -o '"ocp":{"physical_written_bytes":[0-9]*' /tmp/health.json | wc -l)" = 2 ]
+  check identify.pages run 40 doorbell identify -r "$(pcie $MANY)"
+  said identify.pages.ocp 'Health Information Extended, OCP \(C0h\)'
+  said identify.pages.ocp.content 'physical read bytes: +[0-9]'
+else skip health.ocp 'this QEMU has no drives with the page of the Open Compute Project'; fi
+check identify.pages.plain run 40 doorbell identify -r "$(pcie $CMB)"
+said identify.pages.smart 'SMART / Health Information \(02h\)'
+check identify.pages.no-ocp sh -c "! grep -q OCP $LOG"
+
 # What perf says it completed is what was asked for.
 perf_exact() { # NAME COUNT PERF-OPTION…
   exact=$1 count=$2; shift 2
@@ -138,12 +168,11 @@ perf_exact no-huge 200 -r "$ONE" -q 32 -o 4096 -w randread --no-huge -s 256 -c 0
 perf latency -d 300 -t 60 -r "$ONE" -q 8 -o 4096 -w randread -LL -c 0x1
 said latency.summary '99\.99900%'
 perf everything -d 100 -t 60 -q 8 -o 4096 -w randread -c 0x1
-check everything.rows [ "$(rows)" = 6 ]
-said everything.zoned 'NSID 3: it is of the Zoned Namespace Command Set'
+check everything.rows [ "$(rows)" = 7 ]
 said everything.metadata 'bytes of metadata, which is not supported yet'
 perf allowed -d 100 -t 60 -q 8 -o 4096 -w randread -c 0x1 -b $CMB -b $HOT
 check allowed.rows [ "$(rows)" = 2 ]
-check_refused zoned 40 'Zoned Namespace Command Set' doorbell perf -r "$(pcie $MANY 3)" -q 8 -o 4096 -w randread -d 10 -t 30 -c 0x1
+check_refused zoned 40 'zones are written in order' doorbell perf -r "$(pcie $MANY 3)" -q 8 -o 4096 -w randwrite -d 10 -t 30 -c 0x1
 check_refused metadata 40 'bytes of metadata' doorbell perf -r "$(pcie $MANY 4)" -q 8 -o 4096 -w randread -d 10 -t 30 -c 0x1
 check_refused too-many-queues 40 'queue' doorbell perf -r "$(pcie $CMB)" -q 64 -o 4096 -w randread -P 4 -d 100 -t 30 -c 0x1
 

@@ -1,15 +1,13 @@
 //! `doorbell identify`: what controllers and their namespaces say of themselves.
 
+mod pages;
+
 use std::fmt::Write;
 
 use clap::Args;
 use doorbell_host::{Controller, Namespace, probe};
-use doorbell_spec::{
-    identify::{self, cmic},
-    log::{Lid, Smart},
-};
+use doorbell_spec::identify::{self, cmic};
 use serde_json::{Value, json};
-use zerocopy::FromBytes;
 
 use crate::{connection::Connection, output};
 
@@ -71,7 +69,7 @@ fn describe(controller: &Controller, ns: Option<u32>) -> Value {
         "several_ports": data.cmic & cmic::MULTI_PORT != 0,
         "several_controllers": data.cmic & cmic::MULTI_CONTROLLER != 0,
         "asymmetric_access": asymmetric_access(&data),
-        "health": health(controller),
+        "log_pages": pages::all(controller),
         "namespaces": namespaces.collect::<Vec<_>>(),
     })
 }
@@ -113,24 +111,6 @@ fn asymmetric_access(data: &identify::Controller) -> Value {
     match data.cmic & cmic::ANA {
         0 => Value::Null,
         _ => json!({ "groups": data.nanagrpid.get(), "longest_change_s": data.anatt }),
-    }
-}
-
-/// The SMART log, or why there is none.
-fn health(controller: &Controller) -> Value {
-    match controller.log_page(Lid::SMART, 0xffff_ffff, 512) {
-        Err(why) => json!({ "unavailable": why.to_string() }),
-        Ok(page) => match Smart::read_from_bytes(&page) {
-            Err(_) => json!({ "unavailable": "the log page is too short" }),
-            Ok(smart) => json!({
-                "critical_warning": smart.cw,
-                "temperature_celsius": smart.celsius(),
-                "available_spare_percent": smart.avsp,
-                "used_percent": smart.pused,
-                "power_on_hours": smart.poh.get() as u64,
-                "media_errors": smart.mdie.get() as u64,
-            }),
-        },
     }
 }
 

@@ -1,9 +1,11 @@
 //! `doorbell`: measures NVMe storage, and is an NVMe target to measure. One file a subcommand; this one only chooses among them.
 
+mod compare;
 mod connection;
 mod core_mask;
 mod discover;
 mod identify;
+mod merge;
 mod output;
 pub mod perf;
 mod scratch;
@@ -33,6 +35,12 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Say whether results differ by more than chance
+    Compare(compare::Arguments),
+    /// Run two command lines of `perf` by turns and compare them
+    Ab(compare::ab::Arguments),
+    /// Make one result of those of runs that went on side by side
+    Merge(merge::Arguments),
     /// Be an NVMe subsystem in memory or on a file
     Target(target::Arguments),
     /// List the subsystems that a discovery controller knows
@@ -58,6 +66,9 @@ pub fn main() -> ExitCode {
     }
     let outcome = match Cli::parse().command {
         Command::Perf { arguments } => return perf::main("doorbell perf", arguments),
+        Command::Compare(arguments) => return compare::run(&arguments),
+        Command::Ab(arguments) => return compare::ab::run(&arguments),
+        Command::Merge(arguments) => merge::run(&arguments),
         Command::Target(arguments) => target::run(&arguments),
         Command::Discover(arguments) => discover::run(&arguments),
         Command::Identify(arguments) => identify::run(&arguments),

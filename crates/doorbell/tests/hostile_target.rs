@@ -114,6 +114,9 @@ fn a_wrong_data_digest_fails_its_io_and_the_run_goes_on() {
     assert!(ios > 60, "{ios} I/Os: it went on behind the fifty-first");
 }
 
+/// Longest time, in seconds, that a path takes to change its state.
+const ANATT: u8 = 2;
+
 /// A path to the one namespace that all such paths share, in an ANA group whose state the test sets. In a state that refuses I/O, an
 /// I/O costs its connection.
 fn path(state: &Arc<AtomicU8>) -> TargetPeer {
@@ -127,7 +130,7 @@ fn path(state: &Arc<AtomicU8>) -> TargetPeer {
             _ if identifies && identify == Cns::CONTROLLER => {
                 let mut data = identify_controller(connection.discovery);
                 data.cmic = cmic::ANA | cmic::MULTI_CONTROLLER | cmic::MULTI_PORT;
-                (data.nanagrpid, data.anagrpmax, data.anatt) = (1.into(), 1.into(), 10);
+                (data.nanagrpid, data.anagrpmax, data.anatt) = (1.into(), 1.into(), ANATT);
                 data.oaes = (1 << 11).into();
                 Reply::Data(data.as_bytes().to_vec())
             }
@@ -169,6 +172,35 @@ fn a_path_that_comes_back_in_a_state_without_io_is_not_driven_on() {
 }
 
 #[test]
+fn a_path_that_changes_its_state_is_waited_for_before_a_run_and_when_it_comes_back() {
+    let _turn = turn();
+    let state = Arc::new(AtomicU8::new(AnaState::CHANGE.0));
+    let peer = path(&state);
+    let alone = run(&[&["perf", "-r", &peer.id(), "-t", "1"], &LOAD[..]].concat());
+    let skipped = "whose state is ANA Change: wait until it has changed";
+    assert!(alone.status == Some(1) && alone.stdout.contains(skipped), "{alone:#?}");
+    assert!(alone.took >= Duration::from_secs(ANATT.into()), "{alone:#?}");
+
+    let perf = start(&[&["perf", "-r", &peer.id(), "-t", "3", "--reconnect", "5"], &LOAD[..]].concat());
+    let becomes = |next: AnaState| {
+        state.store(next.0, Ordering::Relaxed);
+        peer.report(AsyncEvent::ANA_CHANGE.to_dword());
+    };
+    perf.until_it_says("Attached to");
+    becomes(AnaState::OPTIMIZED);
+    until_ios(&peer, 100);
+    // Without a word: the next I/O costs the connection, and the path comes back while it changes.
+    state.store(AnaState::CHANGE.0, Ordering::Relaxed);
+    perf.until_it_says("it is back after");
+    let before = peer.seen().len();
+    becomes(AnaState::OPTIMIZED);
+    until_ios(&peer, before + 100);
+    let output = perf.finish();
+    assert_eq!(output.status, Some(0), "{output:#?}");
+    assert!(total(&output.stdout).is_some_and(|total| total[0] > 0.0), "{output:#?}");
+}
+
+#[test]
 fn several_paths_to_a_namespace_and_their_states_are_told_before_and_during_a_run() {
     let _turn = turn();
     let states = [AnaState::OPTIMIZED, AnaState::NON_OPTIMIZED, AnaState::INACCESSIBLE];
@@ -204,7 +236,7 @@ fn several_paths_to_a_namespace_and_their_states_are_told_before_and_during_a_ru
         "several ports: true",
         "several controllers: true",
         "groups: 1",
-        "longest change s: 10",
+        &format!("longest change s: {ANATT}"),
         "shared: true",
         "ana group: 1",
         "ana state: ANA Non-Optimized",

@@ -59,6 +59,10 @@ fn a_namespace_with_a_file_system_is_written_to_only_when_it_is_named() {
         assert!(refused.stderr.contains(said), "{}", refused.stderr);
     }
     assert!(!refused.stderr.contains("NSID 2"), "nothing is said of what is empty: {}", refused.stderr);
+    for word in ["trim", "randwrite_zeroes"] {
+        let refused = run(&["perf", "-r", &target.id(), "-q", "4", "-o", "4096", "-w", word, "-t", "1"]);
+        assert!(refused.status == Some(1) && refused.stderr.contains(&insist), "{}", refused.stderr);
+    }
     assert!(before == fs::read(&used.0).unwrap(), "not a byte was written");
     let nothing = vec![0; SIZE as usize];
     assert!(fs::read(&empty.0).unwrap() == nothing);

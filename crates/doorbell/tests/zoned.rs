@@ -206,3 +206,108 @@ fn identify_shows_the_zones() {
         );
     }
 }
+
+/// The zones of a target as another host reports them.
+fn zones(target: &common::Target) -> Vec<ZoneDescriptor> {
+    Way::open(&target.id().parse().unwrap()).report(0, 65536, true).1
+}
+
+/// Runs perf on it, which must go well, and returns what it says of itself and its result.
+fn perf(target: &common::Target, more: &[&str]) -> (String, serde_json::Value) {
+    let path = std::env::temp_dir().join(format!("doorbell-zoned-{}-{}.json", std::process::id(), target.port));
+    let id = target.id();
+    let args = [&["perf", "-r", &id, "--json", path.to_str().unwrap()], more].concat();
+    let output = common::run(&args);
+    assert_eq!(output.status, Some(0), "{more:?}: {}{}", output.stdout, output.stderr);
+    let document = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    (output.stdout + &output.stderr, document)
+}
+
+#[test]
+fn writes_follow_the_pointers_and_full_zones_are_reset() {
+    let _turn = common::turn();
+    let target = common::Target::start(&["--ram", "8M,zoned,zone=1M,capacity=768K,open=4,active=5,read-only=1"]);
+    // A zone takes 48 I/Os; 8 in flight are more than zones that may be open.
+    let (said, result) = perf(&target, &["-q", "8", "-o", "16k", "-w", "write", "-d", "160", "-t", "60", "-c", "0x1"]);
+    assert!(said.contains("4 of 8 I/Os (-q) are kept in flight"), "{said}");
+    let context = &result["results"]["contexts"][0];
+    assert_eq!(context["operations"]["write"]["ios"], 160);
+    assert_eq!((&context["zone_management"]["resets"], &context["zone_management"]["failed"]), (&0.into(), &0.into()));
+    let written: u64 = zones(&target)
+        .iter()
+        .filter(|zone| zone.state() != ZoneState::READ_ONLY)
+        .map(|zone| if zone.state() == ZoneState::FULL { 192 } else { zone.wp.get() - zone.zslba.get() })
+        .sum();
+    assert_eq!(written, 160 * 4, "blocks that are written");
+    // It goes on where the pointers are, and then from the beginning.
+    let (said, result) = perf(&target, &["-q", "4", "-o", "16k", "-w", "write", "-d", "700", "-t", "60", "-c", "0x1"]);
+    let context = &result["results"]["contexts"][0];
+    assert_eq!(context["operations"]["write"]["ios"], 700);
+    let resets = context["zone_management"]["resets"].as_u64().unwrap();
+    // 860 I/Os of 48 a zone fill 17 zones, the first 7 of which were empty; up to four are being written.
+    assert!((10..=15).contains(&resets), "{resets} resets: {said}");
+    assert!(said.contains("Zones of ") && said.contains(&format!("{resets} reset")), "{said}");
+    assert_eq!(zones(&target)[7].state(), ZoneState::READ_ONLY);
+}
+
+#[test]
+fn what_is_left_of_a_zone_is_finished_and_limits_are_shared() {
+    let _turn = common::turn();
+    // 44 blocks: five I/Os of 8, and half of one.
+    let target = common::Target::start(&["--ram", "4M,zoned,zone=256K,capacity=176K,open=4,active=4"]);
+    let options = ["-q", "4", "-o", "32k", "-w", "write", "-d", "200", "-t", "60", "-c", "0x3", "--use-every-core"];
+    let (_, result) = perf(&target, &options);
+    for context in result["results"]["contexts"].as_array().unwrap() {
+        assert_eq!(context["operations"]["write"]["ios"], 200);
+        let counts = &context["zone_management"];
+        let (resets, finishes) = (counts["resets"].as_u64().unwrap(), counts["finishes"].as_u64().unwrap());
+        assert!((36..=40).contains(&finishes) && (28..=34).contains(&resets), "{counts}");
+        assert_eq!(counts["failed"], 0);
+        assert!(counts["total_s"].as_f64() >= counts["longest_s"].as_f64());
+    }
+    let states: Vec<_> = zones(&target).iter().map(ZoneDescriptor::state).collect();
+    assert!(states.iter().filter(|state| state.is_active()).count() <= 4, "{states:?}");
+}
+
+#[test]
+fn appends_are_in_flight_together_and_mixes_read_what_is_there() {
+    let _turn = common::turn();
+    let target = common::Target::start(&["--ram", "8M,zoned,zone=1M,open=2,active=2"]);
+    let (said, result) =
+        perf(&target, &["-q", "32", "-o", "4k", "-w", "append", "-d", "3000", "-t", "60", "-c", "0x1"]);
+    let context = &result["results"]["contexts"][0];
+    assert_eq!(context["operations"]["append"]["ios"], 3000, "{said}");
+    assert!(!said.contains("are kept in flight"), "{said}");
+    assert!(context["zone_management"]["resets"].as_u64() >= Some(3), "{context}");
+    let (_, result) =
+        perf(&target, &["-q", "2", "-o", "4k", "-w", "rw", "-M", "50", "-d", "1000", "-t", "60", "-c", "0x1"]);
+    let operations = &result["results"]["contexts"][0]["operations"];
+    let count = |operation: &str| operations[operation]["ios"].as_u64().unwrap();
+    assert_eq!(count("read") + count("write"), 1000);
+    perf(&target, &["-q", "32", "-o", "16k", "-w", "randread", "-d", "1000", "-t", "60", "-c", "0x1"]);
+}
+
+#[test]
+fn what_zones_do_not_allow_is_refused_with_the_reason() {
+    let target = common::Target::start(&["--ram", "8M,zoned,zone=1M,capacity=768K,open=2", "--ram", "8M"]);
+    let (zoned, plain) = (format!("{} ns:1", target.id()), format!("{} ns:2", target.id()));
+    for (id, options, said) in [
+        (&zoned, "-o 4k -w randwrite", "written in order"),
+        (&zoned, "-o 4k -w randrw -M 50", "written in order"),
+        (&zoned, "-o 4k -w write --range 0%-50%", "write pointers"),
+        (&zoned, "-o 4k -w write --reconnect 3", "--reconnect"),
+        (&zoned, "-o 2m -w append", "one command"),
+        (&zoned, "-o 12k -w read", "across zones"),
+        (&zoned, "-o 4k -w write -P 3", "use fewer"),
+        (&zoned, "-o 1m -w write", "zones that I/Os of 256 blocks"),
+        (&plain, "-o 4k -w append", "it is none"),
+    ] {
+        let options: Vec<&str> = options.split(' ').collect();
+        let output =
+            common::run(&[&["perf", "-r", id, "-q", "4", "-d", "10", "-t", "20", "-c", "0x1"], &options[..]].concat());
+        assert_ne!(output.status, Some(0), "{options:?}: {}", output.stdout);
+        let all = output.stdout + &output.stderr;
+        assert!(all.contains(said), "{options:?}: {all}");
+    }
+}

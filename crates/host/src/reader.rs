@@ -25,19 +25,17 @@ impl Reader {
     /// are zeroes, also where the controller reports them as an error.
     ///
     /// # Errors
-    /// The status of a command that failed; no answer in time; metadata that does not stand behind its block.
+    /// The status of a command that failed; no answer in time; metadata that the transport has no place for.
     pub fn read(&mut self, namespace: &Namespace, offset: u64, bytes: usize) -> Result<Vec<u8>, Error> {
         self.blocks(namespace, offset, bytes).map_err(|cause| cause.of(&self.controller))
     }
 
     fn blocks(&mut self, namespace: &Namespace, offset: u64, bytes: usize) -> Result<Vec<u8>, Cause> {
-        if namespace.metadata_size > 0 && !namespace.extended {
-            let why = "its metadata is apart from the data, and blocks of this kind cannot be looked at";
-            return Err(Cause::Transport(format!("NSID {}: {why}", namespace.nsid)));
-        }
         let stored = namespace.stored_block_size();
-        let most = (BUFFER.min(namespace.max_transfer) / stored).max(1);
-        if stored > BUFFER {
+        let apart = if namespace.extended { 0 } else { u32::from(namespace.metadata_size) };
+        // Metadata begins at a dword.
+        let most = ((BUFFER - 4) / (stored + apart)).min(namespace.max_transfer / stored);
+        if most == 0 {
             return Err(Cause::Transport(format!(
                 "NSID {}: its blocks of {stored} bytes are too large",
                 namespace.nsid
@@ -50,6 +48,9 @@ impl Reader {
         while block < end {
             let count = u64::from(most).min(end - block) as u32;
             let command = command::read(namespace.nsid, block, count, 0);
+            if apart > 0 {
+                self.port.expect_metadata(count * apart);
+            }
             let (done, stored_data) = self.port.execute(&command, &AdminData::In(count * stored), self.timeout)?;
             if done.status.is_success() {
                 let parts = stored_data.chunks_exact(stored as usize);

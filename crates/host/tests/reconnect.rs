@@ -4,7 +4,7 @@ mod common;
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
     thread,
@@ -111,6 +111,33 @@ fn a_refusal_counts_as_an_attempt_however_final_it_sounds() {
     until("the return", || controller.incarnation() == Some(1));
     assert_eq!(controller.attempts(), 4);
     controller.detach();
+}
+
+#[test]
+fn the_delays_before_attempts_double_up_to_the_longest() {
+    let times = Arc::new(Mutex::new(Vec::new()));
+    let notes = times.clone();
+    let site = Site::with_hook(move |_, command| {
+        let mut times = notes.lock().unwrap();
+        match is_connect(command) {
+            true => times.push(Instant::now()),
+            false => return Reply::Model,
+        }
+        if times.len() == 1 { Reply::Model } else { Reply::Status(code::CONNECT_INVALID_PARAMETERS.with_dnr()) }
+    });
+    let delay = Duration::from_millis(20);
+    let plan = Reconnect { attempts: 5, first_delay: delay, longest_delay: delay * 4 };
+    let controller = connect(&site, &ControllerOptions { reconnect: Some(plan), ..common::options() });
+    let lost = Instant::now();
+    controller.queue_lost(0, "the test says so".into());
+    until("the end", || controller.failure().is_some());
+    let mut before = lost;
+    let times = times.lock().unwrap();
+    assert_eq!(times.len(), 6);
+    for (&time, times_longer) in times[1..].iter().zip([1, 2, 4, 4, 4]) {
+        assert!(time - before >= delay * times_longer, "{:?} instead of {times_longer} times {delay:?}", time - before);
+        before = time;
+    }
 }
 
 #[test]

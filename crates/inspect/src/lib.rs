@@ -5,7 +5,7 @@
 //! goes on after "it".
 
 mod content;
-mod ours;
+mod format;
 mod signature;
 mod usage;
 
@@ -19,13 +19,9 @@ use std::{
 use doorbell_platform::{Sysfs, sysfs};
 
 pub use content::{EDGE, Ends, read_ends};
-pub use ours::mark;
+pub use format::format;
 pub use signature::signatures;
 pub use usage::Machine;
-
-/// Places between the ends of a file that are looked at, and the bytes looked at there.
-const PROBES: u64 = 62;
-const PROBE: usize = 4096;
 
 /// What makes a file or a device of this machine somebody's, in the order of weight; empty when nothing does.
 ///
@@ -61,32 +57,10 @@ fn look(path: &Path, machine: &Machine) -> Result<Vec<String>, String> {
         false => machine.users_of_file(&found),
     };
     findings.extend(signatures(&ends).into_iter().map(|what| format!("holds {what}")));
-    if findings.is_empty() && !kind.is_block_device() && !ours::is_marked(&file, &found) {
-        findings.extend(
-            data_at(&ends, read)?
-                .map(|at| format!("is a file with data (at byte {at}) that no run of doorbell was the last to write")),
-        );
+    if kind.is_file() {
+        findings.extend(format(&ends).map(|what| format!("is {what}")));
     }
     Ok(findings)
-}
-
-/// The first byte seen that is not zero: of the ends all are seen, between them samples.
-fn data_at(ends: &Ends, read: impl Fn(u64, usize) -> Result<Vec<u8>, String>) -> Result<Option<u64>, String> {
-    let first = |bytes: &[u8], offset: u64| bytes.iter().position(|&byte| byte != 0).map(|at| offset + at as u64);
-    let tail = ends.size - ends.tail.len() as u64;
-    if let Some(at) = first(&ends.head, 0).or_else(|| first(&ends.tail, tail)) {
-        return Ok(Some(at));
-    }
-    let middle = tail.saturating_sub(EDGE);
-    for probe in 0..PROBES {
-        let at = EDGE + (middle / PROBES * probe) / PROBE as u64 * PROBE as u64;
-        if at + PROBE as u64 <= tail
-            && let Some(at) = first(&read(at, PROBE)?, at)
-        {
-            return Ok(Some(at));
-        }
-    }
-    Ok(None)
 }
 
 /// The block device of an NVMe passthrough device: `ng0n1` is the same namespace as `nvme0n1`, in the same folder of sysfs.

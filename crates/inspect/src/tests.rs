@@ -89,45 +89,31 @@ proptest! {
                 }
             }
         }
-        let _ = signatures(&ends);
+        let _ = (signatures(&ends), format(&ends));
     }
 }
 
 #[test]
-fn a_file_with_data_is_somebodys_until_a_run_of_ours_was_the_last_to_write_it() {
+fn a_file_is_somebodys_when_it_is_of_a_known_kind() {
     let scratch = Scratch::new();
     let file = scratch.0.join("file");
-    let found = || path(&file).unwrap();
-    fs::write(&file, []).unwrap();
-    assert_eq!(found(), [""; 0]);
-    File::options().write(true).open(&file).unwrap().set_len(64 << 20).unwrap();
-    assert_eq!(found(), [""; 0], "a sparse file is empty");
-    let write =
-        |at: u64, bytes: &[u8]| File::options().write(true).open(&file).unwrap().write_all_at(bytes, at).unwrap();
-    for at in [5000, (64 << 20) - 1, (32 << 20) + 8192] {
-        write(at, &[7; 4096][..if at == 5000 || at & 4095 == 0 { 4096 } else { 1 }]);
-    }
-    assert_eq!(found(), ["is a file with data (at byte 5000) that no run of doorbell was the last to write"]);
-    mark(&file).unwrap();
-    assert_eq!(found(), [""; 0]);
-    std::thread::sleep(std::time::Duration::from_millis(20));
-    write(9000, b"somebody's");
-    assert_eq!(found().len(), 1);
-    mark(&file).unwrap();
-    write(1080, b"\x53\xef");
-    write(1028, b"\x01");
-    assert_eq!(found(), ["holds an ext2 file system"], "a mark is no answer to a signature");
-}
-
-#[test]
-fn data_between_the_ends_of_a_file_is_found_by_samples() {
-    let scratch = Scratch::new();
-    let file = scratch.0.join("file");
-    let size = 256 << 20;
-    let open = File::create(&file).unwrap();
-    open.set_len(size).unwrap();
-    open.write_all_at(&vec![1; 8 << 20], 100 << 20).unwrap();
-    assert!(path(&file).unwrap()[0].contains("with data (at byte"), "8 MiB between samples 4 MiB apart");
+    let with = |bytes: &[u8]| {
+        fs::write(&file, bytes).unwrap();
+        path(&file).unwrap()
+    };
+    assert_eq!(with(b""), [""; 0]);
+    assert_eq!(with(&[0; 8192]), [""; 0]);
+    assert_eq!(with(&[0xa5; 8192]), [""; 0]);
+    let mut bits = 1_u64;
+    let random = |_| {
+        bits = bits.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (bits >> 56) as u8
+    };
+    assert_eq!(with(&(0..1 << 20).map(random).collect::<Vec<u8>>()), [""; 0], "what a benchmark fills a file with");
+    assert_eq!(with(b"SQLite format 3\0\x10\0\x01\x01"), ["is a database (SQLite)"]);
+    assert_eq!(with("notes\n".repeat(2000).as_bytes()), ["is a text"]);
+    let program = path(&std::env::current_exe().unwrap()).unwrap();
+    assert_eq!(program, ["is a program (ELF)"]);
 }
 
 #[test]

@@ -14,25 +14,24 @@ use std::{
 use doorbell_platform::{Arena, Backing};
 use doorbell_queue::{Counters, Done, Down, Drain, IoQueue, REAP_BATCH, Slot, Wait};
 use doorbell_result::{
-    ContextResult, EndReason, Layout, Operation, Precision, QueueUse, Timeouts, Timing, document::QueuePlan,
+    ContextResult, EndReason, Layout, Precision, QueueUse, SlowRecord, Timeouts, Timing, document::QueuePlan,
 };
-use doorbell_spec::{
-    command::NvmOpcode,
-    status::{self, Status},
-};
+use doorbell_spec::status::{self, Status};
 
 use crate::{
+    classes::add_up,
     coverage::{Coverage, Kind},
+    fill::Filling,
     lane::{Fate, Geometry, Lane, Tag},
     observer::Reporter,
     pacing::Pacing,
     port::AnyQueue,
-    recorder::Recorder,
+    recorder::{Errors, Recorder, Slow},
     slices::{Exchange, Slice},
     stop::Clock,
     timing::{Batch, Exact, Mode, Off, Sampled, Sampler, cost_of_reading},
     transport_counters::counters,
-    workload::{Part, Workload, fill_byte},
+    workload::{Part, Workload},
 };
 
 pub(crate) use outage::Comeback;
@@ -66,9 +65,14 @@ pub(crate) struct Task {
     pub timing: Timing,
     /// Keep a histogram of them.
     pub histogram: bool,
-    /// How its offsets are chosen, and from which part of the namespace, in I/O units.
+    /// How its offsets are chosen, and from which part of the range, in units of so many blocks.
     pub kind: Kind,
     pub part: Part,
+    pub unit: u32,
+    /// The queues say where its writes went.
+    pub placed: bool,
+    /// What buffers hold at the start.
+    pub fill: Filling,
 }
 
 /// A context as its worker sees it, whatever its queues are.
@@ -112,8 +116,8 @@ pub(crate) struct Outcome {
     pub result: ContextResult,
     pub end: EndReason,
     pub problems: Vec<String>,
-    /// What was recorded last, when slices were given away; the result has none of their sums then.
-    pub last: Option<Box<Slice>>,
+    /// What was recorded last, and what failed, when slices were given away; the result has none of their sums then.
+    pub last: Option<(Box<Slice>, Errors)>,
 }
 
 /// The load on one namespace over queues of one kind.
@@ -182,7 +186,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
         clock: C,
         reporter: &'a Reporter<'a>,
     ) -> Result<Self, String> {
-        let io_size = task.geometry.blocks * task.geometry.block_size;
+        let io_size = task.geometry.buffer();
         let align = queues.iter().map(|queue| queue.needs().alignment).fold(task.alignment, u32::max);
         let fail = |what: &str, error: &dyn std::fmt::Display| {
             format!("{} on core {}: {what} for {} I/Os of {io_size} bytes: {error}", task.path, task.core, task.depth)
@@ -198,22 +202,21 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
         }
         let tags = (0..task.depth).map(|index| {
             let buffer = arena.alloc(io_size, align.into())?;
-            arena.region().fill(buffer.offset, io_size as usize, fill_byte(index));
+            task.fill.apply(arena.region(), buffer, index);
             Ok(Tag { buffer: buffer.offset, ..Tag::default() })
         });
         let mut tags: Vec<Tag> =
             tags.collect::<Result<_, std::io::Error>>().map_err(|error| fail("no memory", &error))?;
         let shares = share_out(&mut tags, queues.len());
         let arena = Arc::new(arena);
-        let lanes = queues.drain(..).zip(&shares).map(|(mut queue, own)| {
-            queue.attach(&arena)?;
-            Lane::new(queue, &task.geometry, &tags, own)
-        });
-        let lanes: Vec<_> =
-            lanes.collect::<Result<_, _>>().map_err(|error| fail("cannot prepare an I/O queue", &error))?;
+        let lanes = queues.drain(..).zip(&shares);
+        let lanes: Vec<_> = lanes
+            .map(|(queue, own)| Lane::new(queue, &task.geometry, &tags, own, &arena))
+            .collect::<Result<_, _>>()
+            .map_err(|error| fail("cannot prepare an I/O queue", &error))?;
         Ok(Self {
             eager: lanes.iter().all(|lane: &Lane<Q>| lane.queue.commits_cheaply()),
-            recorder: Recorder::new(task.histogram),
+            recorder: Recorder::new(task.geometry.classes.len(), task.histogram),
             coverage: Coverage::new(task.kind, task.part),
             failed_commands: 0,
             series: false,
@@ -304,13 +307,17 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             return self.end(EndReason::Time);
         }
         self.recorder.issued(stamp);
-        self.coverage.observe(draw.offset);
         let geometry = &self.task.geometry;
+        let class = 2 * draw.size + u8::from(!draw.read);
+        let of = &geometry.classes[usize::from(class)];
+        if of.watched {
+            self.coverage.observe(draw.offset);
+        }
         let tag = Tag {
             stamp,
-            slba: draw.offset * u64::from(geometry.blocks),
-            left: geometry.blocks,
-            opcode: if draw.read { NvmOpcode::READ.0 } else { NvmOpcode::WRITE.0 },
+            slba: geometry.first_block + draw.offset * of.stride,
+            left: of.blocks,
+            class,
             sampled,
             ..Tag::default()
         };
@@ -382,6 +389,9 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             let index = self.lanes[lane].retire(done);
             let tag = &mut self.tags[index as usize];
             tag.outstanding -= 1;
+            if self.task.placed {
+                tag.placed(done.result, &self.task.geometry);
+            }
             let failed = !done.status.is_success();
             if failed {
                 self.failed_commands += u64::from(note_failure(tag, stopped, done.status));
@@ -425,8 +435,8 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
         if tag.fate == Fate::Abandoned {
             self.recorder.abandoned(tag.stamp, self.now);
         } else if tag.status.is_success() {
-            let lba = tag.slba.wrapping_sub(self.task.geometry.blocks.into());
-            self.recorder.succeeded(tag.stamp, self.now, tag.opcode == NvmOpcode::READ.0, lba, timed);
+            let lba = tag.slba.wrapping_sub(self.task.geometry.class(tag).blocks.into());
+            self.recorder.succeeded(tag.stamp, self.now, tag.class.into(), lba, timed);
             if let Some(pacing) = &mut self.pacing {
                 pacing.succeeded(index, self.now, timed);
             }
@@ -441,12 +451,13 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
     #[cold]
     fn record_failure(&mut self, index: u32) {
         let tag = self.tags[index as usize];
-        self.recorder.failed(tag.stamp, self.now, tag.opcode == NvmOpcode::READ.0, tag.status);
+        self.recorder.failed(tag.stamp, self.now, tag.class.into(), tag.status);
         self.timeouts.aborted +=
             u64::from(tag.fate == Fate::Overdue && tag.status.is(status::generic::ABORT_REQUESTED));
-        let (task, blocks) = (&self.task, self.task.geometry.blocks);
+        let task = &self.task;
         self.reporter.failed_io(|| {
-            let what = if tag.opcode == NvmOpcode::READ.0 { "Read" } else { "Write" };
+            let class = task.geometry.class(&tag);
+            let (what, blocks) = (class.label.kind, class.blocks);
             let slba = tag.slba.saturating_sub(blocks.into());
             format!(
                 "{} from core {}: {what} of {blocks} blocks at LBA {slba} failed: {}",
@@ -661,17 +672,24 @@ impl<Q: IoQueue, C: Clock> Pass for Context<'_, Q, C> {
                 queue.sq_doorbells + queue.sq_shadow_doorbells + queue.cq_doorbells + queue.cq_shadow_doorbells;
         }
         let sums = self.recorder.finish(self.clock.now());
-        let (blocks, task) = (u64::from(self.task.geometry.blocks), self.task);
-        let [read_errors, write_errors] = sums.errors;
+        let (unit, task) = (u64::from(self.task.unit), self.task);
+        let labels = task.geometry.labels();
+        let slow = |io: &Slow| SlowRecord {
+            latency: io.latency,
+            issued: io.issued,
+            kind: labels[io.class].kind,
+            lba: io.lba,
+            in_flight: io.in_flight,
+        };
         let mut result = ContextResult {
             layout: Layout {
                 depth: task.depth,
                 ios: task.limit,
                 sequential: task.kind == Kind::Sequential,
                 full: task.kind == (Kind::Full { alone: true }),
-                first_block: task.part.start * blocks,
-                blocks: (task.part.end - task.part.start) * blocks,
-                commands_per_io: task.geometry.most_pieces,
+                first_block: task.geometry.first_block + task.part.start * unit,
+                blocks: (task.part.end - task.part.start) * unit,
+                commands_per_io: task.geometry.most_pieces(),
                 queues: self.queues,
                 memory_node: task.node,
             },
@@ -680,14 +698,12 @@ impl<Q: IoQueue, C: Clock> Pass for Context<'_, Q, C> {
             core: task.core,
             window_start: sums.window_start,
             window_ticks: sums.window_ticks,
-            reads: Operation { errors: read_errors, ..Operation::default() },
-            writes: Operation { errors: write_errors, ..Operation::default() },
             precision,
             account: sums.account,
             audit: sums.audit,
             coverage: self.coverage.finish(),
             failed_commands: self.failed_commands,
-            slowest: sums.slowest,
+            slowest: sums.slowest.iter().map(slow).collect(),
             queue_use,
             busy_ticks: sums.busy_ticks,
             idle_ticks: sums.idle_ticks,
@@ -695,13 +711,12 @@ impl<Q: IoQueue, C: Clock> Pass for Context<'_, Q, C> {
             outages: self.outages,
             timeouts: self.timeouts,
             open_loop,
+            ..ContextResult::default()
         };
         let last = match self.series {
-            true => Some(sums.slice),
+            true => Some((sums.slice, sums.errors)),
             false => {
-                let Slice { reads, writes, .. } = *sums.slice;
-                (result.reads.completed, result.reads.latency) = (reads.completed, reads.latency);
-                (result.writes.completed, result.writes.latency) = (writes.completed, writes.latency);
+                add_up(&mut result, &labels, &sums.slice.tallies, &sums.errors);
                 None
             }
         };

@@ -4,12 +4,14 @@ use std::sync::{Arc, Mutex};
 
 use doorbell_host::split::Split;
 use doorbell_queue::{Op, null::NullQueue};
-use doorbell_result::{EndReason, Timing};
+use doorbell_result::{EndReason, IoKind, Timing};
 use doorbell_spec::status::generic;
 
 use crate::{
+    classes::Class,
     context::{Context, Outcome, Pass, Task},
     coverage::Kind,
+    fill::Filling,
     lane::Geometry,
     observer::{Event, Reporter},
     stop::{StopFlag, Tsc},
@@ -25,15 +27,9 @@ pub(crate) fn silent(_: Event<'_>) {}
 
 pub(crate) fn task(depth: u32, io_size: u32, max_transfer: u32, stripe: u32) -> Task {
     let split = Split::new(512, max_transfer, stripe, io_size);
-    let geometry = Geometry {
-        nsid: 1,
-        control: 0,
-        block_size: 512,
-        blocks: io_size / 512,
-        io_unit: u32::MAX,
-        most_pieces: split.most_pieces() as u32,
-        split,
-    };
+    let class = |kind| Class::new(kind, io_size / 512, 512, split, 0);
+    let classes = [IoKind::Read, IoKind::Write].map(class).into();
+    let geometry = Geometry { nsid: 1, block_size: 512, first_block: 0, io_unit: u32::MAX, classes };
     Task {
         name: "test".into(),
         path: "test, port 1".into(),
@@ -49,6 +45,9 @@ pub(crate) fn task(depth: u32, io_size: u32, max_transfer: u32, stripe: u32) -> 
         histogram: true,
         kind: Kind::Uniform,
         part: Part::of(UNITS, 0, 1),
+        placed: false,
+        unit: io_size / 512,
+        fill: Filling::default(),
     }
 }
 

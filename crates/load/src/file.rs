@@ -1,7 +1,8 @@
 //! Files and devices of the kernel as a run sees them.
 
 use doorbell_host::PollGroup;
-use doorbell_kernel_io::File;
+use doorbell_kernel_io::{Engine, File};
+use doorbell_result::IoKind;
 use doorbell_spec::identify::Csi;
 
 use crate::{
@@ -18,6 +19,7 @@ impl Port for File {
             node: None,
             nsid: self.nsid(),
             csi: Csi::NVM,
+            zoned: None,
             blocks: self.blocks(),
             block_size: self.block_size(),
             metadata_size: self.metadata_size(),
@@ -56,6 +58,17 @@ impl Port for File {
     fn queue_lost(&self, _: u64, _: String) {}
 
     fn abort(&self, _: u64, _: u16, _: u16) {}
+
+    fn most_bytes(&self, kind: IoKind) -> Result<Option<u32>, String> {
+        match (kind, self.engine()) {
+            (IoKind::Read | IoKind::Write | IoKind::Flush, _) => Ok(None),
+            (IoKind::Compare | IoKind::Trim, Engine::UringCmd) => Ok(None),
+            (IoKind::WriteZeroes | IoKind::Verify, Engine::UringCmd) => Ok(Some(self.max_transfer())),
+            (_, engine) => {
+                Err(format!("{} carries no {kind}; name the NVMe device that takes commands (/dev/ng*)", engine.word()))
+            }
+        }
+    }
 
     fn check(&self) -> Result<(), String> {
         Ok(())

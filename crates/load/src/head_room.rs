@@ -8,6 +8,7 @@ use doorbell_result::ContextResult;
 
 use crate::{
     context::{Context, Pass, Task},
+    fill::Filling,
     lane::Geometry,
     observer::Reporter,
     stop::Clock,
@@ -26,13 +27,10 @@ pub(crate) struct Again {
 impl Again {
     /// The same load; data is not touched, so that a byte stands for a block.
     pub fn new(task: &Task, workload: &Workload, slots: Vec<u16>) -> Self {
-        let geometry = Geometry {
-            block_size: 1,
-            io_unit: u32::MAX,
-            split: task.geometry.split.with_block_size(1),
-            ..task.geometry.clone()
-        };
-        let task = Task { geometry, limit: None, node: None, alignment: 1, ..task.clone() };
+        let mut geometry = Geometry { block_size: 1, io_unit: u32::MAX, ..task.geometry.clone() };
+        geometry.classes.iter_mut().for_each(|class| class.split = class.split.with_block_size(1));
+        let fill = Filling::default();
+        let task = Task { geometry, limit: None, node: None, alignment: 1, fill, ..task.clone() };
         Self { task, workload: workload.clone(), slots }
     }
 }

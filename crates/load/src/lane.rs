@@ -1,13 +1,18 @@
 //! One I/O queue of a context: which I/Os wait for it, which slot carries which piece of which I/O, and when memory has to be
 //! prepared anew. The order is first come, first served: a backlog waits here, never in the queue.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
-use doorbell_host::split::Split;
-use doorbell_platform::Range;
+use doorbell_platform::{Arena, Range};
 use doorbell_queue::{Done, Down, IoQueue, Op, PrepareError, Progress, REAP_BATCH, Slot};
-use doorbell_result::document::QueuePlan;
-use doorbell_spec::status::Status;
+use doorbell_result::{IoKind, document::QueuePlan};
+use doorbell_spec::{
+    command::{Direction, DsmRange, data_direction},
+    status::Status,
+};
+use zerocopy::IntoBytes;
+
+use crate::classes::{Class, Label, RANGE};
 
 /// One I/O of `-q`, from the moment it is issued to the end of its last piece.
 #[derive(Clone, Copy, Debug, Default)]
@@ -28,8 +33,8 @@ pub(crate) struct Tag {
     pub number: Slot,
     /// Start of its buffer in the arena.
     pub buffer: u64,
-    /// Opcode of its commands.
-    pub opcode: u8,
+    /// Its class.
+    pub class: u8,
     /// The first failure of a piece.
     pub status: Status,
     /// What happened to it besides.
@@ -60,6 +65,15 @@ impl Tag {
         self.outstanding > 0 || self.left > 0
     }
 
+    /// The command that it is, if it writes, was for another place.
+    #[cold]
+    pub fn placed(&mut self, slba: u64, geometry: &Geometry) {
+        let class = geometry.class(self);
+        if matches!(class.label.kind, IoKind::Write | IoKind::WriteZeroes | IoKind::Append) {
+            self.slba = slba + u64::from(class.blocks);
+        }
+    }
+
     /// A command carries its next blocks.
     #[inline]
     fn taken(&mut self, blocks: u32, geometry: &Geometry) {
@@ -75,33 +89,82 @@ impl Tag {
 #[derive(Clone, Debug)]
 pub(crate) struct Geometry {
     pub nsid: u32,
-    /// Upper half of command dword 12.
-    pub control: u16,
     /// Data bytes of a block.
     pub block_size: u32,
-    /// Blocks of an I/O.
-    pub blocks: u32,
+    /// First block of the range that is used.
+    pub first_block: u64,
+    pub classes: Box<[Class]>,
     /// Largest piece of a buffer that is presented as one range, `-O`, at least 1; `u32::MAX` leaves buffers whole.
     pub io_unit: u32,
-    pub split: Split,
-    /// Most commands of one I/O.
-    pub most_pieces: u32,
 }
 
 impl Geometry {
+    /// The class of an I/O.
+    #[inline]
+    pub fn class(&self, tag: &Tag) -> &Class {
+        &self.classes[usize::from(tag.class)]
+    }
+
+    /// What results tell apart.
+    pub fn labels(&self) -> Vec<Label> {
+        self.classes.iter().map(|class| class.label).collect()
+    }
+
+    /// Most commands of one I/O.
+    pub fn most_pieces(&self) -> u32 {
+        self.classes.iter().map(|class| class.split.most_pieces() as u32).max().unwrap_or(1)
+    }
+
+    /// Bytes of a buffer.
+    pub fn buffer(&self) -> u32 {
+        // A slot is prepared with some memory even if no command uses it.
+        self.classes.iter().map(|class| class.data_bytes(self.block_size)).max().unwrap_or(0).max(self.block_size)
+    }
+
+    /// Most data bytes of a command.
+    fn largest_piece(&self) -> u32 {
+        let of = |class: &Class| match class.label.kind {
+            IoKind::Trim => RANGE,
+            _ if class.data_bytes(self.block_size) == 0 => self.block_size,
+            _ => class.split.pieces(0, class.blocks).map(|piece| piece.blocks * self.block_size).max().unwrap_or(0),
+        };
+        self.classes.iter().map(of).max().unwrap_or(self.block_size)
+    }
+
+    /// Whether all commands that carry data carry as much, which is a whole buffer.
+    fn is_uniform(&self) -> bool {
+        let mut sizes = self.classes.iter().map(|class| class.data_bytes(self.block_size)).filter(|&bytes| bytes > 0);
+        let first = sizes.next();
+        sizes.all(|bytes| Some(bytes) == first) && self.classes.iter().all(|class| class.label.kind != IoKind::Trim)
+    }
+
     /// Blocks of the next command of an I/O.
     #[inline]
     fn next_piece(&self, tag: &Tag) -> u32 {
-        if self.most_pieces == 1 {
+        let split = &self.class(tag).split;
+        if split.most_pieces() == 1 {
             return tag.left;
         }
-        self.split.pieces(tag.slba, tag.left).next().map_or(tag.left, |piece| piece.blocks)
+        split.pieces(tag.slba, tag.left).next().map_or(tag.left, |piece| piece.blocks)
+    }
+
+    /// The memory of the command that carries the next blocks of an I/O, if it has any.
+    #[inline]
+    fn memory(&self, index: u32, tag: &Tag, blocks: u32) -> Option<Memory> {
+        let class = self.class(tag);
+        match data_direction(class.opcode) {
+            Direction::None => None,
+            _ if class.plain => Some(Memory { tag: index, offset: tag.offset, len: blocks * self.block_size }),
+            _ => Some(Memory { tag: index, offset: u32::from(tag.pieces) * RANGE, len: RANGE }),
+        }
     }
 
     /// The command that carries the next blocks of an I/O in a slot.
     #[inline]
     fn op(&self, slot: Slot, tag: &Tag, blocks: u32) -> Op {
-        Op { slot, opcode: tag.opcode, nsid: self.nsid, slba: tag.slba, blocks, control: self.control, ..Op::default() }
+        let class = self.class(tag);
+        let (slba, blocks) = if class.plain { (tag.slba, blocks) } else { (class.words(), 1) };
+        Op { slot, opcode: class.opcode, nsid: self.nsid, slba, blocks, control: class.control, ..Op::default() }
     }
 
     /// The ranges of `len` bytes at `offset` of the buffer at `buffer`, cut at multiples of the I/O unit.
@@ -150,30 +213,39 @@ pub(crate) struct Lane<Q> {
     /// Each tag has one piece, with a slot of its own.
     direct: bool,
     ranges: Vec<Range>,
+    arena: Arc<Arena>,
+    /// Most commands of an I/O.
+    most_pieces: u32,
 }
 
 impl<Q: IoQueue> Lane<Q> {
-    /// Prepares the slots of a queue, whose arena is attached, for the I/Os in `own`.
+    /// Prepares the slots of a queue for the I/Os in `own`, whose buffers are in the arena.
     ///
     /// # Errors
     /// When the queue cannot carry such commands.
-    pub fn new(mut queue: Q, geometry: &Geometry, tags: &[Tag], own: &[u32]) -> Result<Self, PrepareError> {
+    pub fn new(
+        mut queue: Q,
+        geometry: &Geometry,
+        tags: &[Tag],
+        own: &[u32],
+        arena: &Arc<Arena>,
+    ) -> Result<Self, PrepareError> {
+        queue.attach(arena)?;
         let slots = usize::from(queue.needs().slots);
         if slots == 0 {
             return Err(PrepareError("the queue has room for no command".into()));
         }
-        let most = geometry.most_pieces as usize;
+        let most_pieces = geometry.most_pieces();
+        let most = most_pieces as usize;
         let fixed = own.len().saturating_mul(most) <= slots;
         let mut ranges = Vec::new();
         let mut prepared = Vec::with_capacity(slots);
-        let whole = geometry.blocks * geometry.block_size;
         // The largest piece takes the most ranges; if the queue accepts it, it accepts all.
-        let largest = geometry.split.pieces(0, geometry.blocks).map(|piece| piece.blocks * geometry.block_size).max();
+        let (whole, len) = (geometry.buffer(), geometry.largest_piece());
         for slot in 0..slots {
             let (number, piece) = if fixed { (slot / most, slot % most) } else { (0, 0) };
             let Some(&tag) = own.get(number) else { break };
             let buffer = tags[tag as usize].buffer;
-            let len = largest.unwrap_or(whole);
             let offset = (piece as u32).saturating_mul(len).min(whole - len);
             let memory = Memory { tag, offset, len };
             geometry.ranges(buffer, memory, &mut ranges);
@@ -189,9 +261,11 @@ impl<Q: IoQueue> Lane<Q> {
             uncommitted: false,
             owner: own.iter().copied().chain(std::iter::repeat(0)).take(slots).collect(),
             prepared,
-            direct: fixed && most == 1,
+            direct: fixed && most == 1 && geometry.is_uniform(),
             free: (!fixed).then(|| (0..slots as Slot).rev().collect()),
             ranges,
+            arena: arena.clone(),
+            most_pieces,
         })
     }
 
@@ -307,14 +381,18 @@ impl<Q: IoQueue> Lane<Q> {
         {
             let tag = &mut tags[index as usize];
             let slot = match &mut self.free {
-                None => (u32::from(tag.number) * geometry.most_pieces) as Slot + tag.pieces,
+                None => (u32::from(tag.number) * self.most_pieces) as Slot + tag.pieces,
                 Some(free) => match free.pop() {
                     Some(slot) => slot,
                     None => break,
                 },
             };
             let blocks = geometry.next_piece(tag);
-            let memory = Memory { tag: index, offset: tag.offset, len: blocks * geometry.block_size };
+            let memory = geometry.memory(index, tag, blocks);
+            if let Some(memory) = memory.filter(|_| !geometry.class(tag).plain) {
+                let range = DsmRange::new(tag.slba, blocks);
+                self.arena.region().write(tag.buffer + u64::from(memory.offset), range.as_bytes());
+            }
             self.owner[usize::from(slot)] = index;
             self.ops.push(geometry.op(slot, tag, blocks));
             tag.taken(blocks, geometry);
@@ -322,7 +400,7 @@ impl<Q: IoQueue> Lane<Q> {
                 self.waiting.pop_front();
             }
             let prepared = &mut self.prepared[usize::from(slot)];
-            if *prepared != memory {
+            if let Some(memory) = memory.filter(|memory| *prepared != *memory) {
                 *prepared = memory;
                 geometry.ranges(tag.buffer, memory, &mut self.ranges);
                 self.queue.prepare(slot, &self.ranges).map_err(|error| Down(error.to_string()))?;

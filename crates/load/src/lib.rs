@@ -2,18 +2,20 @@
 //! them so that the result can be checked. `doorbell perf` calls [`run()`]; the `report` crate shows what it returns.
 //!
 //! [`plan`] says who drives what, `run` connects and watches, `worker` is the loop of a core, `context` one worker's load on one
-//! namespace, `lane` one of its queues, `timing` how its I/Os are stamped, `pacing` when they arrive in an open loop, `recorder` its counts, `slices` their course in time,
-//! `coverage` where they went, `outage` how lost queues are replaced, `memory` whether there is enough for all, [`workload`] (with
+//! namespace, `classes` what its I/Os do, `lane` one of its queues, `timing` how its I/Os are stamped, `pacing` when they arrive in an open loop, `recorder` its counts, `slices` their course in time,
+//! `coverage` where they went, `fill` what they write, `outage` how lost queues are replaced, `survey` which zones a queue writes and `zones` the queue that does, `memory` whether there is enough for all, [`workload`] (with
 //! [`zipf`] and [`permutation`]) its sequence of I/Os. `clock_check` and `head_room` measure the tool itself.
 
 #[cfg(test)]
 mod audit_tests;
+mod classes;
 mod clock_check;
 mod context;
 #[cfg(test)]
 mod context_tests;
 mod coverage;
 mod file;
+mod fill;
 mod head_room;
 mod lane;
 mod memory;
@@ -33,6 +35,7 @@ mod run;
 mod run_tests;
 mod slices;
 mod stop;
+mod survey;
 #[cfg(test)]
 mod test_queue;
 mod timing;
@@ -44,12 +47,13 @@ mod truth_tests;
 mod worker;
 pub mod workload;
 pub mod zipf;
+mod zones;
 
 pub use doorbell_kernel_io as kernel;
-pub use doorbell_result::{Arrival, Timing};
+pub use doorbell_result::{Arrival, IoKind, Timing};
 pub use observer::{Event, Observer, Second};
 pub use pacing::Rate;
-pub use plan::{Limit, PollMode, RunOptions, Selection};
+pub use plan::{Bound, Fill, LbaRange, Limit, PollMode, RunOptions, Selection};
 pub use port::Target;
 pub use run::{Companion, run};
 pub use stop::StopFlag;

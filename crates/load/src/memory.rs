@@ -46,7 +46,7 @@ fn compare(options: &RunOptions, contexts: &[Access], available: Option<u64>, hu
 }
 
 fn buffer(options: &RunOptions) -> u64 {
-    u64::from(options.io_size).next_multiple_of(options.alignment.max(1).into())
+    u64::from(options.buffer()).next_multiple_of(options.alignment.max(1).into())
 }
 
 fn buffers(options: &RunOptions, contexts: usize) -> u64 {

@@ -28,10 +28,18 @@ pub(crate) struct Queues {
 
 impl Queues {
     /// Connects them, unless the run is stopped or the deadline is over before.
-    pub fn connect(port: &dyn Port, options: &RunOptions, deadline: Instant, stop: &StopFlag) -> Result<Self, String> {
+    /// I/Os have up to `pieces` commands.
+    pub fn connect(
+        port: &dyn Port,
+        options: &RunOptions,
+        pieces: u32,
+        deadline: Instant,
+        stop: &StopFlag,
+    ) -> Result<Self, String> {
         // No queue needs more entries than its share of the I/Os, and one entry stays free; what it never uses costs both ends.
         let share = options.io_depth.div_ceil(u32::from(options.qpairs).max(1));
-        let commands = port.shape().split(options.io_size).most_pieces() as u64 * u64::from(share);
+        // A queue that writes zones has commands of its own, one at a time.
+        let commands = u64::from(pieces) * u64::from(share) + u64::from(port.shape().zoned.is_some());
         let entries = options.io_queue_size.unwrap_or_else(|| u32::try_from(commands + 1).unwrap_or(u32::MAX));
         // One worker polls them all.
         let group = PollGroup::default();
@@ -66,10 +74,14 @@ pub(crate) enum News {
 pub(crate) struct Keeper {
     port: Arc<dyn Port>,
     news: Sender<News>,
+    /// Most commands of an I/O.
+    pieces: u32,
     /// The incarnation that the context's queues belong to.
     incarnation: u64,
     /// The context knows that this one is lost.
     told: bool,
+    /// Since when it has been there again, while the path to the namespace changes its state.
+    changing: Option<Instant>,
     /// New queues of an incarnation, on their way.
     connecting: Option<(u64, Receiver<Result<Queues, String>>)>,
     /// Times in a row that no queues were to be had.
@@ -79,8 +91,18 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    pub fn new(port: Arc<dyn Port>, incarnation: u64, news: Sender<News>) -> Self {
-        Self { port, news, incarnation, told: false, connecting: None, failures: 0, over: false }
+    pub fn new(port: Arc<dyn Port>, pieces: u32, incarnation: u64, news: Sender<News>) -> Self {
+        Self {
+            port,
+            news,
+            pieces,
+            incarnation,
+            told: false,
+            changing: None,
+            connecting: None,
+            failures: 0,
+            over: false,
+        }
     }
 
     /// One look; returns whether there is news for the context.
@@ -94,11 +116,20 @@ impl Keeper {
         if !told {
             return self.tell(News::Lost("its controller is lost".into()));
         }
-        let Some(now) = now else { return false };
+        let Some(now) = now else {
+            self.changing = None;
+            return false;
+        };
         let Some((incarnation, queues)) = &self.connecting else {
+            if let Some(most) = self.port.changing()
+                && self.changing.get_or_insert_with(Instant::now).elapsed() < most
+            {
+                return false;
+            }
+            self.changing = None;
             return match self.port.check() {
                 Ok(()) => {
-                    self.connecting = Some((now, connect(&self.port, options, stop)));
+                    self.connecting = Some((now, connect(&self.port, options, self.pieces, stop)));
                     false
                 }
                 // Said of the incarnation that is there still: final.
@@ -139,11 +170,16 @@ impl Keeper {
 }
 
 /// Connects a context's queues on a thread that a request to stop leaves behind: each of its waits has a deadline in the driver.
-fn connect(port: &Arc<dyn Port>, options: &RunOptions, stop: &StopFlag) -> Receiver<Result<Queues, String>> {
+fn connect(
+    port: &Arc<dyn Port>,
+    options: &RunOptions,
+    pieces: u32,
+    stop: &StopFlag,
+) -> Receiver<Result<Queues, String>> {
     let (sender, receiver) = mpsc::channel();
     let (port, options, stop) = (port.clone(), options.clone(), stop.clone());
     let deadline = Instant::now() + options.connect;
-    let connect = move || drop(sender.send(Queues::connect(&*port, &options, deadline, &stop)));
+    let connect = move || drop(sender.send(Queues::connect(&*port, &options, pieces, deadline, &stop)));
     // Without the thread the sender is dropped, which is noticed.
     let _ = thread::Builder::new().name("connect".into()).spawn(connect);
     receiver

@@ -3,18 +3,23 @@
 
 use std::time::Duration;
 
-use doorbell_host::split::Split;
-use doorbell_result::Timing;
-use doorbell_spec::{identify::Csi, log::AnaState};
+use doorbell_host::{Zoned, split::Split};
+use doorbell_result::{IoKind, Timing};
+use doorbell_spec::{command::control, identify::Csi, log::AnaState};
 
-use crate::{pacing::Rate, workload::Pattern};
+use crate::{
+    classes::{Class, Label},
+    pacing::Rate,
+    survey,
+    workload::{Part, Pattern},
+};
 
 /// The load, as the command line describes it (reference: the options of `spdk_nvme_perf`).
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunOptions {
     /// I/Os in flight per (core, namespace) pair, at least 1 (`-q`).
     pub io_depth: u32,
-    /// Bytes of an I/O, at least 1 (`-o`).
+    /// Bytes of an I/O, at least 1, the largest where sizes are mixed (`-o`).
     pub io_size: u32,
     /// Largest piece of a buffer presented as one range, in bytes; `None` leaves buffers whole (`-O`).
     pub io_unit: Option<u32>,
@@ -84,6 +89,90 @@ pub struct RunOptions {
 pub struct Selection {
     /// A random pattern takes each position exactly once before any comes again (`--coverage full`).
     pub full_coverage: bool,
+    /// The part of each namespace that is used (`--range`); all of it without.
+    pub range: Option<LbaRange>,
+    /// Sizes of I/Os in bytes, ascending, with their weights (`-o` with a mix); `io_size` alone when empty.
+    pub sizes: Vec<(u32, u32)>,
+    /// What I/Os do instead of reading and writing.
+    pub operation: Option<IoKind>,
+    /// A flush after so many writes, 1 or more (`--flush-every`).
+    pub flush_every: Option<u32>,
+    /// What buffers hold at the start (`--fill`).
+    pub fill: Fill,
+}
+
+impl Selection {
+    /// Whether what is on a namespace becomes something else, where so many percent of reads and writes are reads.
+    pub fn changes(&self, read_percent: u8) -> bool {
+        match self.operation {
+            None => read_percent < 100,
+            Some(kind) => matches!(kind, IoKind::Trim | IoKind::WriteZeroes | IoKind::Append),
+        }
+    }
+}
+
+/// A part of a namespace, as `--range` gives it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LbaRange {
+    /// Where it begins.
+    pub from: Bound,
+    /// Where what is behind it begins.
+    pub to: Bound,
+}
+
+/// A place in a namespace.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Bound {
+    /// Percent of its size, rounded down to a multiple of the largest I/O.
+    Percent(f64),
+    /// Bytes, a multiple of the block size.
+    Bytes(u64),
+    /// Logical blocks.
+    Blocks(u64),
+}
+
+/// What the buffers of I/Os hold before the first one. A read puts what it finds into its buffer, and a write that gets this buffer next
+/// writes that.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Fill {
+    /// In each buffer a byte from 1 to 8, as in the original.
+    #[default]
+    Numbered,
+    /// Zeroes.
+    Zero,
+    /// Random bytes, others in each buffer.
+    Random,
+    /// These bytes over and over; a power of two of them, at most 512, so that all blocks are alike.
+    Pattern(Vec<u8>),
+    /// Random bytes and zeroes, of which so many percent are left when they are compressed, 0 to 100.
+    Compress(u8),
+}
+
+impl RunOptions {
+    /// Sizes of I/Os in bytes, ascending, with their weights.
+    pub(crate) fn sizes(&self) -> Vec<(u32, u32)> {
+        match self.selection.sizes.is_empty() {
+            true => vec![(self.io_size, 1)],
+            false => self.selection.sizes.clone(),
+        }
+    }
+
+    /// Bytes of the buffer of an I/O, as far as they are known before the namespace is.
+    pub(crate) fn buffer(&self) -> u32 {
+        let moves =
+            |label: &Label| matches!(label.kind, IoKind::Read | IoKind::Write | IoKind::Compare | IoKind::Append);
+        let whole = self.labels().iter().step_by(2).any(moves);
+        if whole { self.io_size } else { self.io_size.min(4096) }
+    }
+
+    /// The classes of I/Os, in the order of [`crate::classes`].
+    pub(crate) fn labels(&self) -> Vec<Label> {
+        let kinds = [self.selection.operation.unwrap_or(IoKind::Read), IoKind::Write];
+        let sizes = self.sizes().into_iter();
+        let mut labels: Vec<Label> = sizes.flat_map(|(bytes, _)| kinds.map(|kind| Label { kind, bytes })).collect();
+        labels.extend(self.selection.flush_every.map(|_| Label { kind: IoKind::Flush, bytes: 0 }));
+        labels
+    }
 }
 
 /// What a worker does when it finds nothing completed.
@@ -148,6 +237,8 @@ pub struct Shape {
     pub nsid: u32,
     /// Its I/O command set.
     pub csi: Csi,
+    /// Its zones, if it has any.
+    pub zoned: Option<Zoned>,
     /// Logical blocks.
     pub blocks: u64,
     /// Data bytes of a block.
@@ -171,6 +262,60 @@ impl Shape {
         u64::try_from(bytes / u128::from(io_size.max(1))).unwrap_or(u64::MAX)
     }
 
+    /// The blocks that are used.
+    ///
+    /// # Errors
+    /// Why `--range` does not fit the namespace.
+    pub fn range(&self, options: &RunOptions) -> Result<Part, String> {
+        let Some(range) = options.selection.range else { return Ok(Part { start: 0, end: self.blocks }) };
+        let largest = u64::from(options.io_size / self.block_size).max(1);
+        let place = |bound| match bound {
+            Bound::Percent(percent) if percent >= 100.0 => Ok(self.blocks),
+            Bound::Percent(percent) => Ok((self.blocks as f64 * percent / 100.0) as u64 / largest * largest),
+            Bound::Blocks(blocks) => Ok(blocks),
+            Bound::Bytes(bytes) if bytes % u64::from(self.block_size) == 0 => Ok(bytes / u64::from(self.block_size)),
+            Bound::Bytes(bytes) => {
+                Err(format!("byte {bytes} (--range) is not where a block of {} begins", self.block_size))
+            }
+        };
+        let part = Part { start: place(range.from)?, end: place(range.to)? };
+        if part.end > self.blocks {
+            return Err(format!("--range ends at block {}, and it has {}", part.end, self.blocks));
+        }
+        if part.end.saturating_sub(part.start) < largest {
+            let (start, end) = (part.start, part.end);
+            return Err(format!(
+                "--range is blocks {start} to {end}, in which I/Os of {} bytes (-o) do not fit",
+                options.io_size
+            ));
+        }
+        Ok(part)
+    }
+
+    /// The classes of I/Os here, `most` saying how many bytes a command may be about where it moves none.
+    pub(crate) fn classes(&self, options: &RunOptions, most: Option<u32>) -> Box<[Class]> {
+        let control = if options.fua { control::FUA } else { 0 };
+        let sizes = options.sizes();
+        let (mixed, heaviest) = (sizes.len() > 1, sizes.iter().map(|(_, weight)| *weight).max());
+        let heaviest = sizes.iter().find(|(_, weight)| Some(*weight) == heaviest).map(|(size, _)| *size);
+        let of = |label: &Label| {
+            let moves = matches!(label.kind, IoKind::Read | IoKind::Write | IoKind::Compare | IoKind::Append);
+            let size = label.bytes.max(self.block_size);
+            let split = match most.filter(|_| !moves) {
+                Some(most) => Split::new(self.block_size, most, 0, size),
+                None => self.split(size),
+            };
+            let mut class = Class::new(label.kind, size / self.block_size, self.block_size, split, control);
+            if label.kind == IoKind::Flush || mixed && !options.pattern.random {
+                class.stride = u64::from(label.kind != IoKind::Flush);
+            }
+            // Only offsets of one size can be told from chance.
+            class.watched = Some(label.bytes) == heaviest;
+            class
+        };
+        options.labels().iter().map(of).collect()
+    }
+
     /// Whether the namespace can be tested: lines of advice if so.
     ///
     /// # Errors
@@ -184,14 +329,21 @@ impl Shape {
         if self.block_size == 0 || self.blocks == 0 {
             return skip("it has no blocks".into());
         }
-        if self.units(io_size) == 0 || self.block_size > io_size {
-            let size = u128::from(self.blocks) * u128::from(self.block_size);
+        let sizes = options.sizes();
+        if let Some((size, _)) = sizes.iter().find(|(size, _)| self.units(*size) == 0 || self.block_size > *size) {
+            let bytes = u128::from(self.blocks) * u128::from(self.block_size);
             return skip(format!(
-                "I/Os of {io_size} bytes (-o) do not fit its {size} bytes in blocks of {}",
+                "I/Os of {size} bytes (-o) do not fit its {bytes} bytes in blocks of {}",
                 self.block_size
             ));
         }
-        if self.csi != Csi::NVM {
+        if let Some(zoned) = &self.zoned {
+            if let Err(why) = survey::admit(self, zoned, options) {
+                return skip(why);
+            }
+        } else if options.selection.operation == Some(IoKind::Append) {
+            return skip("-w append is for zoned namespaces, and it is none".into());
+        } else if self.csi != Csi::NVM {
             return skip(format!(
                 "it is of the {}, and only those of the {} are tested",
                 self.csi.name(),
@@ -204,9 +356,12 @@ impl Shape {
                 self.metadata_size
             ));
         }
-        if !io_size.is_multiple_of(self.block_size) {
+        if let Some((size, _)) = sizes.iter().find(|(size, _)| !size.is_multiple_of(self.block_size)) {
             let block = self.block_size;
-            return skip(format!("the I/O size {io_size} (-o) is not a multiple of its block size {block}"));
+            return skip(format!("the I/O size {size} (-o) is not a multiple of its block size {block}"));
+        }
+        if let Err(why) = self.range(options) {
+            return skip(why);
         }
         let pieces = self.split(io_size).most_pieces() as u64;
         let commands = u64::from(options.io_depth).div_ceil(options.qpairs.max(1).into()) * pieces;
@@ -328,6 +483,7 @@ pub(crate) mod tests {
             blocks: 1 << 20,
             block_size: 512,
             csi: Csi::NVM,
+            zoned: None,
             metadata_size: 0,
             max_transfer: 131_072,
             stripe_blocks: 0,

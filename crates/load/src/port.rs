@@ -1,10 +1,23 @@
 //! What a run needs of a namespace and its controller; the host driver gives it, and tests give their own.
 
+use std::time::Duration;
+
 use doorbell_host::{self as host, Controller, Namespace, PollGroup, TransportType};
 use doorbell_kernel_io::KernelQueue;
 use doorbell_platform::{Sysfs, pci::Address};
+use doorbell_queue::IoQueue;
+use doorbell_result::IoKind;
+use doorbell_spec::identify::{Cns, Csi, NvmController, oncs};
+use zerocopy::FromBytes;
 
-use crate::plan::{Access, RunOptions, Shape, refusal};
+use crate::{
+    plan::{Access, RunOptions, Shape, refusal},
+    survey::Survey,
+    zones::Share,
+};
+
+/// Entries of a queue that is there to look at zones.
+const SURVEY_ENTRIES: u32 = 8;
 
 /// A namespace to test.
 #[derive(Clone, Debug)]
@@ -44,6 +57,26 @@ pub(crate) trait Port: Send + Sync {
     fn queue_lost(&self, incarnation: u64, why: String);
     /// Has a command of a queue of an incarnation aborted. Does not block.
     fn abort(&self, incarnation: u64, sqid: u16, cid: u16);
+    /// Most bytes that a command may be about which moves no data of that length; `None` for as many as it can name.
+    ///
+    /// # Errors
+    /// Why the controller cannot be asked for this.
+    fn most_bytes(&self, kind: IoKind) -> Result<Option<u32>, String> {
+        Err(format!("this path takes no {kind}"))
+    }
+
+    /// While the path changes its ANA state: how long that takes at most.
+    fn changing(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Looks at the zones of the namespace over a queue of its own, and shares them out.
+    ///
+    /// # Errors
+    /// What was asked, and why there is no answer.
+    fn survey(&self, _: &Survey) -> Result<Vec<Share>, String> {
+        Err("this path has no zones".into())
+    }
     /// Whether the namespace is what it was, after the controller was brought back, and takes I/O.
     fn check(&self) -> Result<(), String>;
 }
@@ -85,6 +118,7 @@ impl Port for Target {
             node: self.node(),
             nsid: namespace.nsid,
             csi: namespace.csi,
+            zoned: namespace.zoned,
             blocks: namespace.blocks,
             block_size: namespace.block_size,
             metadata_size: namespace.metadata_size,
@@ -127,6 +161,51 @@ impl Port for Target {
 
     fn abort(&self, incarnation: u64, sqid: u16, cid: u16) {
         self.controller.abort(incarnation, sqid, cid);
+    }
+
+    fn most_bytes(&self, kind: IoKind) -> Result<Option<u32>, String> {
+        let (bit, name) = match kind {
+            IoKind::Read | IoKind::Write | IoKind::Flush | IoKind::Append => return Ok(None),
+            IoKind::Compare => (oncs::COMPARE, "Compare"),
+            IoKind::Trim => (oncs::DATASET_MANAGEMENT, "Dataset Management"),
+            IoKind::WriteZeroes => (oncs::WRITE_ZEROES, "Write Zeroes"),
+            IoKind::Verify => (oncs::VERIFY, "Verify"),
+        };
+        let supported = self.controller.identify().oncs.get();
+        if supported & bit == 0 {
+            return Err(format!("the controller does not support {name} (ONCS {supported:04x}h)"));
+        }
+        // Older controllers have no such page, and say nothing of limits.
+        let page = self.controller.identify_page(Cns::CSI_CONTROLLER, 0, Csi::NVM).unwrap_or_default();
+        let limits = NvmController::ref_from_bytes(&page).ok();
+        let power = |exponent: u8| match exponent {
+            // What is not limited for itself keeps to what a command transfers, as controllers may expect that ignore the rest.
+            0 => self.namespace.max_transfer,
+            some => u32::try_from(4096u64 << (u32::from(self.controller.cap().mpsmin()) + u32::from(some)).min(32))
+                .unwrap_or(u32::MAX),
+        };
+        Ok(match kind {
+            IoKind::Trim => {
+                let [range, all] = limits.map_or([0; 2], |limits| [limits.dmrsl.get().into(), limits.dmsl.get()]);
+                let least = [range, all].into_iter().filter(|&blocks| blocks > 0).min();
+                least.map(|blocks| u32::try_from(blocks * u64::from(self.namespace.block_size)).unwrap_or(u32::MAX))
+            }
+            IoKind::WriteZeroes => Some(power(limits.map_or(0, |limits| limits.wzsl))),
+            IoKind::Verify => Some(power(limits.map_or(0, |limits| limits.vsl))),
+            IoKind::Read | IoKind::Write | IoKind::Compare | IoKind::Flush | IoKind::Append => None,
+        })
+    }
+
+    fn changing(&self) -> Option<Duration> {
+        self.controller.changing(Some(self.namespace.nsid))
+    }
+
+    fn survey(&self, survey: &Survey) -> Result<Vec<Share>, String> {
+        let queue = self.controller.connect_io_queue_in(&PollGroup::default(), SURVEY_ENTRIES);
+        let mut queue = queue.map_err(|error| error.to_string())?;
+        let shares = survey.take(&mut queue);
+        queue.stop();
+        shares
     }
 
     fn check(&self) -> Result<(), String> {

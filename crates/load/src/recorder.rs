@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use doorbell_result::{Account, Audit, SlowRecord};
+use doorbell_result::{Account, Audit};
 use doorbell_spec::status::Status;
 
 use crate::slices::{Exchange, Slice};
@@ -27,8 +27,7 @@ pub(crate) struct Recorder {
     /// Busy and idle ticks of the whole run.
     polls: (u64, u64),
     histogram: bool,
-    /// Failures by status and operation (whether it read).
-    errors: Vec<(Status, bool, u64)>,
+    errors: Errors,
     /// What is recorded into: all of the window, or a part of it when it is given away by and by.
     slice: Box<Slice>,
     /// Where it goes, and how long one is.
@@ -36,7 +35,7 @@ pub(crate) struct Recorder {
     /// When the slice is full.
     slice_end: u64,
     /// The slowest I/Os, in no order, and the latency that one of them has to exceed when there are enough.
-    slowest: Vec<SlowRecord>,
+    slowest: Vec<Slow>,
     slow: u64,
     account: Account,
     audit: Audit,
@@ -64,6 +63,40 @@ pub(crate) enum Defect {
     Loses(u64),
 }
 
+/// Failures by class and status.
+#[derive(Debug, Default)]
+pub(crate) struct Errors(Vec<(usize, Status, u64)>);
+
+impl Errors {
+    fn add(&mut self, class: usize, status: Status) {
+        match self.0.iter_mut().find(|(of, known, _)| *of == class && known.is(status)) {
+            Some((_, _, count)) => *count += 1,
+            None => self.0.push((class, status, 1)),
+        }
+    }
+
+    /// Those of a class.
+    pub fn of(&self, class: usize) -> BTreeMap<String, u64> {
+        let mut errors = BTreeMap::new();
+        for (_, status, count) in self.0.iter().filter(|(of, _, _)| *of == class) {
+            *errors.entry(Status::new(status.sct, status.sc).to_string()).or_default() += count;
+        }
+        errors
+    }
+}
+
+/// An I/O that was among the slowest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Slow {
+    pub latency: u64,
+    /// When it was issued, from the start of the window.
+    pub issued: u64,
+    pub class: usize,
+    pub lba: u64,
+    /// I/Os in flight when it was over, itself included.
+    pub in_flight: u64,
+}
+
 /// What a recorder hands over at the end.
 #[derive(Debug, Default)]
 pub(crate) struct Measured {
@@ -71,9 +104,8 @@ pub(crate) struct Measured {
     pub window_ticks: u64,
     /// What was recorded last, or all of it when nothing was given away.
     pub slice: Box<Slice>,
-    /// Failures by status, of reads and of writes.
-    pub errors: [BTreeMap<String, u64>; 2],
-    pub slowest: Vec<SlowRecord>,
+    pub errors: Errors,
+    pub slowest: Vec<Slow>,
     pub account: Account,
     pub audit: Audit,
     pub busy_ticks: u64,
@@ -81,8 +113,8 @@ pub(crate) struct Measured {
 }
 
 impl Recorder {
-    /// With or without a histogram of the latencies.
-    pub fn new(histogram: bool) -> Self {
+    /// For I/Os of so many classes, with or without a histogram of the latencies.
+    pub fn new(classes: usize, histogram: bool) -> Self {
         Self {
             start: 0,
             end: u64::MAX,
@@ -91,8 +123,8 @@ impl Recorder {
             polled: 0,
             polls: (0, 0),
             histogram,
-            errors: Vec::new(),
-            slice: Box::default(),
+            errors: Errors::default(),
+            slice: Box::new(Slice::new(classes)),
             series: None,
             slice_end: u64::MAX,
             slowest: Vec::with_capacity(SLOWEST),
@@ -233,9 +265,9 @@ impl Recorder {
         }
     }
 
-    /// An I/O on the blocks from `lba` on, issued at `stamp`, ended well; its latency counts if it is `timed`.
+    /// An I/O of a class on the blocks from `lba` on, issued at `stamp`, ended well; its latency counts if it is `timed`.
     #[inline(always)]
-    pub fn succeeded(&mut self, stamp: u64, now: u64, read: bool, lba: u64, timed: bool) {
+    pub fn succeeded(&mut self, stamp: u64, now: u64, class: usize, lba: u64, timed: bool) {
         self.depth -= 1;
         #[cfg(test)]
         let (stamp, now) = match self.pretend(stamp, now) {
@@ -250,7 +282,7 @@ impl Recorder {
             self.edge(stamp, now);
         } else {
             self.account.measured += 1;
-            let tally = if read { &mut self.slice.reads } else { &mut self.slice.writes };
+            let tally = &mut self.slice.tallies[class];
             tally.completed += 1;
             let (latency, ticks) = (&mut tally.latency, now - stamp);
             self.audit.counted += u128::from(ticks);
@@ -268,13 +300,13 @@ impl Recorder {
             }
             if ticks > self.slow {
                 let in_flight = self.depth + 1;
-                self.note_slow(SlowRecord { latency: ticks, issued: stamp - self.start, read, lba, in_flight });
+                self.note_slow(Slow { latency: ticks, issued: stamp - self.start, class, lba, in_flight });
             }
         }
     }
 
     #[cold]
-    fn note_slow(&mut self, io: SlowRecord) {
+    fn note_slow(&mut self, io: Slow) {
         if self.slowest.len() < SLOWEST {
             self.slowest.push(io);
         } else if let Some(least) = self.slowest.iter_mut().min_by_key(|other| other.latency) {
@@ -287,18 +319,15 @@ impl Recorder {
 
     /// An I/O issued at `stamp` ended with an error status.
     #[cold]
-    pub fn failed(&mut self, stamp: u64, now: u64, read: bool, status: Status) {
+    pub fn failed(&mut self, stamp: u64, now: u64, class: usize, status: Status) {
         #[cfg(test)]
         if self.defect == Some(Defect::CountsFailed) {
-            return self.succeeded(stamp, now, read, 0, true);
+            return self.succeeded(stamp, now, class, 0, true);
         }
         self.left(stamp, now);
         self.account.failed += 1;
         self.slice.failed += u64::from(now <= self.end);
-        match self.errors.iter_mut().find(|(known, reads, _)| known.is(status) && *reads == read) {
-            Some((_, _, count)) => *count += 1,
-            None => self.errors.push((status, read, 1)),
-        }
+        self.errors.add(class, status);
     }
 
     /// An I/O issued at `stamp` is given up.
@@ -317,17 +346,12 @@ impl Recorder {
         if let Some((_, interval)) = &self.series {
             (self.slice.index, self.slice.last) = (self.last_index(*interval), true);
         }
-        let mut errors: [BTreeMap<String, u64>; 2] = Default::default();
-        for (status, read, count) in &self.errors {
-            let status = Status::new(status.sct, status.sc).to_string();
-            *errors[usize::from(!read)].entry(status).or_default() += count;
-        }
         self.slowest.sort_by_key(|io| std::cmp::Reverse(io.latency));
         Measured {
             window_start: self.start,
             window_ticks,
             slice: self.slice,
-            errors,
+            errors: self.errors,
             slowest: self.slowest,
             account: self.account,
             audit: self.audit,
@@ -363,7 +387,7 @@ impl Recorder {
 
     #[cfg(test)]
     fn count_all_the_same(&mut self, stamp: u64, now: u64) -> Option<(u64, u64)> {
-        self.slice.reads.completed += 1;
+        self.slice.tallies[0].completed += 1;
         self.account.measured += 1;
         self.audit.counted += u128::from(now - stamp);
         None
@@ -377,19 +401,19 @@ mod tests {
 
     #[test]
     fn an_io_belongs_where_its_stamps_put_it() {
-        let mut recorder = Recorder::new(true);
+        let mut recorder = Recorder::new(2, true);
         recorder.open(0, 100, 200);
         for stamp in [50, 90, 120, 130, 150, 160, 170] {
             recorder.issued(stamp);
         }
         recorder.advance(180);
-        recorder.succeeded(50, 180, true, 0, true);
-        recorder.succeeded(120, 180, true, 7, true);
-        recorder.succeeded(130, 180, false, 9, true);
-        recorder.failed(150, 180, true, generic::INVALID_FIELD.with_dnr());
+        recorder.succeeded(50, 180, 0, 0, true);
+        recorder.succeeded(120, 180, 0, 7, true);
+        recorder.succeeded(130, 180, 1, 9, true);
+        recorder.failed(150, 180, 0, generic::INVALID_FIELD.with_dnr());
         recorder.advance(230);
-        recorder.succeeded(160, 230, true, 0, true);
-        recorder.succeeded(90, 230, true, 0, true);
+        recorder.succeeded(160, 230, 0, 0, true);
+        recorder.succeeded(90, 230, 0, 0, true);
         recorder.abandoned(170, 230);
         let sums = recorder.finish(240);
         let account = sums.account;
@@ -399,37 +423,37 @@ mod tests {
             "what is warmed up, drained, failed or given up is in no rate"
         );
         assert_eq!(account.missing(), 0);
-        assert_eq!((sums.window_ticks, sums.slice.reads.completed, sums.slice.writes.completed), (100, 1, 1));
-        for (operation, ticks) in [(&sums.slice.reads, 60), (&sums.slice.writes, 50)] {
+        assert_eq!((sums.window_ticks, sums.slice.tallies[0].completed, sums.slice.tallies[1].completed), (100, 1, 1));
+        for (operation, ticks) in [(&sums.slice.tallies[0], 60), (&sums.slice.tallies[1], 50)] {
             let latency = &operation.latency;
             assert_eq!((latency.count, latency.min, latency.max, latency.sum), (1, ticks, ticks, ticks.into()));
         }
-        let [read_errors, write_errors] = sums.errors;
+        let [read_errors, write_errors] = [0, 1].map(|class| sums.errors.of(class));
         assert_eq!(read_errors.into_iter().collect::<Vec<_>>(), [(generic::INVALID_FIELD.to_string(), 1)]);
         assert!(write_errors.is_empty());
-        let slow = |latency, issued, read, lba, in_flight| SlowRecord { latency, issued, read, lba, in_flight };
-        assert_eq!(sums.slowest, [slow(60, 20, true, 7, 6), slow(50, 30, false, 9, 5)]);
+        let slow = |latency, issued, class, lba, in_flight| Slow { latency, issued, class, lba, in_flight };
+        assert_eq!(sums.slowest, [slow(60, 20, 0, 7, 6), slow(50, 30, 1, 9, 5)]);
         // 60 + 50 are counted; 80 + 100 (warm-up), 30 (failed), 40 + 30 (cut at 200) are not.
         assert_eq!(sums.audit, Audit { in_flight_integral: 390, counted: 110, edges: 280 });
     }
 
     #[test]
     fn a_window_closed_early_ends_there() {
-        let mut recorder = Recorder::new(false);
+        let mut recorder = Recorder::new(2, false);
         recorder.open(0, 100, 1000);
         recorder.issued(110);
         recorder.close(150);
         recorder.close(170);
-        recorder.succeeded(110, 160, true, 0, true);
+        recorder.succeeded(110, 160, 0, 0, true);
         let sums = recorder.finish(2000);
-        assert_eq!((sums.window_ticks, sums.account.drained, sums.slice.reads.latency.count), (50, 1, 0));
+        assert_eq!((sums.window_ticks, sums.account.drained, sums.slice.tallies[0].latency.count), (50, 1, 0));
         assert_eq!(sums.audit, Audit { in_flight_integral: 40, counted: 0, edges: 40 });
 
-        let mut recorder = Recorder::new(false);
+        let mut recorder = Recorder::new(2, false);
         recorder.open(0, 100, 1000);
         recorder.issued(10);
         recorder.close(50);
-        recorder.succeeded(10, 60, true, 0, true);
+        recorder.succeeded(10, 60, 0, 0, true);
         let sums = recorder.finish(2000);
         assert_eq!(
             (sums.window_ticks, sums.account.measured),
@@ -440,16 +464,16 @@ mod tests {
 
     /// Index, begin, end and I/Os of what was given away, and of what is left.
     fn slices(end: u64, late: bool, close: Option<u64>) -> Vec<(u64, u64, u64, u64)> {
-        let exchange = Exchange::new();
-        let mut recorder = Recorder::new(true);
+        let exchange = Exchange::new(2);
+        let mut recorder = Recorder::new(2, true);
         recorder.give_away(exchange.clone(), 100);
         recorder.open(0, 1000, end);
         let mut all = Vec::new();
-        let mut take = |slice: &Slice| all.push((slice.index, slice.begin, slice.end, slice.reads.completed));
+        let mut take = |slice: &Slice| all.push((slice.index, slice.begin, slice.end, slice.tallies[0].completed));
         for now in (0..end + 200).step_by(10) {
             close.filter(|&at| now == at).iter().for_each(|&at| recorder.close(at));
             recorder.issued(now);
-            recorder.succeeded(now, now + 5, true, 0, true);
+            recorder.succeeded(now, now + 5, 0, 0, true);
             if !late || now % 250 == 0 {
                 recorder.slice(now + 5);
             }
@@ -457,7 +481,7 @@ mod tests {
         }
         let rest = recorder.finish(end + 200).slice;
         assert!(rest.last);
-        if rest.reads.completed > 0 || rest.end > rest.begin {
+        if rest.tallies[0].completed > 0 || rest.end > rest.begin {
             take(&rest);
         }
         all
@@ -475,40 +499,42 @@ mod tests {
 
     #[test]
     fn a_slice_goes_on_when_nobody_takes_it() {
-        let exchange = Exchange::new();
-        let mut recorder = Recorder::new(true);
+        let exchange = Exchange::new(2);
+        let mut recorder = Recorder::new(2, true);
         recorder.give_away(exchange.clone(), 100);
         recorder.open(0, 0, 1000);
         for now in (0..1000).step_by(10) {
             recorder.issued(now);
-            recorder.succeeded(now, now + 5, true, 0, true);
+            recorder.succeeded(now, now + 5, 0, 0, true);
             recorder.slice(now + 5);
         }
         let mut given = Vec::new();
-        exchange.collect(&mut |slice: &Slice| given.push(slice.reads.completed));
+        exchange.collect(&mut |slice: &Slice| given.push(slice.tallies[0].completed));
         let rest = recorder.finish(1000).slice;
-        assert_eq!((given.len(), given.iter().sum::<u64>() + rest.reads.completed), (3, 100));
+        assert_eq!((given.len(), given.iter().sum::<u64>() + rest.tallies[0].completed), (3, 100));
         assert_eq!((rest.index, rest.end), (9, 1000));
     }
 
     #[test]
     fn the_slowest_are_kept() {
-        let mut recorder = Recorder::new(true);
+        let mut recorder = Recorder::new(2, true);
         recorder.open(0, 0, 1_000_000);
         let latencies: Vec<u64> = (0..1000).map(|index| 1 + index * 7919 % 1000).collect();
         for &ticks in &latencies {
             recorder.issued(1000);
-            recorder.succeeded(1000, 1000 + ticks, false, ticks, true);
+            recorder.succeeded(1000, 1000 + ticks, 1, ticks, true);
         }
         let slowest = recorder.finish(2000).slowest;
         let expected: Vec<u64> = (985..=1000).rev().collect();
         assert_eq!(slowest.iter().map(|io| io.latency).collect::<Vec<_>>(), expected);
-        assert!(slowest.iter().all(|io| io.lba == io.latency && io.issued == 1000 && !io.read && io.in_flight == 1));
+        assert!(
+            slowest.iter().all(|io| io.lba == io.latency && io.issued == 1000 && io.class == 1 && io.in_flight == 1)
+        );
     }
 
     #[test]
     fn busy_and_idle_time_lie_in_the_window() {
-        let mut recorder = Recorder::new(false);
+        let mut recorder = Recorder::new(2, false);
         recorder.open(0, 100, 200);
         for (now, found) in [(90, true), (120, true), (150, false), (190, true), (300, true), (400, false)] {
             recorder.polled(now, found);

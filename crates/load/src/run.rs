@@ -24,12 +24,12 @@ use doorbell_platform::{
 };
 use doorbell_queue::{IoQueue, Wait};
 use doorbell_result::{ContextResult, EndReason, RunResult, WorkerResult};
-use doorbell_spec::command::control;
 
 use crate::{
     clock_check::{self, Question},
     context::{Comeback, Context, Outcome, Pass, Patience, Task},
     coverage::Kind,
+    fill::Filling,
     head_room::{self, Again},
     lane::Geometry,
     memory,
@@ -37,13 +37,16 @@ use crate::{
     outage::{Keeper, News, Queues},
     pacing::{Pacing, Schedule},
     permutation::Cover,
-    plan::{Access, Limit, PollMode, RunOptions, associate},
+    plan::{Access, Association, Limit, PollMode, RunOptions, Shape, associate},
     port::{AnyQueue, Port, Target},
+    recorder::Errors,
     slices::{Exchange, Series, Slice},
     stop::{StopFlag, Tsc},
+    survey::{self, Survey},
     worker::{Beside, Ending, Progress, Rest, Times, drive},
     workload::{Part, Workload, generator},
     zipf::Zipf,
+    zones::{Share, Tally, ZonedQueue},
 };
 
 /// How often the run looks at controllers, requests to stop and the clock.
@@ -98,6 +101,7 @@ pub(crate) fn run_on(
         ending: &Ending { stop: stop.clone(), ..Ending::default() },
         clock: Clock::since(start),
         series: Series::default(),
+        tallies: Vec::new(),
         result: RunResult {
             io_size: options.io_size,
             seed: options.seed,
@@ -126,8 +130,27 @@ struct Plan {
     news: Option<Receiver<News>>,
     /// Its place among all contexts.
     index: usize,
+    /// The zones that each of its queues writes.
+    shares: Vec<Share>,
     /// Where its slices go.
     exchange: Option<Arc<Exchange>>,
+}
+
+/// A namespace that is tested.
+struct Admitted {
+    port: Arc<dyn Port>,
+    shape: Shape,
+    /// The blocks that are used.
+    range: Part,
+    /// Most bytes that a command may be about which moves none.
+    most: Option<u32>,
+}
+
+impl Admitted {
+    /// I/Os of so many bytes that fit.
+    fn ios(&self, bytes: u32) -> u64 {
+        (self.range.end - self.range.start) / u64::from(bytes / self.shape.block_size).max(1)
+    }
 }
 
 /// What a worker is sent.
@@ -180,6 +203,8 @@ struct Run<'a> {
     ending: &'a Ending,
     clock: Clock,
     series: Series,
+    /// What each context does to zones beside I/Os, by its queues.
+    tallies: Vec<Vec<Arc<Tally>>>,
     result: RunResult,
 }
 
@@ -190,10 +215,16 @@ impl Run<'_> {
         let mut admitted = Vec::new();
         for port in ports {
             let shape = port.shape();
-            match shape.admit(options) {
-                Ok(advice) => {
+            let offered = |advice| {
+                let kinds = options.selection.operation.into_iter();
+                let most = kinds.map(|kind| port.most_bytes(kind)).next().unwrap_or(Ok(None));
+                let skipped = |why| format!("{}: {why}; the namespace is skipped", shape.path);
+                most.and_then(|most| Ok((advice, shape.range(options)?, most))).map_err(skipped)
+            };
+            match shape.admit(options).and_then(offered) {
+                Ok((advice, range, most)) => {
                     advice.iter().for_each(|line| (self.observer)(Event::Advice(line)));
-                    admitted.push((port, shape));
+                    admitted.push(Admitted { port, shape, range, most });
                 }
                 Err(why) => (self.observer)(Event::Skipped(&why)),
             }
@@ -206,11 +237,10 @@ impl Run<'_> {
         let pairs = associate(options.cores.len(), admitted.len(), options.use_every_core);
         // A position has one owner: who is left without one would issue another's.
         if options.selection.full_coverage
-            && let Some(pair) =
-                pairs.iter().find(|pair| pair.sharers > admitted[pair.namespace].1.units(options.io_size))
+            && let Some(pair) = pairs.iter().find(|pair| pair.sharers > admitted[pair.namespace].ios(options.io_size))
         {
-            let (shape, sharers) = (&admitted[pair.namespace].1, pair.sharers);
-            let units = shape.units(options.io_size);
+            let (admitted, sharers) = (&admitted[pair.namespace], pair.sharers);
+            let (shape, units) = (&admitted.shape, admitted.ios(options.io_size));
             self.problem(format!(
                 "{}: --coverage full gives each of {sharers} cores a part of its {units} I/Os of {} bytes, and there are fewer of these; \
                  name fewer cores (-c) or lower -o",
@@ -218,34 +248,62 @@ impl Run<'_> {
             ));
             return Vec::new();
         }
+        let zones = match self.survey(&admitted, &pairs) {
+            Ok(zones) => zones,
+            Err(why) => {
+                self.problem(why);
+                return Vec::new();
+            }
+        };
         let of = |worker| pairs.iter().filter(|pair| pair.worker == worker).count();
         // Those that share a rate take turns.
-        let pacing = |at: usize, worker, random| {
+        let pacing = |at: usize, worker, random, depth| {
             let rate = options.rate?;
             let sharers = if rate.each_worker { of(worker) } else { pairs.len() } as f64;
             let (share, phase) = (rate.per_second / sharers, at as f64 / sharers % 1.0);
             let schedule = Schedule::new(rate.arrival, self.clock.rate() / share, phase, random);
-            Some(Pacing::new(schedule, share, options.io_depth))
+            Some(Pacing::new(schedule, share, depth))
         };
         let plans = pairs.iter().enumerate().map(|(place, pair)| {
-            let (port, shape) = &admitted[pair.namespace];
+            let Admitted { port, shape, range, most } = &admitted[pair.namespace];
             let (core, index) = (options.cores[pair.worker], of_worker[pair.worker]);
             of_worker[pair.worker] += 1;
-            let units = shape.units(options.io_size);
+            let (shape, range) = (shape, *range);
+            let mut classes = shape.classes(options, *most);
+            let qpairs = usize::from(options.qpairs);
+            let shares = zones[pair.namespace].chunks(qpairs).nth(pair.share as usize).unwrap_or_default();
+            let placed = !shares.is_empty();
+            // What is written goes elsewhere.
+            classes.iter_mut().for_each(|class| class.watched &= !placed);
+            let depth = survey::depth(shares, options);
+            let (blocks, io_blocks) = (range.end - range.start, u64::from(options.io_size / shape.block_size));
+            let units = blocks / io_blocks;
             let limit = options.number_ios.map(|limit| limit.ios(units));
             let percent_ios = limit.filter(|_| matches!(options.number_ios, Some(Limit::Percent(_))));
             (self.observer)(Event::Associated { name: &shape.name, core, percent_ios });
             let zipf = options.zipf.filter(|_| options.pattern.random);
             let zipf = zipf.map(|theta| *zipfs.entry(units).or_insert_with(|| Zipf::new(units, theta)));
-            let split = shape.split(options.io_size);
-            let part = Part::of(units, pair.share, pair.sharers);
+            let sizes = options.sizes();
+            let mixed = sizes.len() > 1;
+            // Sizes that are mixed in a sequence have no position in common but the block.
+            let unit = if mixed && !options.pattern.random { 1 } else { io_blocks };
+            let part = Part::of(blocks / unit, pair.share, pair.sharers);
             let whole = Part { start: 0, end: units };
+            let sizes: Vec<_> =
+                sizes.iter().map(|(bytes, weight)| (u64::from(bytes / shape.block_size), *weight)).collect();
+            let mix_part = if options.pattern.random { Part { start: 0, end: blocks } } else { part };
+            // Offsets of the size that is looked at, where they can be told from chance.
+            let watched_unit =
+                classes.iter().find(|class| class.watched).map_or(io_blocks, |class| class.blocks.into());
+            let watched = Part { start: 0, end: blocks / watched_unit };
             let full = options.selection.full_coverage && options.pattern.random;
-            let (kind, range) = match (options.pattern.random, zipf.is_some()) {
-                (false, _) => (Kind::Sequential, part),
-                (true, true) => (Kind::Skewed, whole),
-                (true, false) if full => (Kind::Full { alone: pair.sharers == 1 }, whole),
-                (true, false) => (Kind::Uniform, whole),
+            let (kind, watched, unit) = match (options.pattern.random, zipf.is_some()) {
+                (false, _) if placed => (Kind::Skewed, part, unit),
+                (false, _) if mixed => (Kind::Skewed, part, unit),
+                (false, _) => (Kind::Sequential, part, unit),
+                (true, true) => (Kind::Skewed, whole, unit),
+                (true, false) if full => (Kind::Full { alone: pair.sharers == 1 }, whole, unit),
+                (true, false) => (Kind::Uniform, watched, watched_unit),
             };
             let workload = Workload::new(options.pattern, units, part, zipf, generator(options.seed, core, index));
             // Those that share a namespace have the order of a pass in common.
@@ -253,21 +311,23 @@ impl Run<'_> {
                 true => workload.covering(Cover::new(units, part, generator(options.seed, usize::MAX, pair.namespace))),
                 false => workload,
             };
+            let workload = workload.mixing(&sizes, mix_part).flushing(options.selection.flush_every);
             Plan {
                 worker: pair.worker,
                 access: shape.access,
                 incarnation: port.incarnation().unwrap_or(0),
                 news: None,
                 index: place,
-                exchange: options.interval.map(|_| Exchange::new()),
+                exchange: options.interval.map(|_| Exchange::new(classes.len())),
                 port: port.clone(),
-                pacing: pacing(place, pair.worker, generator(!options.seed, core, index)),
+                shares: shares.to_vec(),
+                pacing: pacing(place, pair.worker, generator(!options.seed, core, index), depth),
                 workload,
                 task: Task {
                     name: shape.name.clone(),
                     path: shape.path.clone(),
                     core,
-                    depth: options.io_depth,
+                    depth,
                     alignment: options.alignment,
                     node: options
                         .enforce_numa
@@ -275,24 +335,50 @@ impl Run<'_> {
                         .flatten(),
                     geometry: Geometry {
                         nsid: shape.nsid,
-                        control: if options.fua { control::FUA } else { 0 },
                         block_size: shape.block_size,
-                        blocks: options.io_size / shape.block_size,
+                        first_block: range.start,
                         io_unit: options.io_unit.map_or(u32::MAX, |unit| unit.max(1)),
-                        most_pieces: split.most_pieces() as u32,
-                        split,
+                        classes,
                     },
+                    unit: unit as u32,
+                    placed,
+                    fill: Filling { fill: options.selection.fill.clone(), seed: (options.seed, core, index) },
                     limit,
                     max_completions: options.max_completions,
                     continue_on_error: options.continue_on_error.is_some(),
                     timing: options.timing,
                     histogram: options.histogram,
                     kind,
-                    part: range,
+                    part: watched,
                 },
             }
         });
-        plans.collect()
+        let plans: Vec<Plan> = plans.collect();
+        let tallies = |plan: &Plan| plan.shares.iter().map(|share| share.tally.clone()).collect();
+        self.tallies = plans.iter().map(tallies).collect();
+        plans
+    }
+
+    /// The zones of each namespace that are written, one share a queue.
+    fn survey(&self, admitted: &[Admitted], pairs: &[Association]) -> Result<Vec<Vec<Share>>, String> {
+        let options = self.options;
+        let one = |(at, Admitted { port, shape, .. }): (usize, &Admitted)| {
+            let sharers = pairs.iter().find(|pair| pair.namespace == at).map(|pair| pair.sharers);
+            let Some((zoned, sharers)) = shape.zoned.as_ref().filter(|_| survey::writes(options)).zip(sharers) else {
+                return Ok(Vec::new());
+            };
+            let surveyed = Survey::plan(shape, zoned, options, sharers).and_then(|survey| port.survey(&survey));
+            let shares = surveyed.map_err(|why| format!("{}: {why}", shape.path))?;
+            let depth = survey::depth(&shares[..usize::from(options.qpairs)], options);
+            if depth < options.io_depth {
+                (self.observer)(Event::Advice(&format!(
+                    "{}: {depth} of {} I/Os (-q) are kept in flight: one in each zone that may be open.",
+                    shape.path, options.io_depth
+                )));
+            }
+            Ok(shares)
+        };
+        admitted.iter().enumerate().map(one).collect()
     }
 
     fn has_memory(&mut self, plans: &[Plan]) -> bool {
@@ -324,13 +410,13 @@ impl Run<'_> {
         };
         self.result.asked_ticks = common.times.time;
         self.series =
-            Series::new(self.options.io_size, plans.iter().filter_map(|plan| plan.exchange.clone()).collect());
+            Series::new(self.options.labels(), plans.iter().filter_map(|plan| plan.exchange.clone()).collect());
         let progress: Vec<Progress> = self.options.cores.iter().map(|_| Progress::default()).collect();
         let ports: Vec<_> = plans.iter().map(|plan| plan.port.clone()).collect();
         let keep = |plan: &mut Plan| {
             let (news, heard) = mpsc::channel();
             plan.news = Some(heard);
-            Keeper::new(plan.port.clone(), plan.incarnation, news)
+            Keeper::new(plan.port.clone(), plan.task.geometry.most_pieces(), plan.incarnation, news)
         };
         let kept = plans.iter_mut().filter(|_| self.options.reconnect.is_some());
         let mut keepers: Vec<_> = kept.map(keep).collect();
@@ -496,7 +582,7 @@ impl Run<'_> {
                     for (index, outcome) in outcomes {
                         ends.push(outcome.end);
                         self.result.problems.extend(outcome.problems);
-                        self.add(index, outcome.result, outcome.last.as_deref());
+                        self.add(index, outcome.result, outcome.last);
                     }
                     self.result.workers.push(WorkerResult { core: worker.core, ..result });
                 }
@@ -514,11 +600,15 @@ impl Run<'_> {
         }
     }
 
-    fn add(&mut self, index: usize, mut context: ContextResult, last: Option<&Slice>) {
-        if let Some(last) = last {
+    fn add(&mut self, index: usize, mut context: ContextResult, last: Option<(Box<Slice>, Errors)>) {
+        if let Some((last, errors)) = last {
             // What it left before comes first.
             self.series.collect(&self.clock.start());
-            self.series.complete(index, last, &mut context);
+            self.series.complete(index, &last, &errors, &mut context);
+        }
+        if let Some(tallies) = self.tallies.get(index).filter(|tallies| !tallies.is_empty()) {
+            let zones = context.zones.get_or_insert_default();
+            tallies.iter().for_each(|tally| tally.add_to(zones));
         }
         let (missing, difference) = (context.account.missing(), context.audit.difference());
         if missing != 0 || difference > AUDIT_TOLERANCE {
@@ -542,11 +632,11 @@ impl Run<'_> {
 /// Connects the queues of all plans, in order, on a thread that stops early when it is asked to or nobody listens any more.
 fn connect(plans: &[Plan], options: &RunOptions, stop: &StopFlag) -> Receiver<Result<Queues, String>> {
     let (sender, receiver) = mpsc::channel();
-    let ports: Vec<_> = plans.iter().map(|plan| plan.port.clone()).collect();
+    let ports: Vec<_> = plans.iter().map(|plan| (plan.port.clone(), plan.task.geometry.most_pieces())).collect();
     let (options, stop, deadline) = (options.clone(), stop.clone(), Instant::now() + options.connect);
     let connect = move || {
-        for port in ports {
-            let queues = Queues::connect(&*port, &options, deadline, &stop);
+        for (port, pieces) in ports {
+            let queues = Queues::connect(&*port, &options, pieces, deadline, &stop);
             if stop.requests() > 0 || sender.send(queues).is_err() {
                 return;
             }
@@ -654,9 +744,19 @@ fn next_job(inbox: &Receiver<Job>, companion: &mut Option<Box<dyn FnMut() + Send
 fn context<'a>(
     common: Common<'a>,
     plan: Plan,
-    queues: Queues,
+    mut queues: Queues,
     again: &mut Vec<Again>,
 ) -> Result<Box<dyn Pass + 'a>, String> {
+    if !plan.shares.is_empty() {
+        let behind = |(queue, share)| match queue {
+            AnyQueue::Driver(queue) => {
+                ZonedQueue::new(queue, share).map(|queue| AnyQueue::Driver(host::AnyQueue::Custom(Box::new(queue))))
+            }
+            AnyQueue::Kernel(_) => Err("zones are written over the driver's own queues".into()),
+        };
+        let all = queues.active.into_iter().zip(plan.shares.iter().cloned());
+        queues.active = all.map(behind).collect::<Result<_, _>>()?;
+    }
     /// One arm for each kind, so that the loop is compiled for it.
     macro_rules! each {
         ($($kind:path, $queue:path;)*) => {

@@ -6,7 +6,12 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use crossbeam_queue::ArrayQueue;
 use doorbell_platform::clock::Anchor;
-use doorbell_result::{ContextResult, Distribution, LatencyStats, document};
+use doorbell_result::{ContextResult, Distribution, IoKind, LatencyStats, document};
+
+use crate::{
+    classes::{Label, add_up},
+    recorder::Errors,
+};
 
 /// Slices of a context: one that it records into, and what the run may be late by.
 const SLICES: usize = 4;
@@ -19,17 +24,22 @@ pub(crate) struct Slice {
     /// In ticks from the start of the window.
     pub begin: u64,
     pub end: u64,
-    pub reads: Tally,
-    pub writes: Tally,
+    /// Its I/Os by class.
+    pub tallies: Box<[Tally]>,
     pub failed: u64,
     /// None comes after it.
     pub last: bool,
 }
 
 impl Slice {
+    /// Of I/Os of so many classes.
+    pub fn new(classes: usize) -> Self {
+        Self { tallies: (0..classes).map(|_| Tally::default()).collect(), ..Self::default() }
+    }
+
     /// Makes it empty; its histograms keep their memory.
     fn clear(&mut self) {
-        for tally in [&mut self.reads, &mut self.writes] {
+        for tally in &mut self.tallies {
             tally.completed = 0;
             let latency = &mut tally.latency;
             (latency.count, latency.sum, latency.min, latency.max) = (0, 0, 0, 0);
@@ -39,7 +49,7 @@ impl Slice {
     }
 }
 
-/// Its I/Os of one kind.
+/// I/Os of one class.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     pub completed: u64,
@@ -54,9 +64,10 @@ pub(crate) struct Exchange {
 }
 
 impl Exchange {
-    pub fn new() -> Arc<Self> {
+    /// For I/Os of so many classes.
+    pub fn new(classes: usize) -> Arc<Self> {
         let exchange = Self { full: ArrayQueue::new(SLICES), empty: ArrayQueue::new(SLICES) };
-        (1..SLICES).for_each(|_| drop(exchange.empty.push(Box::default())));
+        (1..SLICES).for_each(|_| drop(exchange.empty.push(Box::new(Slice::new(classes)))));
         Arc::new(exchange)
     }
 
@@ -86,13 +97,13 @@ pub(crate) struct Series {
     open: BTreeMap<u64, Sum>,
     /// Complete ones.
     pub slices: Vec<document::Slice>,
-    io_size: u32,
+    labels: Vec<Label>,
 }
 
 #[derive(Debug)]
 struct Source {
     exchange: Arc<Exchange>,
-    sums: [Tally; 2],
+    sums: Vec<Tally>,
     /// The first index that it can still deliver.
     next: u64,
 }
@@ -102,17 +113,18 @@ struct Source {
 struct Sum {
     begin: u64,
     end: u64,
-    ios: [u64; 2],
+    ios: u64,
+    reads: u64,
     failed: u64,
-    /// I/Os a tick.
-    rate: f64,
+    /// I/Os and bytes a tick.
+    rates: [f64; 2],
     latency: LatencyStats,
 }
 
 impl Series {
-    pub fn new(io_size: u32, exchanges: Vec<Arc<Exchange>>) -> Self {
-        let source = |exchange| Source { exchange, sums: Default::default(), next: 0 };
-        Self { contexts: exchanges.into_iter().map(source).collect(), io_size, ..Self::default() }
+    pub fn new(labels: Vec<Label>, exchanges: Vec<Arc<Exchange>>) -> Self {
+        let source = |exchange| Source { exchange, sums: labels.iter().map(|_| Tally::default()).collect(), next: 0 };
+        Self { contexts: exchanges.into_iter().map(source).collect(), labels, ..Self::default() }
     }
 
     /// Takes in what contexts have delivered.
@@ -130,51 +142,55 @@ impl Series {
         let complete = std::mem::replace(&mut self.open, later);
         // The longer the run, the better the rate is known.
         let rate = start.ticks_per_second(&Anchor::now());
-        self.slices.extend(complete.into_iter().map(|(index, sum)| sum.slice(index, self.io_size, rate)));
+        self.slices.extend(complete.into_iter().map(|(index, sum)| sum.slice(index, rate)));
     }
 
     /// Takes in the last slice of a context, and gives its result the sums of all.
-    pub fn complete(&mut self, index: usize, last: &Slice, result: &mut ContextResult) {
+    pub fn complete(&mut self, index: usize, last: &Slice, errors: &Errors, result: &mut ContextResult) {
         self.add(index, last);
         let source = &mut self.contexts[index];
         source.next = u64::MAX;
-        let [reads, writes] = std::mem::take(&mut source.sums);
-        (result.reads.completed, result.reads.latency) = (reads.completed, reads.latency);
-        (result.writes.completed, result.writes.latency) = (writes.completed, writes.latency);
+        add_up(result, &self.labels, &source.sums, errors);
     }
 
     fn add(&mut self, context: usize, slice: &Slice) {
         let source = &mut self.contexts[context];
         source.next = if slice.last { u64::MAX } else { slice.index + 1 };
         let ticks = slice.end - slice.begin;
-        let ios = [slice.reads.completed, slice.writes.completed];
-        if ticks == 0 && ios == [0, 0] {
-            return;
-        }
-        for (sum, tally) in source.sums.iter_mut().zip([&slice.reads, &slice.writes]) {
+        let (mut ios, mut reads, mut bytes) = (0, 0, 0);
+        for ((sum, tally), label) in source.sums.iter_mut().zip(&slice.tallies).zip(&self.labels) {
             sum.completed += tally.completed;
             sum.latency.merge(&tally.latency);
+            ios += tally.completed;
+            reads += if label.kind == IoKind::Read { tally.completed } else { 0 };
+            bytes += tally.completed * u64::from(label.bytes);
+        }
+        if ticks == 0 && ios == 0 {
+            return;
         }
         let sum = self.open.entry(slice.index).or_insert_with(|| Sum {
             begin: slice.begin,
             end: slice.end,
-            ios: [0; 2],
+            ios: 0,
+            reads: 0,
             failed: 0,
-            rate: 0.0,
+            rates: [0.0; 2],
             latency: LatencyStats::default(),
         });
         sum.begin = sum.begin.min(slice.begin);
         sum.end = sum.end.max(slice.end);
-        sum.ios = [sum.ios[0] + ios[0], sum.ios[1] + ios[1]];
+        sum.ios += ios;
+        sum.reads += reads;
         sum.failed += slice.failed;
-        sum.rate += (ios[0] + ios[1]) as f64 / (ticks as f64).max(1.0);
-        sum.latency.merge(&slice.reads.latency);
-        sum.latency.merge(&slice.writes.latency);
+        for (rate, count) in sum.rates.iter_mut().zip([ios, bytes]) {
+            *rate += count as f64 / (ticks as f64).max(1.0);
+        }
+        slice.tallies.iter().for_each(|tally| sum.latency.merge(&tally.latency));
     }
 }
 
 impl Sum {
-    fn slice(self, index: u64, io_size: u32, ticks_per_second: f64) -> document::Slice {
+    fn slice(self, index: u64, ticks_per_second: f64) -> document::Slice {
         let distribution = Distribution::new(&self.latency, ticks_per_second);
         let seconds = |ticks: u64| ticks as f64 / ticks_per_second;
         let percentile = |percent| distribution.percentile(percent).map(|one| one.us);
@@ -183,11 +199,11 @@ impl Sum {
             slice: index,
             begin_s: seconds(self.begin),
             end_s: seconds(self.end),
-            ios: self.ios.iter().sum(),
-            reads: self.ios[0],
+            ios: self.ios,
+            reads: self.reads,
             failed: self.failed,
-            iops: self.rate * ticks_per_second,
-            mib_per_s: self.rate * ticks_per_second * f64::from(io_size) / 1_048_576.0,
+            iops: self.rates[0] * ticks_per_second,
+            mib_per_s: self.rates[1] * ticks_per_second / 1_048_576.0,
             mean_us: distribution.mean_us(),
             p50_us: percentile(50.0),
             p99_us: percentile(99.0),

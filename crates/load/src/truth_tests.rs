@@ -240,6 +240,32 @@ fn a_closed_loop_reports_every_distribution_to_the_bucket() {
 }
 
 #[test]
+fn a_million_samples_carry_the_last_percentile_to_the_bucket() {
+    const IOS: u64 = 1_000_000;
+    // One in five thousand takes a hundred times as long: p99.99 is among those, p99.9 is not.
+    let mut random = generator(11, 0, 0);
+    let behaviour = move |_, _| {
+        let bits = random.next_u64();
+        let us = 80 + bits % 40;
+        (if bits >> 32 < (1 << 32) / 5000 { 100 * us * US } else { us * US }, Status::SUCCESS)
+    };
+    let task = Task { limit: Some(IOS), ..task(32, 4096, 1 << 20, 0) };
+    let (result, facts) = run(task, TIMES, None, Box::new(behaviour));
+    let truth = histogram(facts.iter().map(|(sent, back, _)| back - sent));
+    assert_same(&result.latency().histogram, &truth, "a million");
+    let mut sorted: Vec<u64> = facts.iter().map(|(sent, back, _)| back - sent).collect();
+    sorted.sort_unstable();
+    let document = doorbell_result::Distribution::new(&result.latency(), SECOND as f64);
+    for (percent, slow) in [(99.9, false), (99.99, true)] {
+        let told = document.percentiles().into_iter().find(|one| one.percent == percent).unwrap();
+        let sample = sorted[(IOS as f64 * percent / 100.0).ceil() as usize - 1] as f64 / 1000.0;
+        // The upper edge of the bucket that the sample is in.
+        assert!(told.us > sample && told.us <= sample * (1.0 + 1.0 / 127.0), "p{percent}: {} and {sample}", told.us);
+        assert_eq!(told.us > 1000.0, slow, "p{percent}: {}", told.us);
+    }
+}
+
+#[test]
 fn an_open_loop_reports_service_and_response_of_every_distribution_to_the_bucket() {
     for (name, latency) in distributions() {
         for arrival in [Arrival::Fixed, Arrival::Poisson, Arrival::Burst(16)] {

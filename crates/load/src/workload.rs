@@ -20,10 +20,12 @@ pub struct Pattern {
 /// The next I/O.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Draw {
-    /// Position in I/O units from the start of the namespace.
+    /// Position in I/O units of its size from the start of the range; in blocks, where sizes are mixed in a sequence.
     pub offset: u64,
-    /// Whether it reads.
+    /// Whether it reads, or does what the load does instead.
     pub read: bool,
+    /// Its size among those of the mix; one behind the last for a flush.
+    pub size: u8,
 }
 
 /// The part of a namespace that a sequential context walks, in I/O units.
@@ -50,6 +52,20 @@ pub struct Workload {
     random: Xoshiro256PlusPlus,
     position: Position,
     read_percent: u64,
+    /// What only some loads have.
+    mix: Option<Box<Mix>>,
+}
+
+/// Several sizes, and flushes between writes.
+#[derive(Clone, Debug)]
+struct Mix {
+    /// Of each size: random bits below this choose it, or one before it; its blocks, and positions there are for it.
+    sizes: Vec<(u64, u64, u64)>,
+    /// Where the next I/O of a sequence begins, and the part it stays in, in blocks.
+    sequence: Option<(u64, Part)>,
+    /// Writes after which one flushes, 0 for never, and writes since.
+    flush_every: u32,
+    writes: u32,
 }
 
 #[derive(Clone, Debug)]
@@ -69,7 +85,7 @@ impl Workload {
             (true, None) => Position::Uniform { units },
             (true, Some(zipf)) => Position::Zipf(zipf),
         };
-        Self { random, position, read_percent: pattern.read_percent.into() }
+        Self { random, position, read_percent: pattern.read_percent.into(), mix: None }
     }
 
     /// The same over all positions, each once a pass.
@@ -77,9 +93,74 @@ impl Workload {
         Self { position: Position::Full(cover), ..self }
     }
 
+    /// The same in several sizes, blocks and weight of each, on `part` of the blocks, those of this context in a sequence; one size
+    /// leaves positions as they are.
+    pub fn mixing(self, sizes: &[(u64, u32)], part: Part) -> Self {
+        if sizes.len() < 2 {
+            return self;
+        }
+        let all: u64 = sizes.iter().map(|(_, weight)| u64::from(*weight)).sum();
+        let mut sum = 0;
+        let size = |&(blocks, weight): &(u64, u32)| {
+            sum += u64::from(weight);
+            let below = if sum == all { u64::MAX } else { ((u128::from(sum) << 64) / u128::from(all)) as u64 };
+            (below, blocks, (part.end - part.start) / blocks)
+        };
+        let sequence = matches!(self.position, Position::Sequential { .. }).then_some((part.start, part));
+        let mix = Mix { sizes: sizes.iter().map(size).collect(), sequence, flush_every: 0, writes: 0 };
+        Self { mix: Some(Box::new(mix)), ..self }
+    }
+
+    /// The same with a flush after so many writes.
+    pub fn flushing(mut self, every: Option<u32>) -> Self {
+        if let Some(every) = every {
+            let none = Mix { sizes: Vec::new(), sequence: None, flush_every: 0, writes: 0 };
+            self.mix.get_or_insert_with(|| Box::new(none)).flush_every = every;
+        }
+        self
+    }
+
     /// The next I/O.
     #[inline(always)]
     pub fn draw(&mut self) -> Draw {
+        if self.mix.is_some() { self.draw_mixed() } else { self.draw_plain() }
+    }
+
+    #[inline(never)]
+    fn draw_mixed(&mut self) -> Draw {
+        let Some(mut mix) = self.mix.take() else { return self.draw_plain() };
+        let draw = if mix.flush_every > 0 && mix.writes == mix.flush_every {
+            mix.writes = 0;
+            Draw { offset: 0, read: true, size: mix.sizes.len().max(1) as u8 }
+        } else {
+            let draw = self.draw_sized(&mut mix);
+            mix.writes += u32::from(!draw.read);
+            draw
+        };
+        self.mix = Some(mix);
+        draw
+    }
+
+    fn draw_sized(&mut self, mix: &mut Mix) -> Draw {
+        if mix.sizes.is_empty() {
+            return self.draw_plain();
+        }
+        let bits = self.random.next_u64();
+        let size = mix.sizes.iter().position(|(below, _, _)| bits < *below).unwrap_or(mix.sizes.len() - 1);
+        let (_, blocks, units) = mix.sizes[size];
+        let offset = match &mut mix.sequence {
+            Some((next, part)) => {
+                let offset = if *next + blocks > part.end { part.start } else { *next };
+                *next = offset + blocks;
+                offset
+            }
+            None => scale(self.random.next_u64(), units),
+        };
+        Draw { offset, read: self.draw_direction(), size: size as u8 }
+    }
+
+    #[inline(always)]
+    fn draw_plain(&mut self) -> Draw {
         let offset = match &mut self.position {
             Position::Sequential { next, part } => {
                 let offset = *next;
@@ -90,12 +171,16 @@ impl Workload {
             Position::Full(cover) => cover.draw(),
             Position::Zipf(zipf) => zipf.draw(self.random.next_u64()),
         };
-        let read = match self.read_percent {
+        Draw { offset, read: self.draw_direction(), size: 0 }
+    }
+
+    #[inline(always)]
+    fn draw_direction(&mut self) -> bool {
+        match self.read_percent {
             0 => false,
             100.. => true,
             percent => scale(self.random.next_u64(), 100) < percent,
-        };
-        Draw { offset, read }
+        }
     }
 }
 
@@ -172,6 +257,54 @@ mod tests {
         for index in 0..5 {
             let part = Part::of(3, index, 5);
             assert!(part.start < part.end && part.end <= 3, "more workers than units: {part:?}");
+        }
+    }
+
+    #[test]
+    fn sizes_come_as_often_as_they_weigh_and_stay_in_the_range() {
+        let (sizes, part) = ([(1, 70), (16, 20), (256, 10)], Part { start: 100, end: 1300 });
+        for random in [true, false] {
+            let pattern = Pattern { random, read_percent: 50 };
+            let mut workload = Workload::new(pattern, 1, part, None, generator(1, 0, 0)).mixing(&sizes, part);
+            let (mut counts, mut next) = ([0; 3], part.start);
+            for _ in 0..100_000 {
+                let draw = workload.draw();
+                let blocks = sizes[usize::from(draw.size)].0;
+                counts[usize::from(draw.size)] += 1;
+                if random {
+                    // From the start of the range, in units of its size.
+                    assert!((draw.offset + 1) * blocks <= part.end - part.start, "{draw:?}");
+                } else {
+                    let begins_again = next + blocks > part.end;
+                    assert_eq!(draw.offset, if begins_again { part.start } else { next });
+                    next = draw.offset + blocks;
+                }
+            }
+            for (count, (_, weight)) in counts.iter().zip(sizes) {
+                assert!((f64::from(*count) / 1000.0 - f64::from(weight)).abs() < 1.0, "{counts:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_flush_follows_so_many_writes() {
+        let pattern = Pattern { random: true, read_percent: 50 };
+        let part = Part::of(100, 0, 1);
+        for sizes in [&[][..], &[(1, 1), (2, 1)]] {
+            let workload = Workload::new(pattern, 100, part, None, generator(1, 0, 0)).mixing(sizes, part);
+            let mut workload = workload.flushing(Some(3));
+            let (mut writes, mut flushes) = (0, 0);
+            for _ in 0..10_000 {
+                let draw = workload.draw();
+                if usize::from(draw.size) == sizes.len().max(1) {
+                    assert_eq!(writes, 3);
+                    (writes, flushes) = (0, flushes + 1);
+                } else {
+                    writes += u32::from(!draw.read);
+                    assert!(writes <= 3);
+                }
+            }
+            assert!(flushes > 1300 && flushes < 1550, "{flushes}");
         }
     }
 

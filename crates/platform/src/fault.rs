@@ -7,7 +7,7 @@ use std::{
     io, mem, ptr,
     sync::{
         Once,
-        atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering, fence},
     },
 };
 
@@ -17,6 +17,8 @@ const MOST: usize = 4096;
 /// A watched mapping; free while `len` is 0.
 struct Watched {
     taken: AtomicBool,
+    /// Odd while what follows changes.
+    version: AtomicUsize,
     start: AtomicUsize,
     len: AtomicUsize,
     fill: AtomicU8,
@@ -26,12 +28,37 @@ struct Watched {
 static WATCHED: [Watched; MOST] = [const {
     Watched {
         taken: AtomicBool::new(false),
+        version: AtomicUsize::new(0),
         start: AtomicUsize::new(0),
         len: AtomicUsize::new(0),
         fill: AtomicU8::new(0),
         lost: AtomicBool::new(false),
     }
 }; MOST];
+
+impl Watched {
+    /// Changes what is watched; whoever has taken it does that, one at a time.
+    fn set(&self, start: usize, len: usize, fill: u8) {
+        let version = self.version.load(Ordering::Relaxed);
+        self.version.store(version + 1, Ordering::Relaxed);
+        fence(Ordering::Release);
+        self.start.store(start, Ordering::Relaxed);
+        self.len.store(len, Ordering::Relaxed);
+        self.fill.store(fill, Ordering::Relaxed);
+        self.version.store(version + 2, Ordering::Release);
+    }
+
+    /// Start, length and filling of one mapping: never some of one and some of the next, which would be a range of its own. None
+    /// while they change: a mapping is not touched before it is watched, nor behind that.
+    fn get(&self) -> Option<(usize, usize, u8)> {
+        let version = self.version.load(Ordering::Acquire);
+        let (start, len) = (self.start.load(Ordering::Relaxed), self.len.load(Ordering::Relaxed));
+        let fill = self.fill.load(Ordering::Relaxed);
+        fence(Ordering::Acquire);
+        let is_whole = version.is_multiple_of(2) && self.version.load(Ordering::Relaxed) == version;
+        is_whole.then_some((start, len, fill))
+    }
+}
 
 /// A watch over a mapping, until it is dropped.
 #[derive(Debug)]
@@ -49,10 +76,8 @@ impl Watch {
             io::Error::new(io::ErrorKind::QuotaExceeded, format!("{MOST} mappings of others are watched already"))
         })?;
         let watched = &WATCHED[slot];
-        watched.start.store(start.addr(), Ordering::Relaxed);
-        watched.fill.store(fill, Ordering::Relaxed);
         watched.lost.store(false, Ordering::Relaxed);
-        watched.len.store(len, Ordering::Release);
+        watched.set(start.addr(), len, fill);
         Ok(Self(slot))
     }
 
@@ -65,7 +90,7 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        WATCHED[self.0].len.store(0, Ordering::Release);
+        WATCHED[self.0].set(0, 0, 0);
         WATCHED[self.0].taken.store(false, Ordering::Release);
     }
 }
@@ -84,9 +109,8 @@ extern "C" fn handle(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c
     // SAFETY: the kernel passes a valid siginfo, which for SIGBUS holds an address.
     let address = unsafe { (*info).si_addr() }.addr();
     for watched in &WATCHED {
-        let len = watched.len.load(Ordering::Acquire);
-        let start = watched.start.load(Ordering::Relaxed);
-        if address.wrapping_sub(start) < len && replace(start, len, watched.fill.load(Ordering::Relaxed)) {
+        let Some((start, len, fill)) = watched.get() else { continue };
+        if address.wrapping_sub(start) < len && replace(start, len, fill) {
             watched.lost.store(true, Ordering::Release);
             return;
         }
@@ -112,4 +136,37 @@ fn replace(start: usize, len: usize, fill: u8) -> bool {
         }
     }
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_that_changes_hands_is_never_half_of_each() {
+        const HANDS: [(usize, usize, u8); 2] = [(1 << 12, 1 << 40, 0), (1 << 46, 1 << 12, 0xff)];
+        let place = Watched {
+            taken: AtomicBool::new(true),
+            version: AtomicUsize::new(0),
+            start: AtomicUsize::new(0),
+            len: AtomicUsize::new(0),
+            fill: AtomicU8::new(0),
+            lost: AtomicBool::new(false),
+        };
+        std::thread::scope(|scope| {
+            let changes = scope.spawn(|| {
+                for _ in 0..200_000 {
+                    for (start, len, fill) in HANDS {
+                        place.set(start, len, fill);
+                        place.set(0, 0, 0);
+                    }
+                }
+            });
+            while !changes.is_finished() {
+                if let Some(found) = place.get() {
+                    assert!(HANDS.contains(&found) || found == (0, 0, 0), "{found:x?}");
+                }
+            }
+        });
+    }
 }

@@ -1,4 +1,4 @@
-//! The sums of a result as comma-separated values (RFC 4180): a heading, and a row for all of it, each operation, namespace, core, and
+//! The sums of a result as comma-separated values (RFC 4180): a heading, and a row for all of it, each operation, size, namespace, core, and
 //! worker on a namespace. A percentile that the samples do not carry is an empty field.
 
 use doorbell_result::{CUT_OFFS, Measurement, document::Results};
@@ -18,6 +18,7 @@ pub fn text(results: &Results) -> String {
     };
     row("all", "", "", "", &results.merged);
     results.operations.iter().for_each(|(operation, sum)| row("operation", "", "", operation, sum));
+    results.sizes.iter().for_each(|(bytes, sum)| row("size", "", "", &bytes.to_string(), sum));
     results.namespaces.iter().for_each(|(path, sum)| row("namespace", path, "", "", sum));
     results.cores.iter().for_each(|(core, sum)| row("core", "", &core.to_string(), "", sum));
     for context in &results.contexts {
@@ -56,7 +57,7 @@ mod tests {
 
     #[test]
     fn a_row_has_a_field_for_each_heading() {
-        let mut reads = Operation { completed: 30, ..Operation::default() };
+        let mut reads = Operation { completed: 30, bytes: 30 * 512, ..Operation::default() };
         (0..30).for_each(|value| reads.latency.record(value));
         let context = ContextResult {
             path: "disk \"1\", port 2".into(),

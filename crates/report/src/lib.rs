@@ -3,16 +3,21 @@
 //! the same byte for byte, so that what reads its output reads ours.
 
 pub mod audit;
+pub mod compare;
 pub mod csv;
 pub mod failures;
 pub mod hlog;
+pub mod merge;
 pub mod open_loop;
+pub mod parts;
 pub mod percentiles;
 pub mod spdk_latency;
 pub mod spdk_table;
 pub mod status_line;
+pub mod telemetry;
 pub mod timing;
 pub mod transport_stats;
+pub mod zones;
 
 /// `ticks` in microseconds.
 fn microseconds(ticks: f64, ticks_per_second: f64) -> f64 {

@@ -66,7 +66,7 @@ impl Numbers {
         Self {
             completed: context.completed(),
             iops,
-            mib_per_second: iops * f64::from(result.io_size) / 1_048_576.0,
+            mib_per_second: context.bytes() as f64 / seconds / 1_048_576.0,
             latency: (latency.count > 0).then(|| {
                 let ios = context.completed() as f64;
                 Latency {

@@ -16,13 +16,18 @@ fn run(contexts: Vec<ContextResult>) -> RunResult {
 }
 
 /// A context that ran 100 s: its I/Os in this time and its latencies in hundredths of a microsecond.
+/// I/Os of 4096 bytes.
+fn operation(completed: u64) -> Operation {
+    Operation { completed, bytes: completed * 4096, ..Operation::default() }
+}
+
 fn context(name: &str, completed: u64, [average, min, max]: [u64; 3]) -> ContextResult {
     let mut context = ContextResult {
         name: name.into(),
         core: 1,
         window_ticks: (100.0 * TICKS_PER_SECOND) as u64,
-        reads: Operation { completed: completed - completed / 3, ..Operation::default() },
-        writes: Operation { completed: completed / 3, ..Operation::default() },
+        reads: operation(completed - completed / 3),
+        writes: operation(completed / 3),
         ..Default::default()
     };
     context.reads.latency.count = completed;

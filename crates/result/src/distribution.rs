@@ -57,6 +57,29 @@ impl Distribution {
         }
     }
 
+    /// Whether it holds together, when it comes from somewhere else.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check(&self) -> Result<(), String> {
+        let rate = self.ticks_per_second;
+        let held: u128 = self.buckets.iter().map(|bucket| u128::from(bucket.1)).sum();
+        if !(rate.is_finite() && rate > 0.0) {
+            Err(format!("a distribution is of a clock with {rate} ticks a second"))
+        } else if held != u128::from(self.samples) && held != 0 {
+            Err(format!("a distribution of {} samples has {held} in its buckets", self.samples))
+        } else if !self.buckets.is_sorted_by(|one, other| one.0 < other.0) {
+            Err("the buckets of a distribution do not ascend".into())
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Whether the clocks of two are one, so that they merge by adding counts.
+    pub fn has_clock_of(&self, other: &Self) -> bool {
+        (self.ticks_per_second / other.ticks_per_second - 1.0).abs() <= ONE_RATE
+    }
+
     /// Adds the samples of another one. Where both clocks have one rate (within a thousandth) counts are added bucket by bucket, as if
     /// all samples had been recorded together; else the other's buckets are moved to where their middles lie at this rate.
     pub fn merge(&mut self, other: &Self) {
@@ -68,14 +91,14 @@ impl Distribution {
         }
         let ratio = self.ticks_per_second / other.ticks_per_second;
         let moved;
-        let other = match (ratio - 1.0).abs() <= ONE_RATE {
+        let other = match self.has_clock_of(other) {
             true => other,
             false => {
                 moved = other.at(ratio);
                 &moved
             }
         };
-        self.samples += other.samples;
+        self.samples = self.samples.saturating_add(other.samples);
         self.sum = self.sum.saturating_add(other.sum);
         self.min = self.min.min(other.min);
         self.max = self.max.max(other.max);
@@ -84,7 +107,7 @@ impl Distribution {
         while let Some(start) = [mine.peek(), others.peek()].into_iter().flatten().map(|bucket| bucket.0).min() {
             let count = |bucket: Option<(u64, u64)>| bucket.map_or(0, |bucket| bucket.1);
             let (one, two) = (mine.next_if(|bucket| bucket.0 == start), others.next_if(|bucket| bucket.0 == start));
-            self.buckets.push((start, count(one) + count(two)));
+            self.buckets.push((start, count(one).saturating_add(count(two))));
         }
     }
 
@@ -140,6 +163,22 @@ impl Distribution {
                 us: self.us(end(start) as f64),
                 beyond: total - seen,
             })
+        })
+    }
+
+    /// A percentile by where it falls within its bucket, in microseconds, and by what share of itself that may be wrong: samples of a
+    /// bucket count as evenly spread, and the more of all there are in it, the less is known of where. `None` where the samples do not
+    /// carry it.
+    pub fn percentile_within(&self, percent: f64) -> Option<(f64, f64)> {
+        let total: u64 = self.buckets.iter().map(|bucket| bucket.1).sum();
+        let rank = total as f64 * percent / 100.0;
+        let mut before = 0.0;
+        let carried = rank.min(total as f64 - rank) >= ENOUGH as f64 * 0.999_999;
+        self.buckets.iter().filter(|_| carried).find_map(|&(start, count)| {
+            let (count, width) = (count as f64, (end(start) - start) as f64);
+            let value = start as f64 + width * (rank - before) / count;
+            before += count;
+            (before >= rank).then(|| (self.us(value), width / 2.0 / value * count / total as f64))
         })
     }
 
@@ -218,6 +257,19 @@ mod tests {
         assert!((p99.us / 990.0 - 1.0).abs() < 1.0 / 64.0 && p99.beyond <= 10, "{p99:?}");
         assert_eq!(of(&[], 1e6).percentiles(), []);
         assert_eq!((of(&[], 1e6).mean_us(), of(&[], 1e6).stdev_us()), (None, None));
+    }
+
+    #[test]
+    fn a_percentile_within_its_bucket_is_nearer_to_the_samples() {
+        let spread = of(&(100_000..200_000).collect::<Vec<_>>(), 1e6);
+        for percent in [1.0, 50.0, 90.0, 99.0] {
+            let (us, wrong) = spread.percentile_within(percent).unwrap();
+            assert!((us / (100_000.0 + 1000.0 * percent) - 1.0).abs() < 1e-4 && wrong < 1e-4, "{percent} {us} {wrong}");
+        }
+        // All in one: it may be anywhere there.
+        let (us, wrong) = of(&[100_000; 100], 1e6).percentile_within(50.0).unwrap();
+        assert!((us / 100_000.0 - 1.0).abs() <= wrong && wrong < 1.0 / 256.0, "{us} {wrong}");
+        assert_eq!(of(&[1; 999], 1e6).percentile_within(99.0), None);
     }
 
     #[test]

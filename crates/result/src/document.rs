@@ -8,10 +8,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Account, Distribution, Percentile, schema};
+use crate::telemetry::Drive;
+use crate::{Account, Distribution, Percentile, ZoneManagement, schema};
 
 /// The version of the format that this crate writes and reads. It changes with every change of the schema.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// Everything about one run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -36,6 +37,8 @@ pub struct Document {
     pub platform: Platform,
     /// Each namespace over each path to it.
     pub paths: Vec<Path>,
+    /// What each controller that was asked said of its health.
+    pub drives: Vec<Drive>,
     /// What was measured; empty for a run that did not start.
     pub results: Results,
     /// The course of it, with `--interval`.
@@ -46,6 +49,18 @@ pub struct Document {
     pub workers: Vec<WorkerUse>,
     /// What the run says about its own numbers.
     pub audit: Vec<Finding>,
+    /// The runs that this is the sum of, each as it was; empty for a run. A sum has the rows of namespaces, cores and contexts, the
+    /// series and the slowest I/Os only here.
+    pub sources: Vec<Source>,
+}
+
+/// A run that was merged.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Source {
+    /// Where it was read from.
+    pub file: String,
+    /// Its document.
+    pub result: Document,
 }
 
 impl Document {
@@ -125,8 +140,16 @@ pub struct Plan {
     pub zipf: Option<f64>,
     /// Each random offset exactly once before any comes again.
     pub full_coverage: bool,
-    /// Bytes of an I/O.
+    /// The part of each namespace that is used, as it was given; all of it without.
+    pub range: Option<String>,
+    /// Bytes of an I/O, the largest where there are several sizes.
     pub io_bytes: u32,
+    /// Sizes and their shares in percent, where there are several.
+    pub sizes: Vec<SizeShare>,
+    /// A flush comes after so many writes.
+    pub flush_every: Option<u32>,
+    /// What is written, as it was given.
+    pub fill: Option<String>,
     /// I/Os in flight for each pair of core and namespace.
     pub depth: u32,
     /// Queue pairs for each such pair.
@@ -153,6 +176,15 @@ pub struct Plan {
     pub interval_s: Option<f64>,
     /// What each worker does on each namespace, once that is known.
     pub contexts: Vec<ContextPlan>,
+}
+
+/// One size of a mix.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SizeShare {
+    /// Bytes of an I/O.
+    pub bytes: u32,
+    /// Share of all I/Os.
+    pub percent: f64,
 }
 
 /// What a worker does on a namespace.
@@ -294,8 +326,10 @@ pub struct Granted {
 pub struct Results {
     /// All of it.
     pub merged: Measurement,
-    /// By operation: `read`, `write`; those that the load has.
+    /// By operation: `read`, `write` and the like; those that the load has.
     pub operations: BTreeMap<String, Measurement>,
+    /// By bytes of an I/O, where there are several sizes.
+    pub sizes: BTreeMap<u32, Measurement>,
     /// By namespace path, as in [`Path::path`].
     pub namespaces: BTreeMap<String, Measurement>,
     /// By core; the key is its number.
@@ -304,6 +338,8 @@ pub struct Results {
     pub contexts: Vec<ContextMeasurement>,
     /// What was planned and what came of it, in an open loop.
     pub open_loop: Option<OpenLoopRecord>,
+    /// When the first window began, in seconds since 1970; `None` where none did.
+    pub window_began_s: Option<f64>,
 }
 
 /// An open loop, all contexts together; counts are of arrivals planned within the window.
@@ -349,12 +385,15 @@ impl Measurement {
     pub fn merged<'a>(parts: impl IntoIterator<Item = &'a Self>) -> Self {
         let (mut sum, mut all) = (Self::default(), Distribution::default());
         for part in parts {
-            sum.ios += part.ios;
-            sum.bytes += part.bytes;
+            sum.ios = sum.ios.saturating_add(part.ios);
+            sum.bytes = sum.bytes.saturating_add(part.bytes);
             sum.seconds = sum.seconds.max(part.seconds);
             sum.iops += part.iops;
             sum.mib_per_s += part.mib_per_s;
-            part.errors.iter().for_each(|(status, count)| *sum.errors.entry(status.clone()).or_default() += count);
+            for (status, count) in &part.errors {
+                let all = sum.errors.entry(status.clone()).or_default();
+                *all = all.saturating_add(*count);
+            }
             if let Some(latency) = &part.latency {
                 all.merge(&latency.distribution);
             }
@@ -421,8 +460,33 @@ pub struct ContextMeasurement {
     pub outages: Vec<OutageRecord>,
     /// I/Os that took longer than `--timeout`, Aborts sent for them, and I/Os that came back aborted.
     pub timed_out: (u64, u64, u64),
+    /// What was done to zones beside I/Os, where these are written.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub zone_management: Option<ZoneRecord>,
     /// The transport's counters.
     pub counters: BTreeMap<String, u64>,
+}
+
+/// Commands that kept zones fit to be written; they are no I/Os.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ZoneRecord {
+    /// Zones that were reset.
+    pub resets: u64,
+    /// Zones that were finished.
+    pub finishes: u64,
+    /// Commands that failed.
+    pub failed: u64,
+    /// What all of them took, one by one.
+    pub total_s: f64,
+    /// What the longest took.
+    pub longest_s: f64,
+}
+
+impl ZoneRecord {
+    pub(crate) fn of(zones: ZoneManagement) -> Self {
+        let ZoneManagement { resets, finishes, failed, time, longest } = zones;
+        Self { resets, finishes, failed, total_s: time.as_secs_f64(), longest_s: longest.as_secs_f64() }
+    }
 }
 
 /// A time in which a context had no queues.

@@ -4,17 +4,22 @@
 //! Latencies are kept in clock ticks, with the rate of the clock beside them, so that nothing is rounded before it is shown.
 
 pub mod audit;
+pub mod compare;
 mod distribution;
 pub mod document;
 mod histogram;
+mod io_kind;
+mod merge;
 mod open_loop;
 mod proof;
 mod results;
 pub mod schema;
+pub mod telemetry;
 
 pub use distribution::{CUT_OFFS, Distribution, Percentile};
 pub use document::{Document, Latency, Measurement};
 pub use histogram::{Bucket, LatencyHistogram};
+pub use io_kind::IoKind;
 pub use open_loop::{Arrival, OpenLoop};
 pub use proof::{Audit, ClockOffset, Coverage, Layout, QueueUse, SlowRecord, WorkerResult};
 
@@ -25,7 +30,7 @@ use serde::{Deserialize, Serialize};
 /// Everything one run measured.
 #[derive(Clone, Debug, Default)]
 pub struct RunResult {
-    /// Bytes of one I/O (`-o`).
+    /// Bytes of the largest I/O (`-o`).
     pub io_size: u32,
     /// The seed that repeats the run's sequence of I/Os.
     pub seed: u64,
@@ -118,6 +123,10 @@ pub struct ContextResult {
     pub reads: Operation,
     /// Writes.
     pub writes: Operation,
+    /// What is neither.
+    pub others: BTreeMap<IoKind, Operation>,
+    /// All of them by their bytes, where there are several sizes (`-o`).
+    pub sizes: BTreeMap<u32, Operation>,
     /// What latencies are worth.
     pub precision: Precision,
     /// Where every I/O that was submitted went.
@@ -142,27 +151,64 @@ pub struct ContextResult {
     pub outages: Vec<Outage>,
     /// What became of I/Os that took too long.
     pub timeouts: Timeouts,
+    /// What was done to zones beside I/Os, where these are written.
+    pub zones: Option<ZoneManagement>,
     /// What was planned, in an open loop.
     pub open_loop: Option<OpenLoop>,
+}
+
+/// Commands that keep zones fit to be written. They are no I/Os: those that wait for one have that in their latency.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ZoneManagement {
+    /// Zones that were reset, being full or after a write that failed.
+    pub resets: u64,
+    /// Zones that were finished, as what was left of them was less than an I/O.
+    pub finishes: u64,
+    /// Commands of these that failed; a zone that cannot be reset is not written any more.
+    pub failed: u64,
+    /// What all of them took, one by one.
+    pub time: std::time::Duration,
+    /// What the longest took.
+    pub longest: std::time::Duration,
 }
 
 impl ContextResult {
     /// Successful I/Os of the window.
     pub fn completed(&self) -> u64 {
-        self.reads.completed + self.writes.completed
+        self.operations().map(|(_, operation)| operation.completed).sum()
     }
 
-    /// Latencies of reads and writes together.
+    /// Bytes of these.
+    pub fn bytes(&self) -> u64 {
+        self.operations().map(|(_, operation)| operation.bytes).sum()
+    }
+
+    /// Each operation and what became of it.
+    pub fn operations(&self) -> impl Iterator<Item = (IoKind, &Operation)> {
+        let usual = [(IoKind::Read, &self.reads), (IoKind::Write, &self.writes)];
+        usual.into_iter().chain(self.others.iter().map(|(kind, operation)| (*kind, operation)))
+    }
+
+    /// What became of an operation.
+    pub fn operation_mut(&mut self, kind: IoKind) -> &mut Operation {
+        match kind {
+            IoKind::Read => &mut self.reads,
+            IoKind::Write => &mut self.writes,
+            other => self.others.entry(other).or_default(),
+        }
+    }
+
+    /// Latencies of all I/Os together.
     pub fn latency(&self) -> LatencyStats {
         let mut all = self.reads.latency.clone();
-        all.merge(&self.writes.latency);
+        self.operations().skip(1).for_each(|(_, operation)| all.merge(&operation.latency));
         all
     }
 
     /// Failed I/Os of the whole run by status.
     pub fn errors(&self) -> BTreeMap<&str, u64> {
         let mut all = BTreeMap::new();
-        for (status, count) in self.reads.errors.iter().chain(&self.writes.errors) {
+        for (status, count) in self.operations().flat_map(|(_, operation)| &operation.errors) {
             *all.entry(status.as_str()).or_default() += count;
         }
         all
@@ -180,19 +226,33 @@ impl ContextResult {
 
     /// Failed I/Os of the whole run.
     pub fn failed(&self) -> u64 {
-        self.reads.errors.values().chain(self.writes.errors.values()).sum()
+        self.operations().flat_map(|(_, operation)| operation.errors.values()).sum()
     }
 }
 
-/// What became of the reads, or the writes, of a context.
+/// What became of the I/Os of a kind, or of a size, of a context.
 #[derive(Clone, Debug, Default)]
 pub struct Operation {
     /// Those that were submitted and completed in the window, without error.
     pub completed: u64,
+    /// The bytes of these: those that they moved, or that they were about.
+    pub bytes: u64,
     /// Their latencies; those of the sampled ones with [`Timing::Sampled`], none with [`Timing::Off`].
     pub latency: LatencyStats,
     /// Those that failed, of the whole run, by status.
     pub errors: BTreeMap<String, u64>,
+}
+
+impl Operation {
+    /// Adds what another one is.
+    pub fn merge(&mut self, other: &Self) {
+        self.completed += other.completed;
+        self.bytes += other.bytes;
+        self.latency.merge(&other.latency);
+        for (status, count) in &other.errors {
+            *self.errors.entry(status.clone()).or_default() += count;
+        }
+    }
 }
 
 /// A time in which a context had no queues because its controller was lost, and waited for it.

@@ -1,6 +1,6 @@
 //! What the engine keeps beside its counts, by which they can be checked.
 
-use crate::document::QueuePlan;
+use crate::{IoKind, document::QueuePlan};
 
 /// Both sides of Little's law for the window, in I/O-ticks: what was in flight, summed over time, and how long each I/O was there.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -60,8 +60,8 @@ pub struct SlowRecord {
     pub latency: u64,
     /// When it was issued, from the start of the window.
     pub issued: u64,
-    /// It read.
-    pub read: bool,
+    /// What it did.
+    pub kind: IoKind,
     /// Its first logical block.
     pub lba: u64,
     /// I/Os of the context in flight when it was over, itself included.

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    ContextResult, Distribution, Latency, LatencyStats, Measurement, OpenLoop, Operation, RunResult,
-    document::{ContextMeasurement, ContextPlan, OpenLoopRecord, OutageRecord, Results, SlowIo, WorkerUse},
+    ContextResult, Distribution, IoKind, Latency, LatencyStats, Measurement, OpenLoop, Operation, RunResult,
+    document::{ContextMeasurement, ContextPlan, OpenLoopRecord, OutageRecord, Results, SlowIo, WorkerUse, ZoneRecord},
 };
 
 /// The slowest I/Os of a run that are told.
@@ -23,13 +23,25 @@ impl Results {
         };
         Self {
             merged: parts(&|_| true),
-            operations: ["read", "write"].into_iter().filter_map(operation).collect(),
+            operations: IoKind::ALL.into_iter().filter_map(|kind| operation(kind.word())).collect(),
+            sizes: sizes(run),
             namespaces: contexts.iter().map(|one| (one.path.clone(), parts(&|other| other.path == one.path))).collect(),
             cores: contexts.iter().map(|one| (one.core, parts(&|other| other.core == one.core))).collect(),
             contexts,
             open_loop: OpenLoopRecord::of(run),
+            window_began_s: None,
         }
     }
+}
+
+/// The sums by size, where there are several.
+fn sizes(run: &RunResult) -> BTreeMap<u32, Measurement> {
+    let of = |size: u32| {
+        let contexts = run.contexts.iter();
+        let parts = contexts.filter_map(|one| Some(Measurement::of(one.sizes.get(&size)?, one.window_ticks, run)));
+        Measurement::merged(&parts.collect::<Vec<_>>())
+    };
+    run.contexts.iter().flat_map(|context| context.sizes.keys()).map(|&size| (size, of(size))).collect()
 }
 
 impl OpenLoopRecord {
@@ -54,10 +66,10 @@ impl OpenLoopRecord {
 impl ContextMeasurement {
     fn of(context: &ContextResult, run: &RunResult) -> Self {
         let seconds = |ticks: u64| ticks as f64 / run.ticks_per_second;
-        let operations: BTreeMap<String, Measurement> = [("read", &context.reads), ("write", &context.writes)]
-            .into_iter()
+        let operations: BTreeMap<String, Measurement> = context
+            .operations()
             .filter(|(_, operation)| operation.completed > 0 || !operation.errors.is_empty())
-            .map(|(name, operation)| (name.to_owned(), Measurement::of(operation, context.window_ticks, run)))
+            .map(|(kind, operation)| (kind.word().to_owned(), Measurement::of(operation, context.window_ticks, run)))
             .collect();
         // Both have the window of the context.
         let merged = Measurement { seconds: seconds(context.window_ticks), ..Measurement::merged(operations.values()) };
@@ -80,6 +92,7 @@ impl ContextMeasurement {
             mean_in_flight: context.mean_in_flight(),
             outages: outages.collect(),
             timed_out: (context.timeouts.timed_out, context.timeouts.aborts, context.timeouts.aborted),
+            zone_management: context.zones.map(ZoneRecord::of),
             counters: counters.map(|(name, value)| ((*name).to_owned(), *value)).collect(),
         }
     }
@@ -111,7 +124,7 @@ impl SlowIo {
             let slow = context.slowest.iter().map(move |io| Self {
                 latency_us: seconds(io.latency) * 1e6,
                 issued_s: seconds(io.issued),
-                operation: if io.read { "read" } else { "write" }.into(),
+                operation: io.kind.word().into(),
                 lba: io.lba,
                 path: path.clone(),
                 core,
@@ -155,7 +168,7 @@ impl WorkerUse {
 impl Measurement {
     fn of(operation: &Operation, window_ticks: u64, run: &RunResult) -> Self {
         let (seconds, ios) = (window_ticks as f64 / run.ticks_per_second, operation.completed);
-        let bytes = ios * u64::from(run.io_size);
+        let bytes = operation.bytes;
         let a_second = |count: f64| if seconds > 0.0 { count / seconds } else { 0.0 };
         Self {
             ios,
@@ -176,7 +189,7 @@ mod tests {
     fn operation(latencies: std::ops::Range<u64>) -> Operation {
         let mut latency = LatencyStats::default();
         latencies.clone().for_each(|ticks| latency.record(ticks));
-        Operation { completed: latency.count, latency, errors: BTreeMap::new() }
+        Operation { completed: latency.count, bytes: latency.count << 20, latency, errors: BTreeMap::new() }
     }
 
     fn context(core: usize, path: &str, reads: u64, writes: u64) -> ContextResult {

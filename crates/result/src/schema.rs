@@ -130,8 +130,11 @@ mod tests {
     use serde_json::json;
 
     fn whole() -> Value {
-        let mut document = Document { schema_version: 1, ..Document::default() };
+        let mut document = Document { schema_version: 2, ..Document::default() };
         document.tool.build = "debug".into();
+        let health = crate::telemetry::Health { ocp: Some(Default::default()), ..Default::default() };
+        let (before, after) = (Some(health.clone()), Some(health));
+        document.drives.push(crate::telemetry::Drive { before, after, ..Default::default() });
         document.results.contexts.push(ContextMeasurement::default());
         document.results.operations.insert("read".into(), Measurement::default());
         document.results.cores.insert(3, Measurement::default());
@@ -191,7 +194,7 @@ mod tests {
             ("{", "no JSON"),
             ("{}", "no schema_version"),
             ("{\"schema_version\": 99}", "schema version 99"),
-            ("{\"schema_version\": 1}", "is missing"),
+            ("{\"schema_version\": 2}", "is missing"),
         ] {
             let why = Document::parse(text).unwrap_err();
             assert!(why.contains(said), "{why}");

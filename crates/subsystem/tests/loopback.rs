@@ -126,6 +126,7 @@ fn blocks_are_cleared_and_flushed() {
     let bytes = pattern(3, 64 << 10);
     assert_eq!(io.write(RAM_512, 0, 512, &bytes, Way::Requested), generic::SUCCESS);
     io.none(command::write_zeroes(RAM_512, 3, 20, 0));
+    io.none(command::verify(RAM_512, 0, 32768, 0));
     io.none(command::write_zeroes(RAM_512, 64, 8, control::DEAC | control::FUA));
     let ranges = [DsmRange::new(30, 2), DsmRange::new(0, 0), DsmRange::new(100, 17)];
     let deallocate = command::dataset_management(RAM_512, 3, dsm::AD);
@@ -201,7 +202,7 @@ fn commands_that_are_wrong_are_told_why() {
     sgl.set_sgl(SglDescriptor::data_block(0x1000, 512));
     let cid = io.submit(sgl, &[]);
     assert!(io.response(cid).unwrap().status().is(generic::SGL_TYPE_INVALID));
-    for opcode in [0x03, 0x0c, 0x15, 0x80] {
+    for opcode in [0x03, 0x0b, 0x15, 0x80] {
         let got = io.status(command::Command::new(opcode, RAM_512));
         assert!(got.is(generic::INVALID_OPCODE), "{opcode:02x}: {got}");
     }

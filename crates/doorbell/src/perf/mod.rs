@@ -6,16 +6,17 @@ pub mod options;
 mod outputs;
 mod overwrite;
 mod paths;
-mod record;
+pub mod record;
 mod show;
 mod targets;
+mod telemetry;
 
 use std::{
     ffi::OsString,
     hash::{BuildHasher, RandomState},
     process::ExitCode,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use doorbell_host::{Cancel, Controller, ControllerOptions, Namespace, Probed, Reconnect, TransportType, probe};
@@ -31,6 +32,10 @@ use crate::{
 use embedded::Embedded;
 use options::{NumberOfIos, Options, Parsed};
 use outputs::Outputs;
+use telemetry::Watch;
+
+pub use options::Sink;
+pub use outputs::Output;
 
 /// I/O queues asked for when the load needs fewer; the controller grants what it has.
 const IO_QUEUES: u32 = 1024;
@@ -44,6 +49,8 @@ const SECOND: Duration = Duration::from_secs(1);
 const HEAD_ROOM: Duration = Duration::from_millis(100);
 /// Time after which no further I/O queue is connected.
 const CONNECT: Duration = Duration::from_secs(120);
+/// How often a path is looked at that changes its ANA state.
+const CHANGE_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Runs the subcommand and says with which status to exit.
 pub fn main(program: &str, arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -108,7 +115,7 @@ fn perform(options: &Options, document: &mut Document, outputs: &Outputs) -> Res
     let controller_options = controller_options(options);
     let attached = match ids.is_empty() {
         true => Ok(Vec::new()),
-        false => attach(probe(&ids, &controller_options, &cancel), &mut document.exit.errors),
+        false => attach(probe(&ids, &controller_options, &cancel), &cancel, &mut document.exit.errors),
     };
     if stop.requests() > 0 {
         document.exit.reason = ExitReason::Signal;
@@ -134,13 +141,24 @@ fn perform(options: &Options, document: &mut Document, outputs: &Outputs) -> Res
         return Err(why);
     }
 
+    let watch = Watch::begin(&targets, options.ssd_latency);
     let companion = embedded.as_ref().and_then(|embedded| embedded.companion(options.cores[0]));
     let live = show::Live::new(options, outputs);
     let observer = |event: Event<'_>| live.event(&event);
     let result = run(files, targets, &run_options, companion, &stop, &observer);
     record::add_result(document, &result);
+    let stuck = result.contexts.iter().any(|context| context.account.abandoned > context.lost_in_outages());
+    let silent = match () {
+        () if stop.requests() > 0 => Some("the run was interrupted"),
+        () if stuck => Some("it left I/Os unanswered, and was not asked"),
+        () => None,
+    };
+    let possible = (options.pattern.read_percent > 0, options.pattern.read_percent < 100);
+    let (drives, latencies) = watch.end(silent, possible);
+    document.drives = drives;
     let good = show::result(&result, document, options) && all_there;
-    if result.contexts.iter().any(|context| context.account.abandoned > context.lost_in_outages()) {
+    out(&latencies);
+    if stuck {
         // What does not answer I/Os will not answer a shutdown either: it gets a moment, not its full time.
         cancel.cancel();
     }
@@ -180,8 +198,10 @@ fn controller_options(options: &Options) -> ControllerOptions {
     }
 }
 
-/// Says which controllers came up, and picks the namespaces to test; what is missing of those asked for is added to `missing`.
-fn attach(probed: Vec<Probed>, missing: &mut Vec<String>) -> Result<Vec<Target>, String> {
+/// Says which controllers came up, and picks the namespaces to test; what is missing of those asked for is added to `missing`. Paths
+/// that change their ANA state are given the time that this may take.
+fn attach(probed: Vec<Probed>, cancel: &Cancel, missing: &mut Vec<String>) -> Result<Vec<Target>, String> {
+    let start = Instant::now();
     let (mut targets, mut any) = (Vec::new(), false);
     let mut miss = |why: String| {
         tell(&why);
@@ -198,6 +218,12 @@ fn attach(probed: Vec<Probed>, missing: &mut Vec<String>) -> Result<Vec<Target>,
         any = true;
         let kind = if controller.id().trtype == TransportType::Pcie { "NVMe" } else { "NVMeoF" };
         out(&format!("Attached to {kind} Controller at {}\n", controller.name()));
+        while controller.changing(id.ns).is_some_and(|most| start.elapsed() < most)
+            && !cancel.is_cancelled()
+            && controller.failure().is_none()
+        {
+            thread::sleep(CHANGE_INTERVAL);
+        }
         let namespaces = controller.namespaces();
         let wanted: Vec<Namespace> = match id.ns {
             None => namespaces,

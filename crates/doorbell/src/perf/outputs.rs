@@ -78,7 +78,7 @@ impl Outputs {
 }
 
 /// One of them.
-struct Output {
+pub struct Output {
     /// The option that asked for it.
     option: &'static str,
     writer: Box<dyn Write + Send + Sync>,
@@ -92,7 +92,7 @@ impl Output {
     ///
     /// # Errors
     /// The option, the place and what the system said.
-    fn open(option: &'static str, sink: &Sink) -> Result<Self, String> {
+    pub fn open(option: &'static str, sink: &Sink) -> Result<Self, String> {
         let Sink::File(path) = sink else { return Self::stream(option, sink) };
         // A pipe or a device cannot be replaced; what a link leads to is, and the link stays.
         if fs::metadata(path).is_ok_and(|there| !there.is_file()) {
@@ -134,7 +134,7 @@ impl Output {
     ///
     /// # Errors
     /// As [`Output::open`].
-    fn complete(mut self, text: &str) -> Result<(), String> {
+    pub fn complete(mut self, text: &str) -> Result<(), String> {
         self.write(text)?;
         let Some((until, path)) = self.names.take() else { return Ok(()) };
         scratch::forget(&until);

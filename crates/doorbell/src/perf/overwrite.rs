@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, thread};
 
 use doorbell_host::Namespace;
-use doorbell_inspect::{read_ends, signatures};
+use doorbell_inspect::{EDGE, read_ends, signatures};
 use doorbell_load::{RunOptions, Target};
 
 use super::options::Options;
@@ -18,7 +18,7 @@ type Finding<'a> = (&'a str, Vec<String>);
 /// What was found and how to insist; a name of `--overwrite` that nothing here has.
 pub fn ask(targets: &[Target], options: &Options, run: &RunOptions) -> Result<(), String> {
     // The embedded target was made a moment ago.
-    if run.pattern.read_percent == 100 || options.embedded.is_some() {
+    if !run.selection.changes(run.pattern.read_percent) || options.embedded.is_some() {
         return Ok(());
     }
     let paths: Vec<String> = targets.iter().map(|target| target.path(&target.namespace.name)).collect();
@@ -56,7 +56,9 @@ fn look<'a>(group: &[(&'a str, &Target)]) -> Vec<Finding<'a>> {
         Err(why) => Err(why.to_string()),
         Ok(reader) => {
             let mut read = |offset, bytes| reader.read(namespace, offset, bytes);
-            read_ends(namespace.size(), &mut read).map(|ends| signatures(&ends)).map_err(|why| why.to_string())
+            // What is known of zoned namespaces stands at the start, and the last zone may end before it is read.
+            let size = if namespace.zoned.is_some() { namespace.size().min(EDGE) } else { namespace.size() };
+            read_ends(size, &mut read).map(|ends| signatures(&ends)).map_err(|why| why.to_string())
         }
     };
     let found = |(path, target): &(&'a str, &Target)| {

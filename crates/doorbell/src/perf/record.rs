@@ -7,11 +7,12 @@ use std::{
 
 use doorbell_host::TransportType;
 use doorbell_load::{PollMode, RunOptions, Target, kernel::File};
-use doorbell_platform::{Sysfs, pci::Address};
+use doorbell_platform::{Sysfs, clock::ticks, pci::Address};
 use doorbell_result::{
     Document, EndReason, RunResult, audit,
     document::{
-        ContextPlan, ExitReason, Granted, Path, Plan, Results, SCHEMA_VERSION, Series, SlowIo, Tool, WorkerUse,
+        ContextPlan, ExitReason, Granted, Path, Plan, Results, SCHEMA_VERSION, Series, SizeShare, SlowIo, Tool,
+        WorkerUse,
     },
 };
 
@@ -37,20 +38,27 @@ pub fn begin(program: &str, arguments: &[OsString]) -> Document {
 pub fn add_plan(document: &mut Document, options: &Options, run: &RunOptions) {
     document.seed = Some(run.seed);
     document.platform = machine::describe(&run.cores);
-    let word = match (run.pattern.random, run.pattern.read_percent) {
-        (false, 100) => "read",
-        (false, 0) => "write",
-        (false, _) => "rw",
-        (true, 100) => "randread",
-        (true, 0) => "randwrite",
-        (true, _) => "randrw",
+    let (pattern, selection) = (run.pattern, &run.selection);
+    let word = match (selection.operation, pattern.read_percent) {
+        (Some(kind), _) => kind.word(),
+        (None, 100) => "read",
+        (None, 0) => "write",
+        (None, _) => "rw",
     };
+    let word = format!("{}{word}", if pattern.random { "rand" } else { "" });
+    let weights: u32 = selection.sizes.iter().map(|(_, weight)| weight).sum();
+    let share =
+        |&(bytes, weight): &(u32, u32)| SizeShare { bytes, percent: f64::from(weight) * 100.0 / f64::from(weights) };
     document.plan = Some(Plan {
-        pattern: word.into(),
+        pattern: word,
         read_percent: run.pattern.read_percent,
         zipf: run.zipf,
-        full_coverage: run.selection.full_coverage,
+        full_coverage: selection.full_coverage,
+        range: options.range.clone(),
         io_bytes: run.io_size,
+        sizes: selection.sizes.iter().map(share).collect(),
+        flush_every: selection.flush_every,
+        fill: options.fill.clone(),
         depth: run.io_depth,
         queue_pairs: run.qpairs.into(),
         unused_queue_pairs: run.unused_qpairs.into(),
@@ -135,6 +143,10 @@ pub fn add_result(document: &mut Document, result: &RunResult) {
     };
     document.exit.errors.extend(result.problems.iter().cloned());
     document.results = Results::of(result);
+    let measured = result.contexts.iter().filter(|context| context.window_ticks > 0);
+    let first = measured.map(|context| context.window_start).min();
+    let ago = |start: u64| ticks().saturating_sub(start) as f64 / result.ticks_per_second;
+    document.results.window_began_s = first.map(|start| now() - ago(start));
     document.slowest = SlowIo::all(result);
     document.workers = WorkerUse::all(result);
     document.audit = audit::audit(result);

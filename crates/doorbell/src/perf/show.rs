@@ -7,9 +7,9 @@ use std::{
 
 use doorbell_load::{Event, Second};
 use doorbell_report::{
-    audit, failures, open_loop, percentiles, spdk_latency, spdk_table,
+    audit, failures, open_loop, parts, percentiles, spdk_latency, spdk_table,
     status_line::{Course, ERASE, StatusLine},
-    timing, transport_stats,
+    telemetry, timing, transport_stats, zones,
 };
 use doorbell_result::{Document, RunResult, audit::holds};
 
@@ -68,7 +68,7 @@ impl<'a> Live<'a> {
         StatusLine {
             warm_up: second.warm_up,
             ios: second.ios,
-            io_size: self.options.io_size,
+            io_size: self.options.mean_io_size(),
             seconds: second.seconds,
             busy: self.options.cpu_usage.then_some((second.cores, second.busy_percent)),
             course: Course { left: second.left, ..course },
@@ -82,6 +82,7 @@ pub fn result(result: &RunResult, document: &Document, options: &Options) -> boo
         out(&transport_stats::blocks(result));
     }
     out(&spdk_table::table(result));
+    out(&parts::tables(&document.results));
     if options.latency != LatencyOutput::None {
         out(&spdk_latency::summaries(result));
     }
@@ -92,8 +93,10 @@ pub fn result(result: &RunResult, document: &Document, options: &Options) -> boo
         out(&spdk_latency::histograms(result));
     }
     out(&open_loop::summary(result));
+    out(&zones::lines(result));
     timing::line(result).lines().for_each(tell);
     failures::failures(result).lines().for_each(tell);
+    telemetry::lines(&document.drives).lines().for_each(tell);
     audit::lines(&document.audit).lines().for_each(tell);
     let measured = result.contexts.iter().any(|context| context.completed() > 0);
     if !measured {

@@ -24,7 +24,7 @@ use std::{
 use doorbell_spec::{
     command::{self, Command, LogRequest},
     identify::{self, Cns, Csi},
-    log::Lid,
+    log::{AnaState, Lid},
     register::{Cap, Vs},
 };
 use rustix::event::{EventfdFlags, eventfd};
@@ -252,6 +252,16 @@ impl Controller {
         self.shared.present().namespaces.clone()
     }
 
+    /// While the path to a namespace, or to any with `None`, changes its ANA state: how long that takes at most (ANATT). Whoever is
+    /// to use it waits for so long; what becomes of it is an event.
+    pub fn changing(&self, nsid: Option<u32>) -> Option<Duration> {
+        let changing = |namespace: &Namespace| {
+            nsid.is_none_or(|nsid| nsid == namespace.nsid) && namespace.ana_state == Some(AnaState::CHANGE)
+        };
+        let any = self.shared.present().namespaces.iter().any(changing);
+        any.then(|| Duration::from_secs(self.identify().anatt.into()))
+    }
+
     /// I/O queues it granted.
     pub fn io_queues(&self) -> u16 {
         self.learned().io_queues
@@ -354,12 +364,13 @@ impl Controller {
         self.ask(|answer| Request::Admin { command: Box::new(command), data, answer })
     }
 
-    /// `bytes` bytes of a log page from its start, of the controller (`nsid` 0 or FFFFFFFFh) or a namespace.
+    /// `bytes` bytes of a log page from its start, of the controller (`nsid` 0 or FFFFFFFFh) or a namespace. Events that it is about
+    /// are not told anew for having been read.
     ///
     /// # Errors
     /// As [`Controller::admin`].
     pub fn log_page(&self, lid: Lid, nsid: u32, bytes: u32) -> Result<Vec<u8>, Error> {
-        let request = LogRequest { nsid, bytes: bytes.into(), ..LogRequest::new(lid) };
+        let request = LogRequest { nsid, bytes: bytes.into(), rae: true, ..LogRequest::new(lid) };
         self.admin(command::get_log_page(&request), AdminData::In(bytes)).map(|(_, bytes)| bytes)
     }
 

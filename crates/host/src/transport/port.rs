@@ -46,6 +46,8 @@ pub(crate) struct Port {
     polled: bool,
     arena: Arc<Arena>,
     buffer: Range,
+    /// Where the metadata of the next command goes, when it is apart from the data.
+    metadata: Option<Range>,
     cancel: Cancel,
     /// What a command may still take when the flag is set.
     grace: Duration,
@@ -75,6 +77,7 @@ impl Port {
             polled,
             arena,
             buffer,
+            metadata: None,
             cancel: cancel.clone(),
             grace: Duration::ZERO,
             grant: None,
@@ -111,6 +114,12 @@ impl Port {
         self.grant = None;
     }
 
+    /// The next command has metadata apart from its data, which together fit the buffer.
+    pub fn expect_metadata(&mut self, bytes: u32) {
+        let room = bytes.next_multiple_of(4);
+        self.metadata = Some(self.buffer.part(BUFFER - room, bytes));
+    }
+
     /// Sends a command and waits for its answer, whatever its status.
     pub fn execute(
         &mut self,
@@ -144,6 +153,9 @@ impl Port {
             }
         };
         self.queue.prepare(SLOT, &[range]).map_err(|why| Cause::Down(why.to_string()))?;
+        if let Some(metadata) = self.metadata.take() {
+            self.queue.prepare_metadata(SLOT, metadata).map_err(|why| Cause::Transport(why.to_string()))?;
+        }
         if !self.queue.submit_raw(SLOT, command) {
             return Err(self.refused());
         }

@@ -126,9 +126,8 @@ impl<Q: IoQueue, C: Clock> Context<'_, Q, C> {
         let of_kind = self.comeback.as_ref().map(|comeback| comeback.of_kind);
         let shares = share_out(&mut self.tags, queues.active.len());
         for (queue, own) in queues.active.into_iter().zip(&shares) {
-            let mut queue = of_kind.and_then(|of_kind| of_kind(queue)).ok_or("it is of another transport")?;
-            queue.attach(&self.arena).map_err(|error| error.to_string())?;
-            let lane = Lane::new(queue, &self.task.geometry, &self.tags, own);
+            let queue = of_kind.and_then(|of_kind| of_kind(queue)).ok_or("it is of another transport")?;
+            let lane = Lane::new(queue, &self.task.geometry, &self.tags, own, &self.arena);
             self.lanes.push(lane.map_err(|error| error.to_string())?);
         }
         self.idle = queues.idle;

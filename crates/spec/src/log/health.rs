@@ -74,6 +74,19 @@ impl Smart {
 
 /// Bits of the critical warning field.
 pub mod critical_warning {
+    /// The names of the bits that are set.
+    pub fn names(bits: u8) -> impl Iterator<Item = &'static str> {
+        let names = [
+            "available spare",
+            "temperature",
+            "reliability",
+            "read only",
+            "volatile memory backup",
+            "persistent memory",
+        ];
+        names.into_iter().enumerate().filter(move |(bit, _)| bits & 1 << bit != 0).map(|(_, name)| name)
+    }
+
     /// The available spare is below its threshold.
     pub const SPARE: u8 = 0x01;
     /// A temperature is beyond a threshold.

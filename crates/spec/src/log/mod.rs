@@ -1,16 +1,22 @@
 //! Log pages (Base 5.1.12): what Get Log Page returns. Hosts read them, targets fill them.
 
 mod ana;
+mod device;
 mod discovery;
 mod effects;
 mod error;
 mod health;
+mod vendor;
 
 pub use ana::{AnaGroup, AnaGroupDescriptor, AnaGroups, AnaHeader, AnaState, ana_groups};
+pub use device::{EnduranceGroup, PersistentEventHeader, SanitizeStatus, SelfTest, SelfTests, TelemetryHeader};
 pub use discovery::{Adrfam, DiscoveryEntry, DiscoveryHeader, Subtype, Trtype, eflags, rdma_tsas, sectype, treq};
 pub use effects::{ChangedNamespaces, CommandEffects, SupportedLogPages, effect};
 pub use error::{ErrorEntry, FirmwareSlots};
 pub use health::{Smart, critical_warning};
+pub use vendor::{
+    INTEL, INTEL_LATENCY_TRACKING, INTEL_READ_LATENCY, INTEL_WRITE_LATENCY, IntelLatency, OCP_SMART, OcpSmart,
+};
 
 open_code! {
     /// Log page identifier (Base 5.1.12.1).

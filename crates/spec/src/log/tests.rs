@@ -111,6 +111,42 @@ fn error_smart_and_firmware() {
     assert!(slots.revision(0).is_none() && slots.revision(2).is_none() && slots.revision(8).is_none());
 }
 
+#[test]
+fn latencies_of_intels_drives_are_in_their_buckets() {
+    let mut page = IntelLatency::new();
+    for us in [0, 31, 32, 999, 1000, 1999, 31_999, 32_000, 63_999, 64_000, 991_999, 992_000, u64::MAX] {
+        page.count(us);
+    }
+    let found: Vec<_> = page.buckets().collect();
+    assert_eq!(
+        found,
+        [
+            (0, 32, "us", 2),
+            (32, 64, "us", 1),
+            (992, 1024, "us", 1),
+            (1, 2, "ms", 2),
+            (31, 32, "ms", 1),
+            (32, 64, "ms", 2),
+            (64, 96, "ms", 1),
+            (960, 992, "ms", 1),
+            (992, 1024, "ms", 2),
+        ]
+    );
+    assert_eq!(page.as_bytes()[..8], [1, 0, 0, 0, 2, 0, 0, 0]);
+}
+
+#[test]
+fn an_ocp_page_is_known_by_its_guid() {
+    let mut page = OcpSmart::new_zeroed();
+    assert!(OcpSmart::parse(page.as_bytes()).is_none());
+    page.guid = OcpSmart::GUID;
+    assert_eq!(page.guid[..4], [0xc5, 0xaf, 0x10, 0x28]);
+    page.bad_user_blocks[1] = 2;
+    let read = OcpSmart::parse(page.as_bytes()).unwrap();
+    assert_eq!(OcpSmart::count(&read.bad_user_blocks), 512);
+    assert!(OcpSmart::parse(&page.as_bytes()[..511]).is_none());
+}
+
 proptest! {
     #[test]
     fn any_bytes_are_pages(bytes in proptest::collection::vec(any::<u8>(), 1024), text in "[!-~]{1,32}") {
@@ -124,6 +160,8 @@ proptest! {
         let slots = FirmwareSlots::read_from_bytes(&bytes[..512]).unwrap();
         prop_assert!((0..=u8::MAX).filter_map(|slot| slots.revision(slot)).count() <= 7);
         let _ = Smart::read_from_bytes(&bytes[..512]).unwrap().celsius();
+        let _ = OcpSmart::read_from_bytes(&bytes[..512]).unwrap().lowest_firmware().to_string();
+        prop_assert!(IntelLatency::read_from_bytes(&bytes[..380]).unwrap().buckets().count() <= 94);
     }
 
     #[test]

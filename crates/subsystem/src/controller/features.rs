@@ -5,10 +5,12 @@ use std::{collections::BTreeSet, time::Instant};
 use doorbell_spec::{
     command::{AdminOpcode, Command, NSID_ALL},
     feature::{Fid, HOST_IDENTIFIER_EXHID, NumberOfQueues, Select, VOLATILE_WRITE_CACHE_WCE, capability},
+    log::INTEL_LATENCY_TRACKING,
     status::{Status, command_specific, generic},
 };
 
 use super::{Admin, Answer, Transport};
+use crate::fault::Tracking;
 
 /// Bytes of Host Behavior Support.
 const BEHAVIOR_LEN: usize = 512;
@@ -79,6 +81,7 @@ impl Admin {
             Fid::WRITE_ATOMICITY_NORMAL => features.atomicity,
             Fid::ASYNC_EVENT_CONFIGURATION => features.events,
             Fid::KEEP_ALIVE_TIMER => self.kato,
+            INTEL_LATENCY_TRACKING => self.tracking().is_some_and(|tracking| tracking.is_on()).into(),
             Fid::INTERRUPT_COALESCING => features.coalescing,
             Fid::INTERRUPT_VECTOR_CONFIGURATION => match self.vector(parameter) {
                 Some(vector) if features.uncoalesced.contains(&vector) => u32::from(vector) | COALESCING_DISABLE,
@@ -137,6 +140,7 @@ impl Admin {
                 };
             }
             Fid::WRITE_ATOMICITY_NORMAL => self.features.atomicity = value & 1,
+            INTEL_LATENCY_TRACKING => self.tracking().into_iter().for_each(|tracking| tracking.switch(value & 1 != 0)),
             Fid::ASYNC_EVENT_CONFIGURATION => self.features.events = value,
             // Interrupts are raised once for all that a pass has done, which is as early as waiting for more is late.
             Fid::INTERRUPT_COALESCING => self.features.coalescing = value & 0xffff,
@@ -181,6 +185,7 @@ impl Admin {
             | Fid::WRITE_ATOMICITY_NORMAL
             | Fid::IO_COMMAND_SET_PROFILE
             | Fid::HOST_BEHAVIOR_SUPPORT => true,
+            INTEL_LATENCY_TRACKING => self.tracking().is_some(),
             Fid::VOLATILE_WRITE_CACHE => subsystem.namespaces.iter().any(|namespace| namespace.is_cached()),
             _ => false,
         };
@@ -194,6 +199,11 @@ impl Admin {
             return Err(generic::INVALID_NAMESPACE.with_dnr());
         }
         Ok(())
+    }
+
+    /// The latencies that the script offers, as Intel's drives do.
+    pub(super) fn tracking(&self) -> Option<&Tracking> {
+        self.shared.fault.as_ref()?.tracking.as_ref().filter(|_| !self.association.subsystem.is_discovery)
     }
 
     /// Bytes of data that come with a command that does not say how many.

@@ -7,6 +7,7 @@ use doorbell_spec::{
         Namespace as NamespaceData, NamespaceList, Nidt, NvmController, NvmNamespace, SIZE, cmic, ctratt, lpa, nmic,
         nsfeat, oacs, oncs, sgls, vwc,
     },
+    log::INTEL,
     nqn,
     status::{Status, command_specific, generic},
     zns::{ZonedController, ZonedNamespace},
@@ -127,6 +128,9 @@ impl Admin {
             data.iorcsz = 1.into();
             data.ofcs = u16::from(!subsystem.is_discovery).into();
         }
+        if self.tracking().is_some() {
+            data.vid = INTEL.into();
+        }
         if subsystem.is_discovery {
             data.cntrltype = Cntrltype::DISCOVERY.0;
             data.dctype = 1;
@@ -151,7 +155,8 @@ impl Admin {
         data.cqes = 0x44;
         data.nn = (subsystem.namespaces.len().max(1) as u32).into();
         data.mnan = data.nn;
-        data.oncs = (oncs::COMPARE | oncs::DATASET_MANAGEMENT | oncs::WRITE_ZEROES | oncs::SAVE_SELECT).into();
+        data.oncs =
+            (oncs::COMPARE | oncs::DATASET_MANAGEMENT | oncs::WRITE_ZEROES | oncs::VERIFY | oncs::SAVE_SELECT).into();
         let cached = subsystem.namespaces.iter().any(Namespace::is_cached);
         data.vwc = vwc::FLUSH_ALL | if cached { vwc::PRESENT } else { 0 };
         data

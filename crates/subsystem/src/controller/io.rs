@@ -165,7 +165,7 @@ impl IoQueue {
             }
             NvmOpcode::FLUSH if command.nsid.get() == NSID_ALL => Ok(Plan::new(Need::Nothing, 0)),
             NvmOpcode::FLUSH => self.namespace(command).map(|_| Plan::new(Need::Nothing, 0)),
-            NvmOpcode::WRITE_ZEROES => self.extent(command).map(|_| Plan::new(Need::Nothing, 0)),
+            NvmOpcode::WRITE_ZEROES | NvmOpcode::VERIFY => self.extent(command).map(|_| Plan::new(Need::Nothing, 0)),
             NvmOpcode::DATASET_MANAGEMENT => {
                 self.namespace(command)?;
                 let len = u32::from(command.range_count()) * size_of::<DsmRange>() as u32;
@@ -360,6 +360,10 @@ impl IoQueue {
             NvmOpcode::ZONE_MANAGEMENT_SEND => {
                 self.manage(command)?;
                 Outcome::Done(generic::SUCCESS)
+            }
+            NvmOpcode::VERIFY => {
+                let (namespace, at, len) = self.extent(command)?;
+                namespace.verify(pool, at, len, &mut progress.bytes)
             }
             NvmOpcode::DATASET_MANAGEMENT => self.deallocate(pool, command, frames, progress)?,
             NvmOpcode::FLUSH => {

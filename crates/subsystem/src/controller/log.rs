@@ -8,8 +8,8 @@ use doorbell_spec::{
     identify::Csi,
     log::{
         Adrfam, AnaGroupDescriptor, AnaHeader, AnaState, ChangedNamespaces, CommandEffects, DiscoveryEntry,
-        DiscoveryHeader, ErrorEntry, FirmwareSlots, Lid, Smart, Subtype, SupportedLogPages, Trtype, effect, rdma_tsas,
-        treq,
+        DiscoveryHeader, ErrorEntry, FirmwareSlots, INTEL_READ_LATENCY, INTEL_WRITE_LATENCY, Lid, Smart, Subtype,
+        SupportedLogPages, Trtype, effect, rdma_tsas, treq,
     },
     status::{command_specific, generic},
 };
@@ -40,7 +40,10 @@ impl Admin {
     pub(super) fn log_page(&self, command: &Command) -> Answer {
         let request = LogRequest::parse(command);
         let subsystem = &self.association.subsystem;
-        let supported: &[Lid] = if subsystem.is_discovery { &OF_DISCOVERY } else { &OF_NVM };
+        let mut supported = if subsystem.is_discovery { OF_DISCOVERY.to_vec() } else { OF_NVM.to_vec() };
+        if self.tracking().is_some() {
+            supported.extend([INTEL_READ_LATENCY, INTEL_WRITE_LATENCY]);
+        }
         if !supported.contains(&request.lid) {
             return Answer::status(command_specific::INVALID_LOG_PAGE.with_dnr());
         }
@@ -51,7 +54,7 @@ impl Admin {
             return Answer::status(generic::INVALID_NAMESPACE.with_dnr());
         }
         let page = match request.lid {
-            Lid::SUPPORTED_LOG_PAGES => SupportedLogPages::new(supported).as_bytes().to_vec(),
+            Lid::SUPPORTED_LOG_PAGES => SupportedLogPages::new(&supported).as_bytes().to_vec(),
             // No status ever says that there is more to read here, so the one entry is not in use.
             Lid::ERROR_INFORMATION => ErrorEntry::default().as_bytes().to_vec(),
             Lid::SMART => self.smart().as_bytes().to_vec(),
@@ -59,7 +62,10 @@ impl Admin {
             Lid::CHANGED_NAMESPACES => ChangedNamespaces::collect([]).as_bytes().to_vec(),
             Lid::COMMANDS_SUPPORTED_AND_EFFECTS => self.effects(request.csi).as_bytes().to_vec(),
             Lid::ANA => self.ana(request.lsp & 1 != 0),
-            _ => self.discovery(),
+            lid => match self.tracking().and_then(|tracking| tracking.page(lid)) {
+                Some(page) => page.as_bytes().to_vec(),
+                None => self.discovery(),
+            },
         };
         if request.offset > page.len() as u64 {
             return Answer::status(generic::INVALID_FIELD.with_dnr());
@@ -127,7 +133,7 @@ impl Admin {
         for opcode in self.commands() {
             log.set_admin(opcode, effect::CSUPP);
         }
-        for opcode in [NvmOpcode::FLUSH, NvmOpcode::READ, NvmOpcode::COMPARE] {
+        for opcode in [NvmOpcode::FLUSH, NvmOpcode::READ, NvmOpcode::COMPARE, NvmOpcode::VERIFY] {
             log.set_io(opcode, effect::CSUPP);
         }
         for opcode in [NvmOpcode::WRITE, NvmOpcode::WRITE_ZEROES, NvmOpcode::DATASET_MANAGEMENT] {

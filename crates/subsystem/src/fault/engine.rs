@@ -21,6 +21,7 @@ use super::{
     latency::unit,
     log::Log,
     script::{Deed, Rule, Script, Target},
+    tracking::Tracking,
 };
 
 /// A script that is carried out.
@@ -34,6 +35,8 @@ pub(crate) struct Engine {
     /// Commands so far, for the limit of the rate: when the next may complete.
     next: AtomicU64,
     pub(super) log: Option<Log>,
+    /// Latencies for hosts that ask for them, if the script offers them.
+    pub(crate) tracking: Option<Tracking>,
 }
 
 /// What is to become of a command.
@@ -55,7 +58,8 @@ impl Engine {
         let met = script.rules.iter().map(|_| AtomicU64::new(0)).collect();
         let epoch = Arc::default();
         let log = log.map(|path| Log::create(path, &epoch)).transpose()?;
-        Ok(Arc::new(Self { script, epoch, met, next: AtomicU64::new(0), log }))
+        let tracking = script.intel_latency.then(Tracking::default);
+        Ok(Arc::new(Self { tracking, script, epoch, met, next: AtomicU64::new(0), log }))
     }
 
     /// The time now. The first call makes it begin.

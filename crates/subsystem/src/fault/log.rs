@@ -1,20 +1,31 @@
-//! The log: a line an I/O command, written by a thread of its own, so that a reactor only fills a buffer.
+//! The log: a line an I/O command, written by a thread of its own, so that a reactor only fills a buffer. A file that takes nothing
+//! (a pipe nobody reads, a disk that hangs) holds up neither the reactors nor the end of the target: what it is behind by is bounded,
+//! and lines beyond that are left out, counted and told.
 
 use std::{
     fs::File,
     io::{self, BufWriter, Write},
+    os::unix::fs::OpenOptionsExt,
     path::Path,
     sync::{
         Arc, OnceLock,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
         mpsc::{self, Receiver, Sender},
     },
     thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
+
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 use doorbell_spec::status::Status;
 
 /// Entries of a buffer.
 const BUFFER: usize = 1024;
+/// Entries that wait for the file at most, about 80 MiB.
+const BACKLOG: usize = 1 << 20;
+/// How long the end of a target waits for its log.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 const HEADER: &str =
     "# arrived planned posted sent (ns since the first command), then: queue cid opcode slba blocks status fate\n";
@@ -37,10 +48,18 @@ pub(super) struct Entry {
     pub(super) fate: &'static str,
 }
 
-/// A file that is being written. Dropping it waits until everything is there.
+/// What the file is behind by.
+#[derive(Debug, Default)]
+struct Backlog {
+    waiting: AtomicUsize,
+    lost: AtomicU64,
+}
+
+/// A file that is being written. Dropping it waits until everything is there, for [`PATIENCE`] at most.
 #[derive(Debug)]
 pub(super) struct Log {
     sender: Option<Sender<Vec<Entry>>>,
+    backlog: Arc<Backlog>,
     writer: Option<JoinHandle<()>>,
 }
 
@@ -48,33 +67,55 @@ impl Log {
     /// Begins a file, which says where on the monotonic clock times begin.
     ///
     /// # Errors
-    /// What the system answered.
+    /// What the system answered, for a pipe that nobody reads too.
     pub(super) fn create(path: &Path, epoch: &Arc<OnceLock<u64>>) -> io::Result<Self> {
-        let file = File::create(path)?;
+        let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
+        let file = File::options().write(true).create(true).truncate(true).custom_flags(nonblocking).open(path)?;
+        // Only opening was not to wait.
+        fcntl_setfl(&file, fcntl_getfl(&file)? - OFlags::NONBLOCK)?;
+        let backlog = Arc::new(Backlog::default());
+        let also = backlog.clone();
         let (sender, entries) = mpsc::channel();
         let epoch = epoch.clone();
         let work = move || {
-            if let Err(error) = write(file, &epoch, &entries) {
+            if let Err(error) = write(file, &epoch, &entries, &also) {
                 tracing::error!("the log of the fault script ends here: {error}");
             }
         };
         let writer = thread::Builder::new().name("fault log".into()).spawn(work)?;
-        Ok(Self { sender: Some(sender), writer: Some(writer) })
+        Ok(Self { sender: Some(sender), backlog, writer: Some(writer) })
     }
 
     /// A buffer to write with.
     pub(super) fn buffer(&self) -> Option<Buffer> {
         let sender = self.sender.clone()?;
-        Some(Buffer { entries: Vec::with_capacity(BUFFER), sender })
+        Some(Buffer { entries: Vec::with_capacity(BUFFER), sender, backlog: self.backlog.clone() })
     }
 }
 
 impl Drop for Log {
     fn drop(&mut self) {
         self.sender = None;
-        if let Some(writer) = self.writer.take() {
+        let Some(writer) = self.writer.take() else { return };
+        let deadline = Instant::now() + PATIENCE;
+        while !writer.is_finished() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(1));
+        }
+        let lost = self.backlog.lost.load(Ordering::Relaxed);
+        if lost > 0 {
+            tracing::error!(
+                "the log of the fault script lacks {lost} lines: its file did not take them as fast as they came"
+            );
+        }
+        if writer.is_finished() {
             // It says itself when it fails.
             let _ = writer.join();
+        } else {
+            let waiting = self.backlog.waiting.load(Ordering::Relaxed);
+            tracing::error!(
+                "the log of the fault script lacks its last {waiting} lines: its file took nothing for {} s",
+                PATIENCE.as_secs()
+            );
         }
     }
 }
@@ -84,6 +125,7 @@ impl Drop for Log {
 pub(super) struct Buffer {
     entries: Vec<Entry>,
     sender: Sender<Vec<Entry>>,
+    backlog: Arc<Backlog>,
 }
 
 impl Buffer {
@@ -96,7 +138,15 @@ impl Buffer {
 
     /// Hands over what there is.
     pub(super) fn flush(&mut self) {
-        if !self.entries.is_empty() {
+        let count = self.entries.len();
+        if count == 0 {
+            return;
+        }
+        if self.backlog.waiting.fetch_add(count, Ordering::Relaxed) + count > BACKLOG {
+            self.backlog.waiting.fetch_sub(count, Ordering::Relaxed);
+            self.backlog.lost.fetch_add(count as u64, Ordering::Relaxed);
+            self.entries.clear();
+        } else {
             // A writer that has failed has said so.
             let _ = self.sender.send(std::mem::replace(&mut self.entries, Vec::with_capacity(BUFFER)));
         }
@@ -109,14 +159,15 @@ impl Drop for Buffer {
     }
 }
 
-fn write(file: File, epoch: &OnceLock<u64>, batches: &Receiver<Vec<Entry>>) -> io::Result<()> {
+fn write(file: File, epoch: &OnceLock<u64>, batches: &Receiver<Vec<Entry>>, backlog: &Backlog) -> io::Result<()> {
     let mut file = BufWriter::new(file);
     file.write_all(HEADER.as_bytes())?;
+    let mut told = 0;
     for (number, batch) in batches.iter().enumerate() {
         if let Some(epoch) = epoch.get().filter(|_| number == 0) {
             writeln!(file, "# time begins at {epoch} ns of the monotonic clock")?;
         }
-        for entry in batch {
+        for entry in &batch {
             let Entry { arrived, posted, sent, qid, cid, opcode, slba, blocks, status, fate, .. } = entry;
             let planned = if entry.planned == u64::MAX { "never".into() } else { entry.planned.to_string() };
             let (sct, sc) = (status.sct, status.sc);
@@ -126,6 +177,80 @@ fn write(file: File, epoch: &OnceLock<u64>, batches: &Receiver<Vec<Entry>>) -> i
             )?;
         }
         file.flush()?;
+        backlog.waiting.fetch_sub(batch.len(), Ordering::Relaxed);
+        let lost = backlog.lost.load(Ordering::Relaxed);
+        if lost > told {
+            writeln!(file, "# {} lines are missing here or near", lost - told)?;
+            told = lost;
+        }
     }
-    Ok(())
+    file.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    const ENTRY: Entry = Entry {
+        arrived: 1,
+        planned: 2,
+        posted: 3,
+        sent: 4,
+        qid: 1,
+        cid: 7,
+        opcode: 2,
+        slba: 0,
+        blocks: 8,
+        status: Status::SUCCESS,
+        fate: "sent",
+    };
+
+    /// A named pipe, which goes with it.
+    struct Pipe(std::path::PathBuf);
+
+    impl Pipe {
+        fn new() -> Self {
+            let path = std::env::temp_dir().join(format!("doorbell-log-{}", std::process::id()));
+            rustix::fs::mkfifoat(rustix::fs::CWD, &path, 0o600.into()).unwrap();
+            Self(path)
+        }
+    }
+
+    impl Drop for Pipe {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_file(&self.0);
+        }
+    }
+
+    #[test]
+    fn a_pipe_that_takes_nothing_holds_nobody_up() {
+        let pipe = Pipe::new();
+        let epoch = Arc::new(OnceLock::new());
+        let refused = Log::create(&pipe.0, &epoch).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(rustix::io::Errno::NXIO.raw_os_error()), "{refused}");
+
+        let mut reader =
+            File::options().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(&pipe.0).unwrap();
+        let log = Log::create(&pipe.0, &epoch).unwrap();
+        let (mut buffer, backlog) = (log.buffer().unwrap(), log.backlog.clone());
+        let lines = BACKLOG + 10 * BUFFER;
+        (0..lines).for_each(|_| buffer.push(ENTRY));
+        drop(buffer);
+        let lost = backlog.lost.load(Ordering::Relaxed) as usize;
+        // What the pipe itself holds may have made room for a batch or two.
+        assert!((8 * BUFFER..=10 * BUFFER).contains(&lost), "{lost}");
+        assert!(backlog.waiting.load(Ordering::Relaxed) <= BACKLOG);
+        // Its end is not that of the writer, which hangs.
+        drop(log);
+        // Who reads on finds what was kept, and how much was not.
+        fcntl_setfl(&reader, OFlags::empty()).unwrap();
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        let missing =
+            text.lines().find_map(|line| line.strip_prefix("# ")?.strip_suffix(" lines are missing here or near"));
+        assert_eq!(missing.unwrap().parse(), Ok(lost));
+        assert_eq!(text.lines().filter(|line| !line.starts_with('#')).count(), lines - lost);
+    }
 }

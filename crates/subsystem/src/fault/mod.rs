@@ -11,10 +11,12 @@ mod latency;
 mod log;
 mod pending;
 mod script;
+mod tracking;
 
 pub(crate) use engine::Engine;
 pub(crate) use pending::{Fate, Faults, Reset};
 pub use script::Script;
+pub(crate) use tracking::Tracking;
 
 #[cfg(test)]
 mod tests;

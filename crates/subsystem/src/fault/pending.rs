@@ -164,6 +164,9 @@ impl<T> Faults<T> {
         }
         let Reverse(Held { key, mut ticket, answer, .. }) = self.held.pop()?;
         ticket.posted = now;
+        if let Some(tracking) = &self.engine.tracking {
+            tracking.count(ticket.opcode, now - ticket.arrived);
+        }
         let times = if ticket.verdict.duplicated { 2 } else { 1 };
         self.leaving.push((key, ticket));
         Some((key.0, key.1, answer, times))

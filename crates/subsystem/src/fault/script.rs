@@ -21,6 +21,8 @@ pub struct Script {
     pub(super) resets: Vec<(When, Target)>,
     /// Nanoseconds a KiB of data under a digest.
     pub(super) digest: u64,
+    /// Latencies are kept as in Intel's drives, for hosts that ask.
+    pub(super) intel_latency: bool,
     /// Nanoseconds between two completions; 0 for no limit.
     pub(super) interval: f64,
 }
@@ -143,6 +145,7 @@ impl Script {
             }
             "drop" => self.rule(Deed::Drop, words)?,
             "duplicate" => self.rule(Deed::Duplicate, words)?,
+            "intel-latency" => self.intel_latency = true,
             "digest" => self.digest = time(words.next("a time a KiB")?)?,
             "limit" => self.interval = 1e9 / rate(words.next("commands a second")?)?,
             "stall" => {
@@ -163,7 +166,7 @@ impl Script {
             }
             other => {
                 return Err(format!(
-                    "\"{other}\" is not one of seed, latency, error, drop, duplicate, digest, limit, stall and reset"
+                    "\"{other}\" is not one of seed, latency, error, drop, duplicate, digest, intel-latency, limit, stall and reset"
                 ));
             }
         }

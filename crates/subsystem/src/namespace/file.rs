@@ -121,6 +121,17 @@ impl FileBlocks {
         SUCCESS
     }
 
+    pub(super) fn verify(&self, pool: &mut Pool, at: u64, len: u64, progress: &mut u64) -> Outcome {
+        let from = at + *progress;
+        let part = (pool.bounce.len() as u64 - from % GROUP).min(len - *progress);
+        let result = self.read_whole(from, &mut pool.bounce[..part as usize]);
+        if result.is_err() {
+            return self.outcome(result, "read", from, media::UNRECOVERED_READ_ERROR);
+        }
+        *progress += part;
+        if *progress == len { SUCCESS } else { Outcome::Turn }
+    }
+
     pub(super) fn clear(&self, pool: &mut Pool, at: u64, len: u64, how: Clear, progress: &mut u64) -> Outcome {
         let from = at + *progress;
         let part = (CLEAR_AT_ONCE * GROUP - from % GROUP).min(len - *progress);

@@ -240,6 +240,15 @@ impl Namespace {
         Outcome::Done(if equal { generic::SUCCESS } else { media::COMPARE_FAILURE })
     }
 
+    /// Tries whether `len` bytes from byte `at` on can be read. `progress` starts at 0.
+    pub(crate) fn verify(&self, pool: &mut Pool, at: u64, len: u64, progress: &mut u64) -> Outcome {
+        match &self.store {
+            Store::Ram(_) | Store::Null => SUCCESS,
+            Store::File(file) => file.verify(pool, at, len, progress),
+            Store::Zoned(zoned) => zoned.verify(at, len as u32),
+        }
+    }
+
     /// Makes `len` bytes from byte `at` on zero. `progress` starts at 0.
     pub(crate) fn clear(&self, pool: &mut Pool, at: u64, len: u64, how: Clear, progress: &mut u64) -> Outcome {
         match &self.store {

@@ -185,6 +185,11 @@ impl ZonedBlocks {
         Ok(self.ram.equals(pool, at, written, first) && null::equals(pool, at, len - written, rest))
     }
 
+    /// Whether the blocks can be read.
+    pub(super) fn verify(&self, at: u64, len: u32) -> Outcome {
+        self.written(at, len).map_or_else(Outcome::Done, |_| SUCCESS)
+    }
+
     /// How many of these bytes have been written.
     fn written(&self, at: u64, len: u32) -> Result<u32, Status> {
         let (slba, blocks) = (at / BLOCK, u64::from(len) / BLOCK);

@@ -219,6 +219,7 @@ fn unknown_io_commands_are_refused_whatever_their_opcode() {
         NvmOpcode::READ,
         NvmOpcode::COMPARE,
         NvmOpcode::WRITE_ZEROES,
+        NvmOpcode::VERIFY,
         NvmOpcode::DATASET_MANAGEMENT,
         NvmOpcode::FABRICS,
     ];

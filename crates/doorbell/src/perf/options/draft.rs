@@ -11,7 +11,7 @@ use tracing::Level;
 
 use super::numbers::{capacity, capacity32, number_of_ios, plain, wide};
 use super::table::{Entry, Id};
-use super::{Environment, Link, NumberOfIos, Sink, UsageError, checks};
+use super::{Environment, Link, NumberOfIos, Sink, UsageError, checks, selection};
 
 /// Most `-r`, and most `-b`.
 const TRANSPORTS: usize = 256;
@@ -64,6 +64,7 @@ pub struct Draft {
     pub keep_alive_ms: u32,
     /// How often `-L` was given.
     pub latency: u32,
+    pub ssd_latency: bool,
     pub cpu_usage: bool,
     pub transport_stats: bool,
     pub log_level: Level,
@@ -89,6 +90,8 @@ pub struct Draft {
     pub sqpoll: bool,
     pub unregistered: bool,
     pub buffered: bool,
+    pub range: Option<String>,
+    pub fill: Option<String>,
     pub files: Vec<PathBuf>,
     /// Every option in the order of the command line.
     pub given: Vec<&'static Entry>,
@@ -137,6 +140,7 @@ impl Default for Draft {
             rdma_srq_size: 0,
             keep_alive_ms: 10_000,
             latency: 0,
+            ssd_latency: false,
             cpu_usage: false,
             transport_stats: false,
             log_level: Level::ERROR,
@@ -160,6 +164,8 @@ impl Default for Draft {
             sqpoll: false,
             unregistered: false,
             buffered: false,
+            range: None,
+            fill: None,
             files: Vec::new(),
             given: Vec::new(),
             notes: Vec::new(),
@@ -179,7 +185,10 @@ impl Draft {
         self.given.push(entry);
         match entry.id {
             Id::IoDepth => self.io_depth = Some(capacity32(label, &text)?),
-            Id::IoSize => self.io_size = Some(capacity32(label, &text)?),
+            Id::IoSize => {
+                let (largest, sizes) = selection::sizes(label, &text)?;
+                (self.io_size, self.selection.sizes) = (Some(largest), sizes);
+            }
             Id::IoPattern => self.pattern = Some(text),
             Id::Time => self.time_s = Some(plain(label, &text)?),
             Id::RwMixRead => self.read_percent = Some(plain(label, &text)?),
@@ -279,7 +288,7 @@ impl Draft {
             Id::RdmaSrqSize => self.rdma_srq_size = plain(label, &text)?,
             Id::KeepAlive => self.keep_alive_ms = plain(label, &text)?,
             Id::SwLatency => self.latency += 1,
-            Id::SsdLatency => (),
+            Id::SsdLatency => self.ssd_latency = true,
             Id::CpuUsage => self.cpu_usage = true,
             Id::TransportStats => self.transport_stats = true,
             Id::LogLevel => self.log_level = level(&text).map_err(wrong)?,
@@ -326,6 +335,18 @@ impl Draft {
             },
             Id::Rate => self.rate = Some(rate(&text).map_err(wrong)?),
             Id::Arrival => self.arrival = Some(arrival(&text).map_err(wrong)?),
+            Id::Range => {
+                self.selection.range = Some(selection::range(label, &text).map_err(wrong)?);
+                self.range = Some(text);
+            }
+            Id::Fill => {
+                self.selection.fill = selection::fill(&text).map_err(wrong)?;
+                self.fill = Some(text);
+            }
+            Id::FlushEvery => match plain(label, &text)? {
+                0 => return Err(wrong("a flush comes after 1 write at least".into()).into()),
+                writes => self.selection.flush_every = Some(writes),
+            },
             Id::Coverage => match text.as_str() {
                 "random" => self.selection.full_coverage = false,
                 "full" => self.selection.full_coverage = true,

@@ -133,11 +133,6 @@ fn fate(entry: &Entry, draft: &Draft) -> Fate {
         Id::Overwrite if draft.embedded.is_some() => Fate::NoEffect("nothing of value is in the embedded target"),
         Id::TransportTos | Id::RdmaSrqSize if tests_rdma(draft) => Fate::Honoured,
         Id::TransportTos | Id::RdmaSrqSize => Fate::NoEffect("no RDMA target is tested"),
-        Id::SsdLatency => Fate::NotBuilt {
-            what: "latency tracking inside the device",
-            needs: "Intel's vendor log pages",
-            instead: "use -L or -LL",
-        },
         _ => Fate::Honoured,
     }
 }

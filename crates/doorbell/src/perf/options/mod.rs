@@ -9,11 +9,12 @@ mod help;
 mod later;
 mod numbers;
 mod resolve;
+mod selection;
 mod table;
 
 use std::ffi::OsString;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use doorbell_load::{PollMode, Rate, Selection, Timing, kernel};
@@ -28,14 +29,18 @@ use table::Id;
 pub struct Options {
     /// `-q`: I/Os in flight for each pair of core and namespace; 1 or more.
     pub io_depth: u32,
-    /// `-o`: bytes of an I/O; 1 or more.
+    /// `-o`: bytes of the largest I/O; 1 or more.
     pub io_size: u32,
     /// `-O`: bytes of a piece of an I/O's buffer, a multiple of 4; `None`: one piece.
     pub io_unit: Option<u32>,
     /// `-w` and `-M`.
     pub pattern: Pattern,
-    /// `--coverage`: what I/Os choose from.
+    /// `-o` with a mix, `-w` with other operations, `--range`, `--coverage`, `--fill`, `--flush-every`.
     pub selection: Selection,
+    /// `--range` as it was given.
+    pub range: Option<String>,
+    /// `--fill` as it was given.
+    pub fill: Option<String>,
     /// `-t`: seconds to measure; 1 or more.
     pub time_s: u32,
     /// `-a`: seconds to run before measuring.
@@ -94,6 +99,8 @@ pub struct Options {
     pub timing: Timing,
     /// `-L`, `-LL`.
     pub latency: LatencyOutput,
+    /// `-l`: latencies inside Intel's drives.
+    pub ssd_latency: bool,
     /// `-m`: busy share of the cores in the line of each second.
     pub cpu_usage: bool,
     /// `--transport-stats`.
@@ -126,6 +133,16 @@ pub struct Options {
     pub notes: Vec<String>,
 }
 
+impl Options {
+    /// Bytes of an I/O on average.
+    pub fn mean_io_size(&self) -> u32 {
+        let sizes = &self.selection.sizes;
+        let all: u64 = sizes.iter().map(|(_, weight)| u64::from(*weight)).sum();
+        let bytes: u64 = sizes.iter().map(|(bytes, weight)| u64::from(*bytes) * u64::from(*weight)).sum();
+        bytes.checked_div(all).map_or(self.io_size, |mean| mean as u32)
+    }
+}
+
 /// Where something is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sink {
@@ -133,6 +150,13 @@ pub enum Sink {
     Stdout,
     /// A file.
     File(PathBuf),
+}
+
+impl Sink {
+    /// What a path names, which may be `-`.
+    pub fn at(path: &Path) -> Self {
+        if path == Path::new("-") { Self::Stdout } else { Self::File(path.into()) }
+    }
 }
 
 /// The options for devices that read and write this process's memory: local ones, and processes that play one.

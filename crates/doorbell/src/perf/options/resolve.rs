@@ -4,12 +4,12 @@
 use std::time::Duration;
 
 use doorbell_load::{
-    PollMode, Rate, Selection, Timing,
+    Fill, IoKind, PollMode, Rate, Timing,
     kernel::{self, Engine},
 };
 
 use super::draft::Draft;
-use super::{Environment, LatencyOutput, NumberOfIos, Options, Pattern, Sink, UsageError, later};
+use super::{Environment, LatencyOutput, NumberOfIos, Options, Pattern, Sink, UsageError, later, selection};
 use crate::core_mask;
 
 /// Checks and completes a command line. The first fault in the order of the code is the one reported.
@@ -33,7 +33,9 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
     }
     let default = embedded.then_some("randread");
     let Some(word) = draft.pattern.as_deref().or(default) else {
-        return Err(usage("-w (--io-pattern) is missing: one of read, write, randread, randwrite, rw, randrw"));
+        return Err(usage(
+            "-w (--io-pattern) is missing: read, write, randread, randwrite, rw, randrw or another of --help-full",
+        ));
     };
     let time_s = or_embedded(draft.time_s, 5, "-t (--time) is missing or 0: how many seconds are to be measured?")?;
     if draft.continue_on_error == Some(0) {
@@ -75,7 +77,7 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
         return Err(message.to_string().into());
     }
     let rate = rate(&draft, poll_mode)?;
-    let selection = selection(&draft, pattern, word, &mut notes)?;
+    let selection = selection::resolve(&draft, pattern, word, &mut notes)?;
     if draft.timing == Timing::Off && draft.hlog.is_some() {
         return Err("--timing off takes no latencies, which --hlog is to hold".to_string().into());
     }
@@ -90,7 +92,7 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
     }
     let interval = draft.interval.filter(|_| kept).or(draft.ndjson.as_ref().map(|_| Duration::from_secs(1)));
     environment(&draft)?;
-    let kernel = kernel(&draft, pattern, poll_mode)?;
+    let kernel = kernel(&draft, word, pattern, poll_mode)?;
     let cores = core_mask::cores(&draft.core_mask)?;
     notes.extend(later::check(&draft)?);
     let over_rdma = later::tests_rdma(&draft);
@@ -100,7 +102,8 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
     if draft.zipf.is_some() && !pattern.random {
         notes.push(format!("-F (--zipf) has no effect: -w {word} is sequential"));
     }
-    if !draft.overwrite.is_empty() && pattern.read_percent == 100 {
+    let changes = selection.changes(pattern.read_percent);
+    if !draft.overwrite.is_empty() && !changes {
         notes.push("--overwrite has no effect: nothing is written".into());
     }
     notes.splice(0..0, draft.notes);
@@ -111,7 +114,9 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
         io_size,
         io_unit: draft.io_unit,
         pattern,
+        fill: draft.fill.filter(|_| selection.fill != Fill::Numbered),
         selection,
+        range: draft.range,
         time_s,
         warmup_s: draft.warmup_s,
         number_ios: draft.number_ios,
@@ -145,6 +150,7 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
             1 => LatencyOutput::Summary,
             _ => LatencyOutput::Histogram,
         },
+        ssd_latency: draft.ssd_latency,
         cpu_usage: draft.cpu_usage,
         transport_stats: draft.transport_stats,
         log_level: draft.log_level,
@@ -158,7 +164,7 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
         interval,
         ndjson: draft.ndjson,
         strict: draft.strict,
-        overwrite: if pattern.read_percent == 100 { Vec::new() } else { draft.overwrite },
+        overwrite: if changes { draft.overwrite } else { Vec::new() },
         notes,
     })
 }
@@ -177,20 +183,8 @@ fn rate(draft: &Draft, poll_mode: PollMode) -> Result<Option<Rate>, String> {
     Ok(Some(Rate { per_second, arrival: draft.arrival.unwrap_or_default(), each_worker }))
 }
 
-fn selection(draft: &Draft, pattern: Pattern, word: &str, notes: &mut Vec<String>) -> Result<Selection, String> {
-    let mut selection = draft.selection.clone();
-    if selection.full_coverage && !pattern.random {
-        notes.push(format!("--coverage full has no effect: -w {word} is sequential and leaves nothing out"));
-        selection.full_coverage = false;
-    }
-    if selection.full_coverage && draft.zipf.is_some() {
-        return Err("--coverage full takes every position equally often, which -F (--zipf) is not to do".into());
-    }
-    Ok(selection)
-}
-
 /// How the kernel's files and devices are opened.
-fn kernel(draft: &Draft, pattern: Pattern, poll_mode: PollMode) -> Result<kernel::Options, String> {
+fn kernel(draft: &Draft, word: &str, pattern: Pattern, poll_mode: PollMode) -> Result<kernel::Options, String> {
     let engine = match (draft.uring, draft.engine) {
         (true, Some(Engine::Libaio)) => {
             return Err("-R (--enable-uring) is --engine io_uring and excludes libaio".into());
@@ -216,7 +210,8 @@ fn kernel(draft: &Draft, pattern: Pattern, poll_mode: PollMode) -> Result<kernel
         registered: !draft.unregistered,
         sleeps,
         reads: pattern.read_percent > 0,
-        writes: pattern.read_percent < 100,
+        writes: pattern.read_percent < 100
+            || matches!(selection::operation(word)?, Some(IoKind::Trim | IoKind::WriteZeroes)),
     })
 }
 
@@ -235,11 +230,10 @@ fn pattern(word: &str, mix: Option<u32>, notes: &mut Vec<String>) -> Result<Patt
                 _ => Err(format!("-M (--rwmixread): {mix} is not a percentage from 0 to 100")),
             };
         }
-        _ => {
-            return Err(format!(
-                "-w (--io-pattern): \"{word}\" is not one of read, write, randread, randwrite, rw, randrw"
-            ));
-        }
+        _ => match selection::operation(word)? {
+            Some(_) => 100,
+            None => return Err(format!("-w (--io-pattern): \"{word}\" is not one of {}", selection::WORDS)),
+        },
     };
     if mix.is_some() {
         notes.push(format!("-M (--rwmixread) has no effect: -w {word} is not a mix"));

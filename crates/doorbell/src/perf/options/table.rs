@@ -120,10 +120,10 @@ table! {
 Essential {
     IoDepth 'q' "io-depth" "N" Built
         "I/Os to keep in flight for each pair of core and namespace, shared by its queue pairs (-P)."
-    IoSize 'o' "io-size" "BYTES" Built
-        "Size of an I/O; a multiple of the block size of the namespace."
+    IoSize 'o' "io-size" "BYTES[:SHARE,...]" Built
+        "Size of an I/O; a multiple of the block size of the namespace. A mix, as 4k:70,64k:20,1m:10: at most 16 sizes with their shares, told apart in the result."
     IoPattern 'w' "io-pattern" "WORD" Built
-        "read, write, randread, randwrite, rw or randrw."
+        "read, write, randread, randwrite, rw or randrw; or trim (Dataset Management, Deallocate), write_zeroes, verify or compare (with --fill), at random with rand before it; or append, to zones."
     Time 't' "time" "SECONDS" Built
         "How long to measure."
     RwMixRead 'M' "rwmixread" "PERCENT" Built
@@ -240,8 +240,8 @@ Fabrics {
 Logging {
     SwLatency 'L' "enable-sw-latency-tracking" - Built
         "Latency percentiles; twice (-LL): the histogram too."
-    SsdLatency 'l' "enable-ssd-latency-tracking" - Later
-        "Intel's latency statistics inside the device."
+    SsdLatency 'l' "enable-ssd-latency-tracking" - Built
+        "Have Intel's drives keep latencies, and show them at the end; look for OCP's health page on every drive."
     CpuUsage 'm' "cpu-usage" - Built
         "Show how busy the cores are, in the line of each second."
     TransportStats - "transport-stats" - Built
@@ -280,6 +280,12 @@ Own {
         "Issue N I/Os a second (10k, 1.5M), in total or by each worker, when they were planned to arrive and not when others are over; -q is the most in flight. Response times count from the plan. Not with -E."
     Arrival - "arrival" "WORD" Built
         "With --rate: fixed (default: at equal distances), poisson (independently of each other) or burst:N (N at once)."
+    Range - "range" "FROM-TO" Built
+        "Use this part of each namespace: in percent (10%-50%, rounded down to multiples of -o), bytes (1g-2g) or blocks (0lba-8klba). TO is not part of it."
+    Fill - "fill" "WHAT" Built
+        "What is written: zero, random, pattern:HEX (1 to 512 bytes, a power of two) or compress:N (of which compression leaves N %). Each buffer is filled once, before the run; in a mix, what a read has put there is written next. Default: a byte from 1 to 8, another in each buffer."
+    FlushEvery - "flush-every" "N" Built
+        "A flush after N writes of each pair of core and namespace, as one of the -q I/Os."
     Overwrite - "overwrite" "NAME" Built
         "Write there although a partition table, a file system or somebody who uses it was found, or it cannot be looked at: a run that writes is refused then, with the name to give here. What is named is not looked at. Repeatable."
     Coverage - "coverage" "WORD" Built

@@ -18,7 +18,7 @@ use doorbell_spec::{
     command::{self, AdminOpcode, Command, IdentifyRequest, QueueRequest},
     feature::Fid,
     identify::Cns,
-    register::{self, Cc, Csts, Vs},
+    register::{self, Cap, Cc, Csts, Vs},
     status::{command_specific as specific, generic},
 };
 
@@ -195,6 +195,11 @@ fn a_controller_that_was_left_enabled_is_disabled_first() {
     assert_eq!(again.misdeeds(), Vec::<String>::new());
 }
 
+/// Capabilities of a controller whose doorbells are further apart than there is room.
+fn far_doorbells() -> u64 {
+    Cap::new().with_mqes(255).with_to(1).with_css(Cap::CSS_NVM).with_dstrd(15).into_bits()
+}
+
 #[test]
 fn each_step_that_fails_is_named_with_the_reason() {
     type Row = (InitState, Arc<Double>, &'static str);
@@ -217,6 +222,11 @@ fn each_step_that_fails_is_named_with_the_reason() {
             InitState::ReadCap,
             faulty(|act| matches!(act, Act::Read(register::CAP)), || Reply::Value(u64::MAX)),
             "reads as ones",
+        ),
+        (
+            InitState::Enable,
+            faulty(|act| matches!(act, Act::Read(register::CAP)), || Reply::Value(far_doorbells())),
+            "queue 0: its doorbells at 1000h and 21000h are not among the 2000h bytes",
         ),
         (InitState::CheckEn, faulty(|act| matches!(act, Act::Read(register::CC)), || Reply::Gone), "reads as ones"),
         (InitState::DisableWaitForReady0, faulty(csts(1), || Reply::Value(1)), "within 500ms (CAP.TO), CSTS 1h"),

@@ -99,11 +99,19 @@ impl RingQueue {
     /// Makes a queue and clears its rings and shadow doorbells: before it is created at the controller.
     ///
     /// # Errors
-    /// When a place is too small or not aligned.
+    /// When a place is too small or not aligned, or a doorbell is not mapped.
     pub fn new(parts: RingParts) -> Result<Self, String> {
         let RingParts { qid, entries, sq, cq, doorbells, shadow, page_size, most_bytes, .. } = parts;
         if !(2..=65536).contains(&entries) || !page_size.is_power_of_two() || page_size < 4096 {
             return Err(format!("queue {qid}: no rings of {entries} entries with memory pages of {page_size} bytes"));
+        }
+        let room = doorbells.region.len() as u64;
+        let is_mapped = |at: u64| at.is_multiple_of(4) && at.checked_add(4).is_some_and(|end| end <= room);
+        if !is_mapped(doorbells.sq_tail) || !is_mapped(doorbells.cq_head) {
+            let Doorbells { sq_tail, cq_head, .. } = doorbells;
+            return Err(format!(
+                "queue {qid}: its doorbells at {sq_tail:x}h and {cq_head:x}h are not among the {room:x}h bytes that are mapped"
+            ));
         }
         let sq = table(qid, "submission", &sq, entries)?;
         let cq = table(qid, "completion", &cq, entries)?;

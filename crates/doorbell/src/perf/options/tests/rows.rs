@@ -128,7 +128,7 @@ fn rows() -> Vec<Row> {
 
         row(Id::SwLatency, "enable-sw", "",
             Set(|o| o.latency == LatencyOutput::Summary, |o| o.latency == LatencyOutput::None), FLAG),
-        row(Id::SsdLatency, "enable-ss", "", Refused("it needs Intel's vendor log pages"), FLAG),
+        row(Id::SsdLatency, "enable-ss", "", Set(|o| o.ssd_latency, |o| !o.ssd_latency), FLAG),
         row(Id::CpuUsage, "cp", "", Set(|o| o.cpu_usage, |o| !o.cpu_usage), FLAG),
         row(Id::TransportStats, "transport-stat", "", Set(|o| o.transport_stats, |o| !o.transport_stats), FLAG),
         row(Id::LogFlag, "logf", "nvme", Refused("use --log-level debug"), ("x", "names a component of SPDK")),
@@ -159,6 +159,9 @@ fn rows() -> Vec<Row> {
             Set(|o| o.rate == Some(Rate { per_second: 1500.0, arrival: Arrival::Fixed, each_worker: true }), |o| o.rate.is_none()),
             ("0", "I/Os a second like 500")),
         row(Id::Arrival, "arr", "poisson", Refused("--arrival says how the I/Os of --rate"), ("burst:0", "burst:N (N of 1 or more)")),
+        row(Id::Range, "ran", "10%-50%", Set(|o| o.range.is_some(), |o| o.selection.range.is_none()), ("5", "FROM-TO is expected")),
+        row(Id::Fill, "fill", "zero", Note("--fill has no effect: -w read sends no data"), ("one", "zero, random, pattern:HEX")),
+        row(Id::FlushEvery, "flu", "8", Refused("--flush-every counts writes, and -w has none"), ("0", "after 1 write at least")),
         row(Id::Overwrite, "ov", "b", Note("--overwrite has no effect: nothing is written"), ANY),
         row(Id::Coverage, "cov", "full", Note("--coverage full has no effect: -w read is sequential"), ("all", "random and full are known")),
         row(Id::Engine, "engi", "io_uring", Note(NO_FILE), ("aio", "engines are libaio, io_uring")),

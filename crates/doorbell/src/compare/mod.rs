@@ -1,0 +1,145 @@
+//! `doorbell compare` and `doorbell ab`: whether what was measured has changed.
+
+pub mod ab;
+mod words;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::Args;
+use doorbell_report::compare::{table, warnings};
+use doorbell_result::{
+    Document,
+    compare::{self, Comparison, Metric, Question, Verdict},
+};
+
+use crate::{
+    merge::read,
+    output::{show, tell},
+};
+
+/// Exit status when something became worse.
+const WORSE: u8 = 1;
+/// When there was nothing to compare.
+pub const FAULT: u8 = 2;
+/// When the runs tell nothing.
+const UNTOLD: u8 = 3;
+
+/// Options of `doorbell compare`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit status: 0 nothing is worse, 1 something is, 2 an error, 3 these runs cannot tell. docs/compare.md explains it."
+)]
+pub struct Arguments {
+    /// Results of the runs before, or one of before and one of after
+    #[arg(required = true, value_name = "BASE")]
+    base: Vec<PathBuf>,
+    /// Results of the runs after
+    #[arg(last = true, value_name = "NEW")]
+    new: Vec<PathBuf>,
+    /// The n-th run before belongs to the n-th after, as those do that `doorbell ab --keep` leaves
+    #[arg(long)]
+    paired: bool,
+    #[command(flatten)]
+    how: How,
+}
+
+/// How to judge.
+#[derive(Clone, Debug, Args)]
+pub struct How {
+    /// Probability that all verdicts together raise no false alarm
+    #[arg(long, value_name = "PERCENT", default_value = "95%", value_parser = confidence)]
+    confidence: f64,
+    /// Changes up to this size are none
+    #[arg(long, value_name = "PERCENT", default_value = "0%", value_parser = share)]
+    threshold: f64,
+    /// Say how many runs find a change of this size, with a probability of 90 %; it lies above the threshold
+    #[arg(long, value_name = "PERCENT", default_value = "2%", value_parser = share)]
+    find: f64,
+    /// What to compare: the fewer, the surer each [default: all]
+    #[arg(long, value_name = "iops,mean,p50,p90,p99,p99.9,cpu", value_delimiter = ',', value_parser = metric)]
+    metric: Vec<Metric>,
+}
+
+impl How {
+    /// # Errors
+    /// Which options do not go together.
+    pub fn question(&self, paired: bool) -> Result<Question, String> {
+        let How { confidence, threshold, find, metric } = self.clone();
+        if find <= threshold {
+            return Err("--find must be above --threshold: a change that counts as none is not to be found".into());
+        }
+        let mut metrics = if metric.is_empty() { Metric::ALL.to_vec() } else { Vec::new() };
+        metric.into_iter().for_each(|one| {
+            if !metrics.contains(&one) {
+                metrics.push(one);
+            }
+        });
+        Ok(Question { confidence, threshold, find, paired, metrics })
+    }
+}
+
+fn number(text: &str) -> Result<f64, String> {
+    let digits = text.strip_suffix('%').unwrap_or(text);
+    let wrong = || format!("\"{text}\" is no percentage, like 2% or 0.5");
+    digits.parse::<f64>().ok().filter(|number| number.is_finite()).ok_or_else(wrong)
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let percent = number(text)?;
+    if (0.0..=1000.0).contains(&percent) { Ok(percent / 100.0) } else { Err("it is 0% to 1000%".into()) }
+}
+
+fn confidence(text: &str) -> Result<f64, String> {
+    let percent = number(text)?;
+    if (50.0..=99.9999).contains(&percent) { Ok(percent / 100.0) } else { Err("it is 50% to 99.9999%".into()) }
+}
+
+fn metric(text: &str) -> Result<Metric, String> {
+    let named = |metric: &Metric| metric.name() == text;
+    Metric::ALL.into_iter().find(named).ok_or_else(|| {
+        let names = Metric::ALL.map(Metric::name).join(", ");
+        format!("there are {names}")
+    })
+}
+
+/// Compares the results in files, and says with which status to exit.
+pub fn run(arguments: &Arguments) -> ExitCode {
+    let sides = || {
+        let (base, new) = match arguments.base.as_slice() {
+            [base, new] if arguments.new.is_empty() => (std::slice::from_ref(base), std::slice::from_ref(new)),
+            _ if arguments.new.is_empty() => {
+                return Err("give two results, or those of each side with -- between them".to_owned());
+            }
+            base => (base, arguments.new.as_slice()),
+        };
+        let side = |files: &[PathBuf]| -> Result<Vec<(String, Document)>, String> {
+            files.iter().map(|path| Ok((path.display().to_string(), read(path)?))).collect()
+        };
+        let question = arguments.how.question(arguments.paired)?;
+        Ok((side(base)?, side(new)?, question))
+    };
+    conclude(sides().and_then(|(base, new, question)| judge(&base, &new, &question)))
+}
+
+/// Compares, and shows it.
+fn judge(base: &[(String, Document)], new: &[(String, Document)], question: &Question) -> Result<Comparison, String> {
+    let comparison = compare::compare(base, new, question)?;
+    show(&table(&comparison, question));
+    warnings(&comparison).lines().for_each(tell);
+    Ok(comparison)
+}
+
+fn conclude(comparison: Result<Comparison, String>) -> ExitCode {
+    ExitCode::from(match comparison {
+        Err(why) => {
+            tell(format_args!("doorbell: {why}"));
+            FAULT
+        }
+        Ok(comparison) if comparison.has(Verdict::Worse) => WORSE,
+        Ok(comparison) if comparison.tells() => 0,
+        Ok(_) => {
+            tell("doorbell: these runs cannot tell");
+            UNTOLD
+        }
+    })
+}
