@@ -163,7 +163,7 @@ impl Truth {
         change(&mut options);
         let namespace = controller.namespaces().remove(0);
         let load = vec![Target { controller: controller.clone(), namespace }];
-        let result = run(load, &options, Some(companion), &StopFlag::default(), &|_| {});
+        let result = run(Vec::new(), load, &options, Some(companion), &StopFlag::default(), &|_| {});
         controller.detach();
         drop(substitute);
         // The log is whole when the last has let go of it.

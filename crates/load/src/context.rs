@@ -11,7 +11,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use doorbell_host::AnyQueue;
 use doorbell_platform::{Arena, Backing};
 use doorbell_queue::{Counters, Done, Down, Drain, IoQueue, REAP_BATCH, Slot, Wait};
 use doorbell_result::{
@@ -27,6 +26,7 @@ use crate::{
     metadata::Protector,
     observer::Reporter,
     pacing::Pacing,
+    port::AnyQueue,
     recorder::{Errors, Recorder, Slow},
     slices::{Exchange, Slice},
     stop::Clock,
@@ -755,9 +755,13 @@ impl<Q: IoQueue, C: Clock> Pass for Context<'_, Q, C> {
 }
 
 /// Whether a status says that the namespace cannot be had over this path any more: it is gone, or an error of type
-/// "path related" (Base 4.2.3.4), which only another path could cure.
+/// "path related" (Base 4.2.3.4), which only another path could cure. The kernel says of all this that I/O failed.
 fn is_out_of_reach(status: Status) -> bool {
-    status.is(status::generic::INVALID_NAMESPACE) || status.sct == status::SCT_PATH
+    use status::{generic, system};
+    status.sct == status::SCT_PATH
+        || [generic::INVALID_NAMESPACE, system::IO_ERROR, system::NO_DEVICE, system::NO_SUCH_DEVICE_OR_ADDRESS]
+            .iter()
+            .any(|&lost| status.is(lost))
 }
 
 /// The I/Os that each of so many queues carries: each I/O stays with one queue, but for those that are fewer than the queues.

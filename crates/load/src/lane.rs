@@ -373,6 +373,22 @@ impl<Q: IoQueue> Lane<Q> {
         own.filter_map(|(slot, _)| self.queue.named(slot as Slot))
     }
 
+    /// Has the commands of a tag that the queue has taken ended, by the queue or by `abort`, and returns for how many that was asked.
+    pub fn abort(&mut self, tag: u32, mut abort: impl FnMut(u16, u16)) -> u64 {
+        let mut asked = 0;
+        for slot in (0..self.owner.len()).filter(|&slot| self.owner[slot] == tag).map(|slot| slot as Slot) {
+            let Some((sqid, cid)) = self.queue.named(slot) else { continue };
+            match self.queue.cancel(slot) {
+                Some(possible) => asked += u64::from(possible),
+                None => {
+                    abort(sqid, cid);
+                    asked += 1;
+                }
+            }
+        }
+        asked
+    }
+
     /// Whether a tag has a piece here, as far as the queue names its commands.
     pub fn holds(&self, tag: u32) -> bool {
         self.waiting.contains(&tag) || self.commands(tag).next().is_some()

@@ -14,6 +14,7 @@ mod context;
 #[cfg(test)]
 mod context_tests;
 mod coverage;
+mod file;
 mod fill;
 mod head_room;
 mod lane;
@@ -49,6 +50,7 @@ pub mod workload;
 pub mod zipf;
 mod zones;
 
+pub use doorbell_kernel_io as kernel;
 pub use doorbell_result::{Arrival, IoKind, Timing};
 pub use metadata::Protect;
 pub use observer::{Event, Observer, Second};

@@ -10,9 +10,13 @@ use std::{
     time::Instant,
 };
 
-use doorbell_host::{AnyQueue, PollGroup};
+use doorbell_host::PollGroup;
 
-use crate::{plan::RunOptions, port::Port, stop::StopFlag};
+use crate::{
+    plan::RunOptions,
+    port::{AnyQueue, Port},
+    stop::StopFlag,
+};
 
 /// The queues of a context.
 pub(crate) struct Queues {

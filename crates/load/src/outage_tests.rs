@@ -6,7 +6,7 @@ use std::sync::{
     mpsc::{self, Sender},
 };
 
-use doorbell_host::{AnyQueue, PollGroup};
+use doorbell_host::{self as host, PollGroup};
 use doorbell_queue::IoQueue;
 use doorbell_result::{EndReason, Timeouts};
 use doorbell_spec::status::generic;
@@ -17,7 +17,7 @@ use crate::{
     observer::Reporter,
     outage::{News, Queues},
     plan::{Shape, tests::shape},
-    port::Port,
+    port::{AnyQueue, Port},
     stop::Clock,
     test_queue::{Script, TestQueue, VirtualClock},
     worker::{Beside, Ending, Progress, Times, drive},
@@ -39,8 +39,8 @@ impl Port for TestPort {
     fn shape(&self) -> Shape {
         shape()
     }
-    fn transport(&self) -> String {
-        "TEST".into()
+    fn transport(&self) -> Option<String> {
+        Some("TEST".into())
     }
     fn connect(&self, _: u32, _: &PollGroup) -> Result<AnyQueue, String> {
         unreachable!("the test connects")
@@ -89,7 +89,7 @@ impl Stage {
 
     /// The news of two good queues of an incarnation.
     fn back(&mut self, incarnation: u64) -> News {
-        let active = (0..2).map(|_| AnyQueue::Custom(self.queue(quick()))).collect();
+        let active = (0..2).map(|_| AnyQueue::Driver(host::AnyQueue::Custom(self.queue(quick())))).collect();
         self.port.attempts.fetch_add(3, Ordering::Relaxed);
         News::Back { queues: Queues { active, idle: Vec::new() }, incarnation }
     }
@@ -120,7 +120,7 @@ fn run(
     let reporter = Reporter::new(&silent, 1);
     let (clock, ending) = (stage.clock.clone(), Ending::default());
     let of_kind = |queue| match queue {
-        AnyQueue::Custom(queue) => Some(queue),
+        AnyQueue::Driver(host::AnyQueue::Custom(queue)) => Some(queue),
         _ => None,
     };
     let context = Context::<Queue, _>::new(task, workload(true, 70, 9), queues, clock.clone(), &reporter).unwrap();
@@ -219,7 +219,7 @@ fn a_context_outlives_several_losses_and_each_is_told() {
         if due {
             told = lost;
             let script = Script { lost_after: Some(100), ..quick() };
-            let active = vec![AnyQueue::Custom(stage.queue(script))];
+            let active = vec![AnyQueue::Driver(host::AnyQueue::Custom(stage.queue(script)))];
             news.send(News::Back { queues: Queues { active, idle: Vec::new() }, incarnation: lost as u64 }).unwrap();
         }
         due

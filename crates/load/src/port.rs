@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use doorbell_host::{AnyQueue, Controller, Namespace, PollGroup, TransportType};
+use doorbell_host::{self as host, Controller, Namespace, PollGroup, TransportType};
+use doorbell_kernel_io::KernelQueue;
 use doorbell_platform::{Sysfs, pci::Address};
 use doorbell_queue::IoQueue;
 use doorbell_result::IoKind;
@@ -28,12 +29,20 @@ pub struct Target {
     pub namespace: Namespace,
 }
 
-/// A namespace of a live controller.
+/// A queue of any kind that a run drives.
+pub(crate) enum AnyQueue {
+    /// Of the driver's.
+    Driver(host::AnyQueue),
+    /// Of the kernel's.
+    Kernel(KernelQueue),
+}
+
+/// A namespace of a live controller, or what the kernel has for one.
 pub(crate) trait Port: Send + Sync {
     /// The namespace.
     fn shape(&self) -> Shape;
-    /// The transport's name in statistics.
-    fn transport(&self) -> String;
+    /// The transport's name in statistics, where it has some.
+    fn transport(&self) -> Option<String>;
     /// Connects one I/O queue of at most `entries` entries, to be polled with the others of `group`; takes as long as the driver's
     /// deadlines allow.
     fn connect(&self, entries: u32, group: &PollGroup) -> Result<AnyQueue, String>;
@@ -124,13 +133,13 @@ impl Port for Target {
         }
     }
 
-    fn transport(&self) -> String {
-        self.controller.id().trtype.word().into()
+    fn transport(&self) -> Option<String> {
+        Some(self.controller.id().trtype.word().into())
     }
 
     fn connect(&self, entries: u32, group: &PollGroup) -> Result<AnyQueue, String> {
         let entries = entries.min(self.controller.io_queue_entries());
-        self.controller.connect_io_queue_in(group, entries).map_err(|error| error.to_string())
+        self.controller.connect_io_queue_in(group, entries).map(AnyQueue::Driver).map_err(|error| error.to_string())
     }
 
     fn failure(&self) -> Option<String> {
@@ -196,7 +205,8 @@ impl Port for Target {
     }
 
     fn survey(&self, survey: &Survey) -> Result<Vec<Share>, String> {
-        let mut queue = self.connect(SURVEY_ENTRIES, &PollGroup::default())?;
+        let queue = self.controller.connect_io_queue_in(&PollGroup::default(), SURVEY_ENTRIES);
+        let mut queue = queue.map_err(|error| error.to_string())?;
         let shares = survey.take(&mut queue);
         queue.stop();
         shares

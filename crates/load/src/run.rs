@@ -15,7 +15,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use doorbell_host::AnyQueue;
+use doorbell_host as host;
+use doorbell_kernel_io::{File, KernelQueue};
 use doorbell_platform::{
     Sysfs,
     clock::{Anchor, Clock},
@@ -38,7 +39,7 @@ use crate::{
     pacing::{Pacing, Schedule},
     permutation::Cover,
     plan::{Access, Association, Limit, PollMode, RunOptions, Shape, associate},
-    port::{Port, Target},
+    port::{AnyQueue, Port, Target},
     recorder::Errors,
     slices::{Exchange, Series, Slice},
     stop::{StopFlag, Tsc},
@@ -71,17 +72,19 @@ pub struct Companion {
     pub run: Box<dyn FnMut() + Send>,
 }
 
-/// Runs the load on `targets`, in this order, and returns what was measured; what went wrong is among its problems. Blocks until
+/// Runs the load on `files` and `targets`, in this order, and returns what was measured; what went wrong is among its problems. Blocks until
 /// the load has ended and drained: the time asked for and `options.drain` at most, within two seconds of a request to stop.
 pub fn run(
+    files: Vec<File>,
     targets: Vec<Target>,
     options: &RunOptions,
     companion: Option<Companion>,
     stop: &StopFlag,
     observer: &Observer<'_>,
 ) -> RunResult {
-    let ports = targets.into_iter().map(|target| Arc::new(target) as Arc<dyn Port>).collect();
-    run_on(ports, options, companion, stop, observer)
+    let files = files.into_iter().map(|file| Arc::new(file) as Arc<dyn Port>);
+    let targets = targets.into_iter().map(|target| Arc::new(target) as Arc<dyn Port>);
+    run_on(files.chain(targets).collect(), options, companion, stop, observer)
 }
 
 pub(crate) fn run_on(
@@ -747,27 +750,37 @@ fn context<'a>(
     again: &mut Vec<Again>,
 ) -> Result<Box<dyn Pass + 'a>, String> {
     if !plan.shares.is_empty() {
-        let behind = |(queue, share)| ZonedQueue::new(queue, share).map(|queue| AnyQueue::Custom(Box::new(queue)));
+        let behind = |(queue, share)| match queue {
+            AnyQueue::Driver(queue) => {
+                ZonedQueue::new(queue, share).map(|queue| AnyQueue::Driver(host::AnyQueue::Custom(Box::new(queue))))
+            }
+            AnyQueue::Kernel(_) => Err("zones are written over the driver's own queues".into()),
+        };
         let all = queues.active.into_iter().zip(plan.shares.iter().cloned());
         queues.active = all.map(behind).collect::<Result<_, _>>()?;
     }
-    match queues.active.first() {
-        Some(AnyQueue::Tcp(_)) => context_of(common, plan, queues, again, |queue| match queue {
-            AnyQueue::Tcp(queue) => Some(*queue),
-            _ => None,
-        }),
-        Some(AnyQueue::Rdma(_)) => context_of(common, plan, queues, again, |queue| match queue {
-            AnyQueue::Rdma(queue) => Some(*queue),
-            _ => None,
-        }),
-        Some(AnyQueue::Ring(_)) => context_of(common, plan, queues, again, |queue| match queue {
-            AnyQueue::Ring(queue) => Some(*queue),
-            _ => None,
-        }),
-        _ => context_of(common, plan, queues, again, |queue| match queue {
-            AnyQueue::Custom(queue) => Some(queue),
-            _ => None,
-        }),
+    /// One arm for each kind, so that the loop is compiled for it.
+    macro_rules! each {
+        ($($kind:path, $queue:path;)*) => {
+            match queues.active.first() {
+                $(Some($kind($queue(_))) => context_of(common, plan, queues, again, |queue| match queue {
+                    $kind($queue(queue)) => Some(*queue),
+                    _ => None,
+                }),)*
+                _ => context_of(common, plan, queues, again, |queue| match queue {
+                    AnyQueue::Driver(host::AnyQueue::Custom(queue)) => Some(queue),
+                    _ => None,
+                }),
+            }
+        };
+    }
+    each! {
+        AnyQueue::Driver, host::AnyQueue::Tcp;
+        AnyQueue::Driver, host::AnyQueue::Rdma;
+        AnyQueue::Driver, host::AnyQueue::Ring;
+        AnyQueue::Kernel, KernelQueue::Libaio;
+        AnyQueue::Kernel, KernelQueue::Uring;
+        AnyQueue::Kernel, KernelQueue::Passthrough;
     }
 }
 
@@ -782,7 +795,7 @@ fn context_of<'a, Q: IoQueue + 'a>(
     let active: Vec<Q> = queues.active.into_iter().filter_map(of_kind).collect();
     again.push(Again::new(&plan.task, &plan.workload, active.iter().map(|queue| queue.needs().slots).collect()));
     let context = Context::new(plan.task, plan.workload, active, Tsc, common.reporter)?;
-    let (transport, attempts) = (common.options.transport_stats.then(|| port.transport()), port.attempts());
+    let (transport, attempts) = (common.options.transport_stats.then(|| port.transport()).flatten(), port.attempts());
     let patience = common.timeout.map(|ticks| Patience { ticks, port: port.clone() });
     let comeback = plan.news.map(|news| Comeback { port, news, attempts, of_kind });
     let context = context

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use doorbell_host::{AnyQueue, PollGroup};
+use doorbell_host::{self as host, PollGroup};
 use doorbell_platform::{Arena, Range, cpu};
 use doorbell_queue::{
     Counters, Done, Down, Drain, IoQueue, Needs, Op, PrepareError, Progress, Slot, Wait, null::NullQueue,
@@ -26,7 +26,7 @@ use crate::{
         Limit, PollMode, RunOptions, Shape,
         tests::{options, shape},
     },
-    port::Port,
+    port::{AnyQueue, Port},
     run::{Companion, run_on},
     stop::StopFlag,
 };
@@ -43,11 +43,11 @@ impl Port for TestPort {
     fn shape(&self) -> Shape {
         self.shape.clone()
     }
-    fn transport(&self) -> String {
-        "TEST".into()
+    fn transport(&self) -> Option<String> {
+        Some("TEST".into())
     }
     fn connect(&self, entries: u32, _: &PollGroup) -> Result<AnyQueue, String> {
-        (self.connect)(entries).map(AnyQueue::Custom)
+        (self.connect)(entries).map(|queue| AnyQueue::Driver(host::AnyQueue::Custom(queue)))
     }
     fn failure(&self) -> Option<String> {
         self.failure.clone()
@@ -384,8 +384,8 @@ impl Port for Phoenix {
     fn shape(&self) -> Shape {
         shape()
     }
-    fn transport(&self) -> String {
-        "TEST".into()
+    fn transport(&self) -> Option<String> {
+        Some("TEST".into())
     }
     fn connect(&self, entries: u32, _: &PollGroup) -> Result<AnyQueue, String> {
         let incarnation = self.incarnation.load(Ordering::Relaxed);
@@ -400,7 +400,8 @@ impl Port for Phoenix {
         }
         let first = self.connected.fetch_add(1, Ordering::Relaxed) == 0;
         let left = if first { 1000 } else { u64::MAX };
-        Ok(AnyQueue::Custom(Box::new(Mortal { null: NullQueue::new(entries as u16 - 1), left })))
+        let queue = Box::new(Mortal { null: NullQueue::new(entries as u16 - 1), left });
+        Ok(AnyQueue::Driver(host::AnyQueue::Custom(queue)))
     }
     fn failure(&self) -> Option<String> {
         None

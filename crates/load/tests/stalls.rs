@@ -35,7 +35,7 @@ fn run_on(peer: &TargetPeer, options: &RunOptions) -> (RunResult, Vec<String>) {
     let events = Mutex::new(Vec::new());
     let observer = |event: Event<'_>| events.lock().unwrap().push(format!("{event:?}"));
     let target = Target { controller: controller.clone(), namespace };
-    let result = run(vec![target], options, None, &StopFlag::default(), &observer);
+    let result = run(Vec::new(), vec![target], options, None, &StopFlag::default(), &observer);
     controller.detach();
     (result, events.into_inner().unwrap())
 }

@@ -3,6 +3,8 @@
 //! All of the project's `unsafe` lives here and in `doorbell-rdma`'s bindings: what this crate exports is safe to use
 //! however it is called, so every other crate forbids `unsafe`.
 
+pub mod aio;
+pub mod block;
 pub mod clock;
 pub mod cpu;
 mod crc32c;
@@ -20,6 +22,7 @@ mod raiser;
 pub mod socket;
 pub mod sysfs;
 mod table;
+pub mod uring;
 pub mod vfio;
 
 pub use crc32c::Crc32c;

@@ -263,6 +263,12 @@ pub trait IoQueue: Send {
         None
     }
 
+    /// Asks for the end of the command in a slot by means of the queue's own, at once, and says whether that was possible; `None` where
+    /// an Abort of the controller's is the way.
+    fn cancel(&mut self, _slot: Slot) -> Option<bool> {
+        None
+    }
+
     /// The name of the device that carries the queue, where its counters are told by device (RDMA).
     fn device(&self) -> Option<&str> {
         None
@@ -311,6 +317,9 @@ impl<Q: IoQueue + ?Sized> IoQueue for Box<Q> {
     }
     fn named(&self, slot: Slot) -> Option<(u16, u16)> {
         (**self).named(slot)
+    }
+    fn cancel(&mut self, slot: Slot) -> Option<bool> {
+        (**self).cancel(slot)
     }
     fn device(&self) -> Option<&str> {
         (**self).device()

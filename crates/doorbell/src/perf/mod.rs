@@ -93,6 +93,7 @@ fn perform(options: &Options, document: &mut Document, outputs: &Outputs) -> Res
     let run_options = run_options(options, seed);
     record::add_plan(document, options, &run_options);
     let mut ids = targets::ids(options)?;
+    let files = targets::files(options)?;
     tell(format_args!("Seed: {seed}"));
     // A descriptor a queue: the usual soft limit is for programs that use select().
     open_files::raise_limit();
@@ -112,14 +113,23 @@ fn perform(options: &Options, document: &mut Document, outputs: &Outputs) -> Res
     }
     out("Initializing NVMe Controllers\n");
     let controller_options = controller_options(options);
-    let probed = probe(&ids, &controller_options, &cancel);
-    let attached = attach(probed, &cancel, &mut document.exit.errors);
+    let attached = match ids.is_empty() {
+        true => Ok(Vec::new()),
+        false => attach(probe(&ids, &controller_options, &cancel), &cancel, &mut document.exit.errors),
+    };
     if stop.requests() > 0 {
         document.exit.reason = ExitReason::Signal;
     }
-    let targets = attached?;
+    let targets = match attached {
+        Err(why) if !files.is_empty() => {
+            tell(&why);
+            document.exit.errors.push(why);
+            Vec::new()
+        }
+        attached => attached?,
+    };
     let all_there = document.exit.errors.is_empty();
-    record::add_paths(document, &targets, options, controller_options.num_io_queues);
+    record::add_paths(document, &files, &targets, options, controller_options.num_io_queues);
     for line in paths::describe(&targets).lines() {
         tell(line);
     }
@@ -135,7 +145,7 @@ fn perform(options: &Options, document: &mut Document, outputs: &Outputs) -> Res
     let companion = embedded.as_ref().and_then(|embedded| embedded.companion(options.cores[0]));
     let live = show::Live::new(options, outputs);
     let observer = |event: Event<'_>| live.event(&event);
-    let result = run(targets, &run_options, companion, &stop, &observer);
+    let result = run(files, targets, &run_options, companion, &stop, &observer);
     record::add_result(document, &result);
     let stuck = result.contexts.iter().any(|context| context.account.abandoned > context.lost_in_outages());
     let silent = match () {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use doorbell_host::TransportType;
-use doorbell_load::{PollMode, RunOptions, Target};
+use doorbell_load::{PollMode, RunOptions, Target, kernel::File};
 use doorbell_platform::{Sysfs, clock::ticks, pci::Address};
 use doorbell_result::{
     Document, EndReason, RunResult, audit,
@@ -81,7 +81,7 @@ pub fn add_plan(document: &mut Document, options: &Options, run: &RunOptions) {
 }
 
 /// Adds the namespaces that are tested.
-pub fn add_paths(document: &mut Document, targets: &[Target], options: &Options, queues_asked: u16) {
+pub fn add_paths(document: &mut Document, files: &[File], targets: &[Target], options: &Options, queues_asked: u16) {
     let describe = |target: &Target| {
         let Target { controller, namespace } = target;
         let (data, id, version) = (controller.identify(), controller.id(), controller.vs());
@@ -115,7 +115,24 @@ pub fn add_paths(document: &mut Document, targets: &[Target], options: &Options,
             link: address.and_then(|address| machine::pcie_link(&Sysfs::default(), address)),
         }
     };
-    document.paths = targets.iter().map(describe).collect();
+    document.paths = files.iter().map(of_file).chain(targets.iter().map(describe)).collect();
+}
+
+/// What a path of the kernel's is: what only a controller could say stays empty.
+fn of_file(file: &File) -> Path {
+    Path {
+        name: file.name().into(),
+        path: file.name().into(),
+        transport_id: file.name().into(),
+        transport: file.engine().word().to_ascii_uppercase(),
+        nsid: file.nsid(),
+        blocks: file.blocks(),
+        block_bytes: file.block_size(),
+        metadata_bytes: file.metadata_size(),
+        max_transfer_bytes: file.max_transfer(),
+        queue_entries: Granted { asked: file.queue_entries(), granted: file.queue_entries() },
+        ..Path::default()
+    }
 }
 
 /// Adds what was measured.

@@ -1,11 +1,12 @@
-//! What is to be tested, as transport IDs: those of `-r`, or all local PCIe devices, limited by `-b`.
+//! What is to be tested, as transport IDs: those of `-r`, or all local PCIe devices, limited by `-b`; and what the kernel has.
 
 use doorbell_host::{TransportId, TransportType};
+use doorbell_load::kernel::File;
 use doorbell_platform::pci::Address;
 
 use super::options::{Options, UsageError};
 
-/// The transport IDs of a command line; none for the embedded target.
+/// The transport IDs of a command line; none for the embedded target and for files alone.
 ///
 /// # Errors
 /// What is wrong with an ID, or that `-b` does not allow its device.
@@ -13,10 +14,18 @@ pub fn ids(options: &Options) -> Result<Vec<TransportId>, String> {
     let parse =
         |text: &String| text.parse::<TransportId>().map_err(|why| UsageError::with_usage(why.to_string()).to_string());
     let mut ids = options.transport_ids.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
-    if ids.is_empty() && options.embedded.is_none() {
+    if ids.is_empty() && options.embedded.is_none() && options.files.is_empty() {
         ids.push(TransportId::default());
     }
     allow(ids, &options.environment.allowed)
+}
+
+/// The files and devices of the kernel, opened.
+///
+/// # Errors
+/// What is in the way of the first that cannot be tested.
+pub fn files(options: &Options) -> Result<Vec<File>, String> {
+    options.files.iter().map(|path| File::open(path, options.kernel)).collect()
 }
 
 /// Puts the allowed devices in the place of all of them, and refuses others.

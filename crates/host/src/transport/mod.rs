@@ -213,6 +213,9 @@ impl IoQueue for AnyQueue {
     fn named(&self, slot: Slot) -> Option<(u16, u16)> {
         each!(self, queue => queue.named(slot))
     }
+    fn cancel(&mut self, slot: Slot) -> Option<bool> {
+        each!(self, queue => queue.cancel(slot))
+    }
     fn device(&self) -> Option<&str> {
         each!(self, queue => queue.device())
     }

@@ -3,7 +3,6 @@
 
 use std::sync::{Arc, mpsc::Receiver};
 
-use doorbell_host::AnyQueue;
 use doorbell_queue::{Drain, IoQueue};
 use doorbell_result::{EndReason, Outage};
 
@@ -11,7 +10,7 @@ use super::{Context, Pass, share_out};
 use crate::{
     lane::Lane,
     outage::{News, Queues},
-    port::Port,
+    port::{AnyQueue, Port},
     stop::Clock,
 };
 

@@ -32,9 +32,9 @@ impl<Q: IoQueue, C: Clock> Context<'_, Q, C> {
             if age >= limit && tag.fate == Fate::Usual {
                 tag.fate = Fate::Overdue;
                 self.timeouts.timed_out += 1;
-                for (sqid, cid) in self.lanes.iter().flat_map(|lane| lane.commands(index as u32)) {
-                    patience.port.abort(self.incarnation, sqid, cid);
-                    self.timeouts.aborts += 1;
+                for lane in &mut self.lanes {
+                    let abort = |sqid, cid| patience.port.abort(self.incarnation, sqid, cid);
+                    self.timeouts.aborts += lane.abort(index as u32, abort);
                 }
             } else if age >= last {
                 stuck = stuck.or(Some(index as u32));

@@ -231,3 +231,31 @@ status_codes! {
         ABORTED_BY_HOST = 0x71, "Command Aborted By Host";
     }
 }
+
+status_codes! {
+    /// What an operating system answered in the place of a device: a type that the specification leaves reserved, with Linux's error
+    /// numbers as codes. None of it is ever on a wire.
+    system(SCT_SYSTEM) {
+        NOT_PERMITTED = 1, "Operation Not Permitted (EPERM)";
+        IO_ERROR = 5, "Input/Output Error (EIO)";
+        NO_SUCH_DEVICE_OR_ADDRESS = 6, "No Such Device or Address (ENXIO)";
+        BAD_DESCRIPTOR = 9, "Bad File Descriptor (EBADF)";
+        TRY_AGAIN = 11, "Resource Temporarily Unavailable (EAGAIN)";
+        NO_MEMORY = 12, "Cannot Allocate Memory (ENOMEM)";
+        BAD_ADDRESS = 14, "Bad Address (EFAULT)";
+        BUSY = 16, "Device or Resource Busy (EBUSY)";
+        NO_DEVICE = 19, "No Such Device (ENODEV)";
+        INVALID_ARGUMENT = 22, "Invalid Argument (EINVAL)";
+        FILE_TOO_LARGE = 27, "File Too Large (EFBIG)";
+        NO_SPACE = 28, "No Space Left on Device (ENOSPC)";
+        READ_ONLY = 30, "Read-only File System (EROFS)";
+        NO_DATA = 61, "Unrecovered Medium Error (ENODATA)";
+        NO_LINK = 67, "Link to the Device Lost (ENOLINK)";
+        CHECK_FAILED = 84, "Protection Information Check Failed (EILSEQ)";
+        NOT_SUPPORTED = 95, "Operation Not Supported (EOPNOTSUPP)";
+        TIMED_OUT = 110, "Timed Out in the Kernel (ETIMEDOUT)";
+        TARGET_ERROR = 121, "Error of the Target (EREMOTEIO)";
+        QUOTA = 122, "Disk Quota Exceeded (EDQUOT)";
+        SHORT_TRANSFER = 0xff, "Fewer Bytes Than Asked For (short read or write)";
+    }
+}

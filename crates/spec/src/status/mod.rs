@@ -3,7 +3,7 @@
 
 mod codes;
 
-pub use codes::{command_specific, fabrics, generic, media, path};
+pub use codes::{command_specific, fabrics, generic, media, path, system};
 
 use core::fmt;
 
@@ -15,6 +15,8 @@ pub const SCT_COMMAND_SPECIFIC: u8 = 1;
 pub const SCT_MEDIA: u8 = 2;
 /// Status code type: path related status.
 pub const SCT_PATH: u8 = 3;
+/// Status code type: answers of an operating system, not of a device; reserved by the specification. See [`system`].
+pub const SCT_SYSTEM: u8 = 6;
 /// Status code type: vendor specific.
 pub const SCT_VENDOR: u8 = 7;
 
@@ -96,6 +98,10 @@ impl Status {
             (SCT_COMMAND_SPECIFIC, sc) => named(command_specific::name(sc), sc),
             (SCT_MEDIA, sc) => named(media::name(sc), sc),
             (SCT_PATH, sc) => named(path::name(sc), sc),
+            (SCT_SYSTEM, sc) => match system::name(sc) {
+                Some(name) => name,
+                None => "Error of the Operating System",
+            },
             (SCT_VENDOR, _) => "Vendor Specific",
             _ => "Unknown",
         }
@@ -168,7 +174,7 @@ mod tests {
     #[test]
     fn every_listed_code_has_a_name_of_its_own() {
         let mut names = HashSet::new();
-        for group in [generic::ALL, command_specific::ALL, media::ALL, path::ALL] {
+        for group in [generic::ALL, command_specific::ALL, media::ALL, path::ALL, system::ALL] {
             for code in group {
                 assert_ne!(code.name(), "Unknown", "{code:?}");
                 assert_ne!(code.name(), "Vendor Specific", "{code:?}");

@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use doorbell_load::{Arrival, PollMode, Protect, Selection, Timing};
+use doorbell_load::{Arrival, PollMode, Protect, Selection, Timing, kernel::Engine};
 use tracing::Level;
 
 use super::numbers::{capacity, capacity32, number_of_ios, plain, wide};
@@ -84,6 +84,13 @@ pub struct Draft {
     pub strict: bool,
     pub overwrite: Vec<String>,
     pub selection: Selection,
+    /// `-R` was given.
+    pub uring: bool,
+    pub engine: Option<Engine>,
+    pub iopoll: bool,
+    pub sqpoll: bool,
+    pub unregistered: bool,
+    pub buffered: bool,
     pub range: Option<String>,
     pub fill: Option<String>,
     pub files: Vec<PathBuf>,
@@ -153,6 +160,12 @@ impl Default for Draft {
             strict: false,
             overwrite: Vec::new(),
             selection: Selection::default(),
+            uring: false,
+            engine: None,
+            iopoll: false,
+            sqpoll: false,
+            unregistered: false,
+            buffered: false,
             range: None,
             fill: None,
             files: Vec::new(),
@@ -229,7 +242,7 @@ impl Draft {
             Id::DisableSqCmb => self.environment.no_sq_cmb = true,
             Id::NoShstNotification => self.environment.no_shutdown_notification = true,
             Id::EnforceNuma => self.enforce_numa = true,
-            Id::EnableUring => (),
+            Id::EnableUring => self.uring = true,
             Id::EnableInterrupt => self.interrupt = true,
             Id::IovaMode => self.iova_mode = Some(text),
             Id::NoHuge => self.environment.no_huge = true,
@@ -309,6 +322,15 @@ impl Draft {
             Id::Interval => self.interval = Some(interval(&text).map_err(wrong)?),
             Id::Ndjson => self.ndjson = Some(sink(&text).map_err(wrong)?),
             Id::Strict => self.strict = true,
+            Id::Engine => {
+                let engines = [Engine::Libaio, Engine::Uring, Engine::UringCmd];
+                let found = engines.into_iter().find(|engine| engine.word() == text);
+                self.engine = Some(found.ok_or_else(|| wrong("engines are libaio, io_uring and io_uring_cmd".into()))?);
+            }
+            Id::IoPoll => self.iopoll = true,
+            Id::SqPoll => self.sqpoll = true,
+            Id::Unregistered => self.unregistered = true,
+            Id::Buffered => self.buffered = true,
             Id::Overwrite => self.overwrite.push(text),
             Id::Reconnect => match plain(label, &text)? {
                 attempts @ 1..=RECONNECTS => self.reconnect = Some(attempts),

@@ -17,7 +17,6 @@ enum Fate {
 
 /// The notes of the options without effect, or the first use of something that is not built.
 pub fn check(draft: &Draft) -> Result<Vec<String>, String> {
-    targets(draft)?;
     let mut notes = Vec::new();
     for entry in &draft.given {
         match fate(entry, draft) {
@@ -37,21 +36,9 @@ pub fn check(draft: &Draft) -> Result<Vec<String>, String> {
     Ok(notes)
 }
 
-/// Files and kernel block devices cannot be tested so far.
-fn targets(draft: &Draft) -> Result<(), String> {
-    if let Some(file) = draft.files.first() {
-        return Err(format!(
-            "{}: testing files and kernel block devices is not built yet: it needs libaio or io_uring; \
-             test an NVMe device or target with -r, or --embedded",
-            file.display()
-        ));
-    }
-    Ok(())
-}
-
 /// Whether local PCIe devices are tested.
 fn tests_pcie(draft: &Draft) -> bool {
-    let all = draft.transport_ids.is_empty() && draft.embedded.is_none();
+    let all = draft.transport_ids.is_empty() && draft.embedded.is_none() && draft.files.is_empty();
     all || draft.transport_ids.iter().any(|text| trtype(text) == "PCIE")
 }
 
@@ -108,7 +95,11 @@ fn fate(entry: &Entry, draft: &Draft) -> Fate {
         | Id::NoShstNotification
         | Id::MemSingleSeg
         | Id::IovaMode => Fate::NoEffect("no local PCIe device is tested"),
-        Id::EnableUring => Fate::NoEffect("no file is tested"),
+        Id::EnableUring | Id::Engine | Id::IoPoll | Id::SqPoll | Id::Unregistered | Id::Buffered
+            if draft.files.is_empty() =>
+        {
+            Fate::NoEffect("no file or device of the kernel is tested")
+        }
         Id::SockImpl if draft.sock_impl == "ssl" => tls("ssl"),
         Id::SockImpl if draft.sock_impl == "uring" => {
             Fate::NotBuilt { what: "uring", needs: "sockets on io_uring", instead: "use -S posix" }

@@ -17,7 +17,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use doorbell_load::{PollMode, Protect, Rate, Selection, Timing};
+use doorbell_load::{PollMode, Protect, Rate, Selection, Timing, kernel};
 use doorbell_platform::pci::Address;
 use tracing::Level;
 
@@ -49,8 +49,12 @@ pub struct Options {
     pub number_ios: Option<NumberOfIos>,
     /// `-c`: cores with a worker, ascending, each once, at least one. The machine may not have them.
     pub cores: Vec<usize>,
-    /// `-r`: the texts as given, at most 256; none stand for all local PCIe devices, or the embedded target.
+    /// `-r`: the texts as given, at most 256; none stand for all local PCIe devices where nothing else is to be tested.
     pub transport_ids: Vec<String>,
+    /// Files, block devices and NVMe devices of the kernel to be tested.
+    pub files: Vec<PathBuf>,
+    /// How they are opened.
+    pub kernel: kernel::Options,
     /// `--embedded`: test a RAM target in this process, over this link.
     pub embedded: Option<Link>,
     /// What is for devices within reach; as without options where none is tested.

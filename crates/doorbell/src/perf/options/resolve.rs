@@ -3,7 +3,10 @@
 
 use std::time::Duration;
 
-use doorbell_load::{Fill, PollMode, Rate, Timing};
+use doorbell_load::{
+    Fill, IoKind, PollMode, Rate, Timing,
+    kernel::{self, Engine},
+};
 
 use super::draft::Draft;
 use super::{Environment, LatencyOutput, NumberOfIos, Options, Pattern, Sink, UsageError, later, selection};
@@ -89,6 +92,7 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
     }
     let interval = draft.interval.filter(|_| kept).or(draft.ndjson.as_ref().map(|_| Duration::from_secs(1)));
     environment(&draft)?;
+    let kernel = kernel(&draft, word, pattern, poll_mode)?;
     let cores = core_mask::cores(&draft.core_mask)?;
     notes.extend(later::check(&draft)?);
     let over_rdma = later::tests_rdma(&draft);
@@ -118,6 +122,8 @@ pub fn resolve(draft: Draft) -> Result<Options, UsageError> {
         number_ios: draft.number_ios,
         cores,
         transport_ids: draft.transport_ids,
+        files: draft.files,
+        kernel,
         embedded: draft.embedded,
         environment,
         enforce_numa: draft.enforce_numa,
@@ -176,6 +182,38 @@ fn rate(draft: &Draft, poll_mode: PollMode) -> Result<Option<Rate>, String> {
         return Err("--rate is for response times, and --timing off takes none".into());
     }
     Ok(Some(Rate { per_second, arrival: draft.arrival.unwrap_or_default(), each_worker }))
+}
+
+/// How the kernel's files and devices are opened.
+fn kernel(draft: &Draft, word: &str, pattern: Pattern, poll_mode: PollMode) -> Result<kernel::Options, String> {
+    let engine = match (draft.uring, draft.engine) {
+        (true, Some(Engine::Libaio)) => {
+            return Err("-R (--enable-uring) is --engine io_uring and excludes libaio".into());
+        }
+        (true, None) => Some(Engine::Uring),
+        (_, engine) => engine,
+    };
+    let sleeps = poll_mode != PollMode::Poll;
+    if draft.iopoll && sleeps {
+        return Err("--iopoll looks for completions all the time, and -E and --poll-mode ask for sleep".into());
+    }
+    if draft.iopoll && draft.buffered {
+        return Err("--iopoll polls the device, which --buffered keeps away from".into());
+    }
+    if draft.files.is_empty() {
+        return Ok(kernel::Options::default());
+    }
+    Ok(kernel::Options {
+        engine,
+        iopoll: draft.iopoll,
+        sqpoll: draft.sqpoll,
+        buffered: draft.buffered,
+        registered: !draft.unregistered,
+        sleeps,
+        reads: pattern.read_percent > 0,
+        writes: pattern.read_percent < 100
+            || matches!(selection::operation(word)?, Some(IoKind::Trim | IoKind::WriteZeroes)),
+    })
 }
 
 fn pattern(word: &str, mix: Option<u32>, notes: &mut Vec<String>) -> Result<Pattern, String> {

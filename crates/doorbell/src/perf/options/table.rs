@@ -192,8 +192,8 @@ Pcie {
         "Token for virtual functions under vfio-pci."
     EnvContext - "env-context" "TEXT" Refused
         "Arguments for DPDK."
-    EnableUring 'R' "enable-uring" - Later
-        "io_uring instead of libaio for files and kernel block devices."
+    EnableUring 'R' "enable-uring" - Built
+        "io_uring instead of libaio for files and kernel block devices: --engine io_uring."
 }
 Tcp {
     Hdgst 'H' "enable-tcp-hdgst" - Built
@@ -290,6 +290,16 @@ Own {
         "Write there although a partition table, a file system or somebody who uses it was found, or it cannot be looked at: a run that writes is refused then, with the name to give here. What is named is not looked at. Repeatable."
     Coverage - "coverage" "WORD" Built
         "For the random patterns: random (default: each position may come again at any time) or full (each position exactly once a pass, in another order each time; what is left at the end, shorter than -o, is not used)."
+    Engine - "engine" "WORD" Built
+        "How the files and devices named on the command line are tested: libaio (default), io_uring (as -R), or io_uring_cmd: NVMe commands that the kernel's driver passes through, for /dev/ng*, and the default there."
+    IoPoll - "iopoll" - Built
+        "With io_uring: poll the device for completions instead of waiting for its interrupts. Needs queues for that in the driver, and direct I/O."
+    SqPoll - "sqpoll" - Built
+        "With io_uring: a thread of the kernel's looks for submissions, on another core, so that none needs a system call."
+    Unregistered - "unregistered" - Built
+        "With io_uring: do not register file and buffers beforehand, which pins the buffers."
+    Buffered - "buffered" - Built
+        "Test files and block devices through the page cache. Default: past it (O_DIRECT)."
     Timeout - "timeout" "MS" Built
         "Abort an I/O that takes longer, counted from when it is issued; when it is not back after as long again, give its queue up. Default: I/Os may take any time."
 }

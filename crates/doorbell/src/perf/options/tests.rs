@@ -95,24 +95,47 @@ fn the_embedded_target_needs_no_further_option() {
         let Ok(Parsed::Run(options)) = parse_words(&[word]) else { panic!("not a run") };
         assert_eq!(options.embedded, Some(link));
     }
-    let apart = parse_words(&["--embedded", "tcp"]).unwrap_err().to_string();
-    assert!(apart.starts_with("tcp: testing files"), "a value that may be left out is never the next word: {apart}");
+    let Ok(Parsed::Run(apart)) = parse_words(&["--embedded", "tcp"]) else { panic!("not a run") };
+    assert_eq!(apart.files, [PathBuf::from("tcp")], "a value that may be left out is never the next word");
     let zero = parse_words(&["--embedded", "-q", "0"]).unwrap_err().to_string();
     assert!(zero.starts_with("-q (--io-depth) is missing or 0"), "{zero}");
 }
 
 #[test]
-fn targets_that_are_not_built_say_what_they_need() {
+fn what_is_tested_is_named_by_ids_and_files() {
     let base = ["-q", "32", "-o", "4k", "-w", "read", "-t", "5"];
-    for (more, expected) in [
-        (&["-r", "trtype:TCP", "/dev/ram0"][..], "/dev/ram0: testing files"),
-        (&["/dev/ram0"], "/dev/ram0: testing files"),
-    ] {
-        let error = parse_words(&[&base, more].concat()).unwrap_err().to_string();
-        assert!(error.contains(expected), "{error}");
-    }
     for others in [&["-r", "trtype:mine"][..], &["-r", "traddr:5e:00.0"], &["-r", "trtype:VFIOUSER traddr:/tmp"], &[]] {
         assert!(parse_words(&[&base[..], others].concat()).is_ok(), "{others:?}");
+    }
+    for (more, ids) in [(&["-r", "trtype:TCP", "/dev/ram0", "f"][..], 1), (&["/dev/ram0", "f"], 0)] {
+        let Ok(Parsed::Run(options)) = parse_words(&[&base, more].concat()) else { panic!("not a run") };
+        assert_eq!(options.files, [PathBuf::from("/dev/ram0"), PathBuf::from("f")]);
+        assert_eq!((options.transport_ids.len(), options.kernel.reads, options.kernel.writes), (ids, true, false));
+        assert_eq!((options.kernel.engine, options.kernel.registered, options.kernel.sleeps), (None, true, false));
+    }
+    let with = |more: &[&str]| match parse_words(&[&base[..], more, &["f"]].concat()) {
+        Ok(Parsed::Run(options)) => Ok(options.kernel),
+        other => Err(format!("{other:?}")),
+    };
+    assert_eq!(
+        with(&["-R", "--iopoll", "--sqpoll"]).map(|kernel| (kernel.engine, kernel.iopoll, kernel.sqpoll)),
+        Ok((Some(kernel::Engine::Uring), true, true))
+    );
+    assert_eq!(
+        with(&["--buffered", "--unregistered", "-E"]).map(|kernel| (kernel.buffered, kernel.registered, kernel.sleeps)),
+        Ok((true, false, true))
+    );
+    assert_eq!(
+        with(&["-R", "--engine", "io_uring_cmd"]).map(|kernel| kernel.engine),
+        Ok(Some(kernel::Engine::UringCmd))
+    );
+    for (more, why) in [
+        (&["-R", "--engine", "libaio"][..], "excludes libaio"),
+        (&["--engine", "posix"], "engines are libaio"),
+        (&["--iopoll", "-E"], "ask for sleep"),
+        (&["--iopoll", "--buffered"], "keeps away"),
+    ] {
+        assert!(with(more).is_err_and(|error| error.contains(why)), "{more:?}");
     }
 }
 

@@ -38,6 +38,7 @@ const ANY: (&str, &str) = ("", "requires a value");
 /// Stands for the path of a key file that the test makes.
 const KEY: &str = "<key file>";
 const TLS: &str = "needs TLS sockets; add -S ssl";
+const NO_FILE: &str = "no file or device of the kernel is tested";
 const LOCAL: &str = "has no effect: no local PCIe device is tested";
 
 fn row(id: Id, abbreviation: &'static str, value: &'static str, then: Then, bad: (&'static str, &'static str)) -> Row {
@@ -100,7 +101,7 @@ fn rows() -> Vec<Row> {
         row(Id::EnforceNuma, "enf", "", Set(|o| o.enforce_numa, |o| !o.enforce_numa), FLAG),
         row(Id::VfioVfToken, "v", "00112233-4455-6677-8899-aabbccddeeff", Note(LOCAL), ("1", "a UUID looks")),
         row(Id::EnvContext, "env", "--legacy-mem", Refused("-c chooses cores"), ("", "passes arguments to DPDK")),
-        row(Id::EnableUring, "enable-u", "", Note("no file is tested"), FLAG),
+        row(Id::EnableUring, "enable-u", "", Note(NO_FILE), FLAG),
 
         row(Id::Hdgst, "enable-tcp-h", "", Set(|o| o.header_digest, |o| !o.header_digest), FLAG),
         row(Id::Ddgst, "enable-tcp-d", "", Set(|o| o.data_digest, |o| !o.data_digest), FLAG),
@@ -164,6 +165,11 @@ fn rows() -> Vec<Row> {
         row(Id::FlushEvery, "flu", "8", Refused("--flush-every counts writes, and -w has none"), ("0", "after 1 write at least")),
         row(Id::Overwrite, "ov", "b", Note("--overwrite has no effect: nothing is written"), ANY),
         row(Id::Coverage, "cov", "full", Note("--coverage full has no effect: -w read is sequential"), ("all", "random and full are known")),
+        row(Id::Engine, "engi", "io_uring", Note(NO_FILE), ("aio", "engines are libaio, io_uring")),
+        row(Id::IoPoll, "iop", "", Note(NO_FILE), FLAG),
+        row(Id::SqPoll, "sq", "", Note(NO_FILE), FLAG),
+        row(Id::Unregistered, "unr", "", Note(NO_FILE), FLAG),
+        row(Id::Buffered, "buffere", "", Note(NO_FILE), FLAG),
         row(Id::Timeout, "timeo", "250",
             Set(|o| o.timeout_ms == Some(250), |o| o.timeout_ms.is_none()), ("0", "at least a millisecond")),
     ]

@@ -1,0 +1,170 @@
+//! `doorbell perf` on files and devices of the kernel, in interleaved pairs with fio from the distribution (`apt install fio`):
+//!
+//!     cargo build --release && cargo run --release -p doorbell-bench --bin kernel_io [PAIRS [TEXT [PATH…]]]
+//!
+//! As root on a loop device over a file in memory, and on a file; or on the given paths, which are only read. Both sides are pinned to one
+//! core and sleep while nothing completes. Prints the command lines of both, then a row a shape: IOPS, processor time an I/O as the
+//! system charges it to the process, and the medians of the ratios pair by pair; with TEXT only rows that contain it.
+
+use std::{
+    error::Error,
+    fs::{self, File},
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use doorbell_bench::{median, program::doorbell};
+use doorbell_platform::cpu;
+
+const TIME: u32 = 1;
+const SIZE: usize = 256 << 20;
+const DEPTHS: [u32; 3] = [1, 32, 128];
+/// Name, options of doorbell, options of fio.
+const ENGINES: [(&str, &str, &str); 3] = [
+    ("libaio", "--engine libaio", "--ioengine=libaio"),
+    ("io_uring", "--engine io_uring --unregistered", "--ioengine=io_uring"),
+    ("io_uring registered", "--engine io_uring", "--ioengine=io_uring --fixedbufs=1 --registerfiles=1"),
+];
+
+/// What one run reached.
+struct Reached {
+    iops: f64,
+    /// Microseconds of processor time an I/O.
+    cpu: f64,
+}
+
+type Value = fn(&Reached) -> f64;
+
+/// What is measured on, taken down when it goes.
+struct Stage {
+    paths: Vec<(String, PathBuf)>,
+    files: Vec<PathBuf>,
+    device: Option<String>,
+}
+
+impl Stage {
+    fn new() -> Result<Self, Box<dyn Error>> {
+        let name = format!("doorbell-bench-{}", std::process::id());
+        let (memory, disk) = (Path::new("/dev/shm").join(&name), std::env::current_dir()?.join(&name));
+        let mut stage = Self { paths: Vec::new(), files: vec![memory.clone(), disk.clone()], device: None };
+        for path in [&memory, &disk] {
+            let mut file = File::create(path)?;
+            let piece = vec![1; 1 << 20];
+            (0..SIZE >> 20).try_for_each(|_| file.write_all(&piece))?;
+            file.sync_all()?;
+        }
+        let device = Command::new("losetup").args(["--find", "--show"]).arg(&memory).output()?;
+        if device.status.success() {
+            let device = String::from_utf8(device.stdout)?.trim().to_owned();
+            stage.paths.push(("loop".into(), device.clone().into()));
+            stage.device = Some(device);
+        } else {
+            eprintln!("no loop device: {}", String::from_utf8_lossy(&device.stderr).trim());
+        }
+        stage.paths.push(("file".into(), disk));
+        Ok(stage)
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        if let Some(device) = &self.device {
+            let _ = Command::new("losetup").args(["--detach", device]).status();
+        }
+        self.files.iter().for_each(|file| drop(fs::remove_file(file)));
+    }
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let pairs: usize = arguments.next().map_or(Ok(5), |text| text.parse())?;
+    let only = arguments.next().unwrap_or_default();
+    let given: Vec<_> = arguments.map(|path| (path.clone(), PathBuf::from(path))).collect();
+    let fio = Command::new("fio").arg("--version").output().map_err(|why| format!("fio: {why}; apt install fio"))?;
+    let core = *cpu::allowed()?.last().ok_or("no core")?;
+    println!("{} beside {}", doorbell()?.display(), String::from_utf8_lossy(&fio.stdout).trim());
+    let stage = if given.is_empty() { Stage::new()? } else { Stage { paths: given, files: Vec::new(), device: None } };
+    println!("\n    {}\n    {}\n", ours("PATH", core, 32, ENGINES[2].1), theirs("PATH", core, 32, ENGINES[2].2));
+    println!("| | fio IOPS | IOPS | ratio | fio us/I/O | us/I/O | ratio |\n|---|---|---|---|---|---|---|");
+    for (name, path) in &stage.paths {
+        let path = path.to_str().ok_or("a path that is no text")?;
+        for (engine, our_options, their_options) in ENGINES {
+            for depth in DEPTHS {
+                let row = format!("{name}, {engine}, depth {depth}");
+                if !row.contains(&only) {
+                    continue;
+                }
+                let mut sides: [Vec<Reached>; 2] = [Vec::new(), Vec::new()];
+                for pair in 0..pairs {
+                    let mut turn = |side: usize| -> Result<(), Box<dyn Error>> {
+                        sides[side].push(match side {
+                            0 => run_fio(&theirs(path, core, depth, their_options))?,
+                            _ => run_doorbell(&ours(path, core, depth, our_options))?,
+                        });
+                        Ok(())
+                    };
+                    // Who is first changes, as the machine does.
+                    turn(pair % 2)?;
+                    turn(1 - pair % 2)?;
+                }
+                let of = |side: usize, value: Value| median(&mut sides[side].iter().map(value).collect::<Vec<_>>());
+                let ratio = |value: Value| {
+                    median(
+                        &mut sides[0]
+                            .iter()
+                            .zip(&sides[1])
+                            .map(|(fio, our)| value(our) / value(fio))
+                            .collect::<Vec<_>>(),
+                    )
+                };
+                let [iops, cpu]: [Value; 2] = [|one| one.iops, |one| one.cpu];
+                println!(
+                    "| {row} | {:.1}k | {:.1}k | {:.2} | {:.2} | {:.2} | {:.2} |",
+                    of(0, iops) / 1e3,
+                    of(1, iops) / 1e3,
+                    ratio(iops),
+                    of(0, cpu),
+                    of(1, cpu),
+                    ratio(cpu)
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+fn ours(path: &str, core: usize, depth: u32, engine: &str) -> String {
+    format!("doorbell perf -q {depth} -o 4096 -w randread -t {TIME} -c [{core}] -E {engine} --json - {path}")
+}
+
+fn theirs(path: &str, core: usize, depth: u32, engine: &str) -> String {
+    format!(
+        "fio --name=bench --filename={path} --readonly --rw=randread --bs=4096 --direct=1 --iodepth={depth} --time_based \
+         --runtime={TIME} --cpus_allowed={core} --thread --norandommap --randrepeat=0 --output-format=json {engine}"
+    )
+}
+
+fn run_doorbell(line: &str) -> Result<Reached, Box<dyn Error>> {
+    let arguments = line.split(' ').skip(1);
+    let output = Command::new(doorbell()?).args(arguments).stderr(Stdio::null()).output()?;
+    let text = String::from_utf8(output.stdout)?;
+    let document: serde_json::Value = serde_json::from_str(&text).map_err(|why| format!("{line}: {why}"))?;
+    if !output.status.success() {
+        return Err(format!("{line}: {}", document["exit"]["errors"]).into());
+    }
+    let percent = document["workers"][0]["cpu_percent"].as_f64().ok_or("no processor time")?;
+    let iops = document["results"]["merged"]["iops"].as_f64().ok_or("no IOPS")?;
+    Ok(Reached { iops, cpu: percent / 100.0 / iops * 1e6 })
+}
+
+fn run_fio(line: &str) -> Result<Reached, Box<dyn Error>> {
+    let output = Command::new("fio").args(line.split(' ').skip(1)).stderr(Stdio::null()).output()?;
+    let text = String::from_utf8(output.stdout)?;
+    let start = text.find('{').ok_or_else(|| format!("{line}: {text}"))?;
+    let document: serde_json::Value = serde_json::from_str(&text[start..])?;
+    let job = &document["jobs"][0];
+    let number = |value: &serde_json::Value| value.as_f64().ok_or("fio's output is of another form");
+    let (iops, percent) = (number(&job["read"]["iops"])?, number(&job["usr_cpu"])? + number(&job["sys_cpu"])?);
+    Ok(Reached { iops, cpu: percent / 100.0 / iops * 1e6 })
+}

@@ -1,0 +1,222 @@
+//! `doorbell perf` on files and devices of the kernel, as users run them: real files, loop devices where this is root, and a target
+//! over TCP beside them.
+
+mod common;
+
+use std::{
+    fs::{self, File},
+    io::Write,
+    path::PathBuf,
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+    time::Duration,
+};
+
+use common::{BEFORE_THE_DRAIN_ENDS, Output, Target, rows, run, start, total, turn};
+
+/// A folder with files to test, on a file system with direct I/O: this crate's, where the temporary folder may be in memory.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("kernel-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    /// A file of so many bytes that are there.
+    fn file(&self, name: &str, len: usize) -> String {
+        let path = self.0.join(name);
+        let mut file = File::create(&path).unwrap();
+        (0..len.div_ceil(1 << 20))
+            .for_each(|piece| file.write_all(&vec![1; (len - (piece << 20)).min(1 << 20)]).unwrap());
+        file.sync_all().unwrap();
+        path.to_str().unwrap().into()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A loop device over a file.
+struct Loop(String);
+
+impl Loop {
+    /// None where this process may not have one.
+    fn over(file: &str) -> Option<Self> {
+        let output = Command::new("losetup").args(["--find", "--show", "--direct-io=on", file]).output();
+        let device =
+            output.ok().filter(|output| output.status.success()).map(|output| String::from_utf8(output.stdout));
+        let device = device.map(|name| Self(name.unwrap().trim().into()));
+        if device.is_none() {
+            eprintln!("SKIPPED: no loop device is to be had (losetup as root)");
+        }
+        device
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").args(["--detach", &self.0]).status();
+    }
+}
+
+fn perf(args: &str) -> Output {
+    eprintln!("perf {args}");
+    run(&["perf"].into_iter().chain(args.split(' ')).collect::<Vec<_>>())
+}
+
+#[track_caller]
+fn assert_good(output: &Output, names: &[&str]) {
+    assert_eq!(output.status, Some(0), "{output:#?}");
+    let [iops, _, average, min, max] = total(&output.stdout).unwrap_or_else(|| panic!("no table: {output:#?}"));
+    assert!(iops > 0.0 && min <= average && average <= max, "{output:#?}");
+    let found: Vec<_> = rows(&output.stdout).into_iter().map(|(name, _)| name).collect();
+    assert_eq!(found, names, "{output:#?}");
+}
+
+#[test]
+fn every_engine_tests_a_file_and_a_loop_device() {
+    let _turn = turn();
+    let folder = Folder::new();
+    let file = folder.file("f", 16 << 20);
+    for shape in [
+        "-q 32 -o 4096 -w randrw -M 70",
+        "-q 32 -o 4096 -w randrw -M 70 -R",
+        "-q 1 -o 4096 -w randwrite -R --unregistered --fua -L",
+        "-q 8 -o 64k -w read -R --sqpoll",
+        "-q 64 -o 512 -w randread -E",
+        "-q 64 -o 4096 -w randread -R -E",
+        "-q 16 -o 4096 -w randread -R --poll-mode adaptive -P 3 -U 1",
+        "-q 16 -o 16k -O 4096 -w rw -M 50 -P 2 --engine libaio --transport-stats",
+        "-q 4 -o 1m -w randwrite -R -A 4096 --timeout 10000",
+        "-q 8 -o 4096 -w randrw -M 50 --buffered -d 500",
+        "-q 8 -o 4096 -w randread -R --buffered -c 0x3 --use-every-core",
+    ] {
+        let output = perf(&format!("-t 1 {shape} {file}"));
+        let names = vec![file.as_str(); if shape.contains("every-core") { 2 } else { 1 }];
+        assert_good(&output, &names);
+        assert!(!output.stdout.contains("Attached"), "{output:#?}");
+    }
+    let Some(device) = Loop::over(&file) else { return };
+    for shape in ["-q 32 -o 4096 -w randrw -M 70 -R", "-q 32 -o 4096 -w randrw -M 70", "-q 4 -o 512 -w write -E -R"] {
+        assert_good(&perf(&format!("-t 1 {shape} {}", device.0)), &[&device.0]);
+    }
+}
+
+#[test]
+fn two_files_and_a_target_are_rows_of_one_table() {
+    let _turn = turn();
+    let folder = Folder::new();
+    let [one, other] = ["one", "other"].map(|name| folder.file(name, 4 << 20));
+    let target = Target::start(&["--ram", "16M"]);
+    let id = target.id();
+    for engine in ["--engine libaio", "-R"] {
+        let shape = format!("perf -t 1 -q 16 -o 4096 -w randrw -M 70 {engine} {one} -r");
+        let args: Vec<&str> = shape.split(' ').chain([id.as_str(), &other]).collect();
+        let output = run(&args);
+        assert_eq!(output.status, Some(0), "{output:#?}");
+        let found = rows(&output.stdout);
+        let over_tcp = format!("TCP (addr:127.0.0.1 subnqn:{}) NSID 1", common::NQN);
+        let names: Vec<_> = found.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, [one.as_str(), &other, &over_tcp], "{output:#?}");
+        let sum: f64 = found.iter().map(|(_, iops)| iops).sum();
+        assert!((sum - total(&output.stdout).unwrap()[0]).abs() < 1.0, "{output:#?}");
+    }
+}
+
+#[test]
+fn what_cannot_be_tested_is_refused_with_what_to_do() {
+    let folder = Folder::new();
+    let path = |name: &str| folder.0.join(name).to_str().unwrap().to_owned();
+    let (file, small, empty) = (folder.file("f", 1 << 20), folder.file("small", 2048), folder.file("empty", 0));
+    let shape = "-t 1 -q 4 -w randread -o";
+    for (args, whys) in [
+        (format!("{shape} 4096 {}", path("missing")), &["missing: it cannot be looked at", "fallocate -l 1G FILE"][..]),
+        (format!("{shape} 4096 {}", folder.0.display()), &["it is a directory"]),
+        (format!("{shape} 4096 /dev/null"), &["/dev/null: it is neither a regular file nor a block device"]),
+        (format!("{shape} 4096 {empty}"), &["it is empty"]),
+        (format!("{shape} 4096 {small}"), &["I/Os of 4096 bytes (-o) do not fit its 2048 bytes"]),
+        (format!("{shape} 1000 {file}"), &["the I/O size 1000 (-o) is not a multiple of its block size"]),
+        (format!("{shape} 4096 --engine io_uring_cmd {file}"), &["io_uring_cmd is for NVMe devices"]),
+        (format!("{shape} 4096 --iopoll {file}"), &["--iopoll is io_uring's", "add -R"]),
+        (format!("{shape} 4096 --sqpoll {file}"), &["--sqpoll is io_uring's"]),
+    ] {
+        let output = perf(&args);
+        assert_eq!(output.status, Some(1), "{output:#?}");
+        let said = [output.stdout.as_str(), &output.stderr].concat();
+        assert!(whys.iter().all(|why| said.contains(why)), "{whys:?}: {output:#?}");
+    }
+    let in_memory = PathBuf::from("/dev/shm").join(format!("doorbell-{}", std::process::id()));
+    if fs::write(&in_memory, [1; 8192]).is_ok() {
+        let name = in_memory.display();
+        let refused = perf(&format!("{shape} 4096 {name}"));
+        let buffered = perf(&format!("{shape} 4096 --buffered {name}"));
+        fs::remove_file(&in_memory).unwrap();
+        assert_eq!(refused.status, Some(1), "{refused:#?}");
+        assert!(refused.stderr.contains("--buffered"), "{refused:#?}");
+        assert_eq!(buffered.status, Some(0), "{buffered:#?}");
+    }
+}
+
+#[test]
+fn a_file_that_loses_its_end_gives_short_reads_and_the_others_go_on() {
+    let _turn = turn();
+    let folder = Folder::new();
+    let [short, whole] = ["short", "whole"].map(|name| folder.file(name, 4 << 20));
+    for engine in ["libaio", "io_uring"] {
+        File::options().write(true).open(&short).unwrap().set_len(4 << 20).unwrap();
+        let args = format!("perf -t 2 -q 4 -o 4096 -w randread -Q 100000 --engine {engine} {short} {whole}");
+        let running = start(&args.split(' ').collect::<Vec<_>>());
+        running.until_it_says("Launching workers");
+        thread::sleep(Duration::from_millis(300));
+        File::options().write(true).open(&short).unwrap().set_len(1000).unwrap();
+        let output = running.finish();
+        assert_eq!(output.status, Some(1), "{output:#?}");
+        let failed = format!("on {short} from core 0: Fewer Bytes Than Asked For (short read or write)");
+        assert!(output.stderr.contains(&failed), "{output:#?}");
+        assert_eq!(output.stderr.matches("Failed I/Os:").count(), 1, "{output:#?}");
+        assert_eq!(rows(&output.stdout).len(), 2, "{output:#?}");
+    }
+}
+
+#[test]
+fn a_device_that_fails_ends_alone() {
+    let _turn = turn();
+    let folder = Folder::new();
+    let [backing, whole] = ["backing", "whole"].map(|name| folder.file(name, 4 << 20));
+    let Some(device) = Loop::over(&backing) else { return };
+    // What lies beyond the end of its file a loop device answers with EIO.
+    File::options().write(true).open(&backing).unwrap().set_len(0).unwrap();
+    for engine in ["libaio", "io_uring"] {
+        let output = perf(&format!("-t 1 -q 4 -o 4096 -w randread --engine {engine} {} {whole}", device.0));
+        assert_eq!(output.status, Some(1), "{output:#?}");
+        assert!(output.stderr.contains("Input/Output Error (EIO)"), "{output:#?}");
+        let failed = output.stderr.lines().find_map(|line| line.strip_prefix("Failed I/Os: ")).unwrap_or_default();
+        let count: u32 = failed.split(' ').next().unwrap_or_default().parse().unwrap_or(0);
+        assert!((1..=4).contains(&count), "no more than were in flight: {output:#?}");
+        let found: Vec<_> = rows(&output.stdout).into_iter().map(|(name, _)| name).collect();
+        assert_eq!(found, [whole.as_str()], "{output:#?}");
+    }
+}
+
+#[test]
+fn ctrl_c_ends_a_run_that_sleeps() {
+    let _turn = turn();
+    let folder = Folder::new();
+    let file = folder.file("f", 4 << 20);
+    for engine in ["libaio", "io_uring"] {
+        let args = format!("perf -t 60 -q 4 -o 4096 -w randread -E --engine {engine} {file}");
+        let running = start(&args.split(' ').collect::<Vec<_>>());
+        running.until_it_says("Launching workers");
+        running.signal("-INT");
+        let output = running.finish();
+        assert!(output.took < BEFORE_THE_DRAIN_ENDS && total(&output.stdout).is_some(), "{output:#?}");
+    }
+}

@@ -1,0 +1,77 @@
+//! NVMe commands that the kernel's driver passes through, by io_uring.
+
+use std::{io, os::fd::RawFd, sync::Arc};
+
+use doorbell_platform::{
+    Range, Region,
+    uring::{CommandRing, NvmeCommand},
+};
+use doorbell_queue::{Op, Slot};
+use doorbell_spec::status::Status;
+
+use crate::{
+    advice,
+    file::File,
+    queue::{Backend, status_of_error},
+    uring::settings,
+};
+
+/// The way of NVMe's generic character devices.
+#[derive(Debug)]
+pub struct Passthrough {
+    ring: CommandRing,
+}
+
+impl Backend for Passthrough {
+    fn open(file: &File, slots: u16, region: Arc<Region>) -> Result<Self, String> {
+        let settings = settings(file, slots);
+        let ring = file.descriptor().and_then(|descriptor| CommandRing::new(descriptor, region.clone(), settings));
+        let ring =
+            ring.map_err(|error| advice::uring(file.name(), slots, settings.registered, region.len(), &error))?;
+        Ok(Self { ring })
+    }
+
+    #[inline]
+    fn push(&mut self, op: &Op, memory: Range) -> Result<bool, Status> {
+        let mut dwords = [0; 16];
+        for (pair, word) in dwords.chunks_exact_mut(2).zip(op.words()) {
+            let word = u64::from_le(word);
+            (pair[0], pair[1]) = (word as u32, (word >> 32) as u32);
+        }
+        // The two low bits of an opcode say whether data moves.
+        let data = if op.opcode & 3 == 0 { Range::default() } else { memory };
+        Ok(self.ring.push(op.slot.into(), &NvmeCommand { dwords, data }))
+    }
+
+    #[inline]
+    fn submit(&mut self, _: impl FnMut(Slot, Status)) -> io::Result<bool> {
+        self.ring.submit()
+    }
+
+    #[inline]
+    fn reap(&mut self, most: usize, mut over: impl FnMut(Slot, i64, u64)) -> io::Result<usize> {
+        self.ring.reap(most, |slot, answer, result| over(slot as Slot, answer, result))
+    }
+
+    #[inline]
+    fn status(answer: i64, _: u32) -> Status {
+        match answer {
+            0 => Status::SUCCESS,
+            // The field of a completion without its phase tag.
+            1.. => Status::from_field((answer as u16) << 1),
+            _ => status_of_error(answer),
+        }
+    }
+
+    fn ready(&self) -> u32 {
+        self.ring.ready()
+    }
+
+    fn arm(&mut self) -> io::Result<Option<RawFd>> {
+        self.ring.arm()
+    }
+
+    fn cancel(&mut self, slot: Option<Slot>) -> bool {
+        self.ring.cancel(slot.map(u64::from))
+    }
+}

@@ -1,0 +1,74 @@
+//! Reads, writes and flushes by io_uring.
+
+use std::{io, os::fd::RawFd, sync::Arc};
+
+use doorbell_platform::{
+    Range, Region,
+    uring::{self, Settings},
+};
+use doorbell_queue::{Op, Slot};
+use doorbell_spec::status::Status;
+
+use crate::{
+    advice,
+    file::File,
+    libaio::{action, durable},
+    queue::{Backend, status_of},
+};
+
+/// The way of io_uring.
+#[derive(Debug)]
+pub struct Uring {
+    ring: uring::Uring,
+    block_size: u64,
+}
+
+/// How the rings of a file work.
+pub(crate) fn settings(file: &File, slots: u16) -> Settings {
+    let options = file.options();
+    Settings { depth: slots.into(), iopoll: options.iopoll, sqpoll: options.sqpoll, registered: options.registered }
+}
+
+impl Backend for Uring {
+    fn open(file: &File, slots: u16, region: Arc<Region>) -> Result<Self, String> {
+        let settings = settings(file, slots);
+        let ring = file.descriptor().and_then(|descriptor| uring::Uring::new(descriptor, region.clone(), settings));
+        let ring =
+            ring.map_err(|error| advice::uring(file.name(), slots, settings.registered, region.len(), &error))?;
+        Ok(Self { ring, block_size: file.block_size().into() })
+    }
+
+    #[inline]
+    fn push(&mut self, op: &Op, memory: Range) -> Result<bool, Status> {
+        let action = action(op)?;
+        let at = op.slba.wrapping_mul(self.block_size);
+        Ok(self.ring.push(op.slot.into(), action, memory, at, durable(op, action)))
+    }
+
+    #[inline]
+    fn submit(&mut self, _: impl FnMut(Slot, Status)) -> io::Result<bool> {
+        self.ring.submit()
+    }
+
+    #[inline]
+    fn reap(&mut self, most: usize, mut over: impl FnMut(Slot, i64, u64)) -> io::Result<usize> {
+        self.ring.reap(most, |slot, answer| over(slot as Slot, answer, 0))
+    }
+
+    #[inline]
+    fn status(answer: i64, moves: u32) -> Status {
+        status_of(answer, moves)
+    }
+
+    fn ready(&self) -> u32 {
+        self.ring.ready()
+    }
+
+    fn arm(&mut self) -> io::Result<Option<RawFd>> {
+        self.ring.arm()
+    }
+
+    fn cancel(&mut self, slot: Option<Slot>) -> bool {
+        self.ring.cancel(slot.map(u64::from))
+    }
+}
