@@ -30,13 +30,8 @@ impl Document {
                 .map_err(|why| format!("{} and {} have different I/Os: {why}", first.file, source.file))?;
         }
         let all = || sources.iter().map(|source| &source.result);
-        let operations: BTreeMap<String, Measurement> = all()
-            .flat_map(|one| one.results.operations.keys())
-            .map(|name| {
-                let parts = all().filter_map(|one| one.results.operations.get(name));
-                (name.clone(), Measurement::merged(parts))
-            })
-            .collect();
+        let operations = by(&sources, |results| &results.operations);
+        let sizes = by(&sources, |results| &results.sizes);
         let audit = all().zip(&sources).flat_map(|(one, source)| {
             one.audit.iter().map(|finding| {
                 let place = finding.place.as_ref().map_or(String::new(), |place| format!(": {place}"));
@@ -62,6 +57,7 @@ impl Document {
             results: Results {
                 merged: Measurement::merged(all().map(|one| &one.results.merged)),
                 operations,
+                sizes,
                 open_loop: open_loop(&sources),
                 window_began_s: all().filter_map(|one| one.results.window_began_s).reduce(f64::min),
                 ..Results::default()
@@ -79,6 +75,13 @@ impl Document {
             false => self.sources.iter().flat_map(|source| source.result.runs()).collect(),
         }
     }
+}
+
+/// The sums of each kind over all runs.
+fn by<K: Ord + Clone>(sources: &[Source], of: fn(&Results) -> &BTreeMap<K, Measurement>) -> BTreeMap<K, Measurement> {
+    let all = || sources.iter().map(|source| of(&source.result.results));
+    let sum = |key: &K| Measurement::merged(all().filter_map(|one| one.get(key)));
+    all().flat_map(BTreeMap::keys).map(|key| (key.clone(), sum(key))).collect()
 }
 
 fn flatten(file: String, mut result: Document, sources: &mut Vec<Source>) {
@@ -113,6 +116,7 @@ fn same_kind(there: &Document, here: &Document) -> Result<(), String> {
     let arrival = |one: &Document| one.results.open_loop.as_ref().map_or("closed".into(), |open| open.arrival.clone());
     for (what, one, other) in [
         ("bytes of one", one.io_bytes.to_string(), other.io_bytes.to_string()),
+        ("their sizes", format!("{:?}", one.sizes), format!("{:?}", other.sizes)),
         ("the pattern", one.pattern.clone(), other.pattern.clone()),
         ("the share of reads", one.read_percent.to_string(), other.read_percent.to_string()),
         ("the Zipf exponent", format!("{:?}", one.zipf), format!("{:?}", other.zipf)),
