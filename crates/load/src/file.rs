@@ -6,6 +6,7 @@ use doorbell_result::IoKind;
 use doorbell_spec::identify::Csi;
 
 use crate::{
+    metadata::Protect,
     plan::{Access, Shape},
     port::{AnyQueue, Port},
 };
@@ -23,6 +24,9 @@ impl Port for File {
             blocks: self.blocks(),
             block_size: self.block_size(),
             metadata_size: self.metadata_size(),
+            extended: false,
+            protection: None,
+            protect: Protect::default(),
             max_transfer: self.max_transfer(),
             stripe_blocks: 0,
             queue_entries: self.queue_entries(),

@@ -134,7 +134,7 @@ fn perform(options: &Options, document: &mut Document, outputs: &Outputs) -> Res
         tell(line);
     }
     let controllers: Vec<Controller> = targets.iter().map(|target| target.controller.clone()).collect();
-    if let Err(why) = overwrite::ask(&targets, options, &run_options)
+    if let Err(why) = overwrite::ask(&targets, &options.files, options, &run_options)
         && stop.requests() == 0
     {
         leave(controllers);

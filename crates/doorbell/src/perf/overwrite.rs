@@ -1,7 +1,7 @@
 //! A run that writes asks first: what is to be written to is looked at, and where something of somebody's is found, or nothing can be
 //! seen, the run is refused. `--overwrite NAME` is how to insist.
 
-use std::{collections::BTreeSet, thread};
+use std::{collections::BTreeSet, path::PathBuf, thread};
 
 use doorbell_host::Namespace;
 use doorbell_inspect::{EDGE, read_ends, signatures};
@@ -12,17 +12,22 @@ use super::options::Options;
 /// What was found where, each a sentence that goes on after "it".
 type Finding<'a> = (&'a str, Vec<String>);
 
-/// Looks at all that the run would write to.
+/// Looks at all that the run would write to: namespaces, and files and devices of the kernel.
 ///
 /// # Errors
 /// What was found and how to insist; a name of `--overwrite` that nothing here has.
-pub fn ask(targets: &[Target], options: &Options, run: &RunOptions) -> Result<(), String> {
-    // The embedded target was made a moment ago.
-    if !run.selection.changes(run.pattern.read_percent) || options.embedded.is_some() {
+pub fn ask(targets: &[Target], files: &[PathBuf], options: &Options, run: &RunOptions) -> Result<(), String> {
+    if !run.selection.changes(run.pattern.read_percent) {
         return Ok(());
     }
+    // The embedded target was made a moment ago.
+    let targets = if options.embedded.is_some() { &[] } else { targets };
     let paths: Vec<String> = targets.iter().map(|target| target.path(&target.namespace.name)).collect();
+    let files: Vec<(String, &PathBuf)> = files.iter().map(|file| (file.display().to_string(), file)).collect();
     let mut unknown: BTreeSet<&str> = options.overwrite.iter().map(String::as_str).collect();
+    if options.embedded.is_some() && files.is_empty() {
+        unknown.clear();
+    }
     let mut to_look_at: Vec<Vec<(&str, &Target)>> = Vec::new();
     for (target, path) in targets.iter().zip(&paths) {
         let named = [path, &target.namespace.name].map(|name| options.overwrite.contains(name));
@@ -36,17 +41,32 @@ pub fn ask(targets: &[Target], options: &Options, run: &RunOptions) -> Result<()
             None => to_look_at.push(vec![(path, target)]),
         }
     }
+    unknown.retain(|name| files.iter().all(|(file, _)| file != name));
     if let Some(name) = unknown.first() {
-        return Err(format!(
-            "--overwrite \"{name}\": nothing that is tested has this name; there are: {}",
-            paths.join("; ")
-        ));
+        let names: Vec<&str> = paths.iter().chain(files.iter().map(|(name, _)| name)).map(String::as_str).collect();
+        let names = names.join("; ");
+        return Err(format!("--overwrite \"{name}\": nothing that is tested has this name; there are: {names}"));
     }
-    let found: Vec<Finding<'_>> = thread::scope(|scope| {
-        let looks: Vec<_> = to_look_at.iter().map(|group| scope.spawn(|| look(group))).collect();
-        looks.into_iter().flat_map(|look| look.join().unwrap_or_default()).collect()
+    let mut found: Vec<Finding<'_>> = thread::scope(|scope| {
+        let looks: Vec<_> = to_look_at.iter().map(|group| (group, scope.spawn(|| look(group)))).collect();
+        let seen = looks.into_iter().flat_map(|(group, look)| match look.join() {
+            Ok(seen) => seen,
+            Err(_) => group.iter().map(|(path, _)| unseen(path, "the look failed")).collect(),
+        });
+        seen.collect()
     });
+    for (name, file) in files.iter().filter(|(name, _)| !options.overwrite.contains(name)) {
+        match doorbell_inspect::path(file) {
+            Ok(findings) if findings.is_empty() => {}
+            Ok(findings) => found.push((name, findings)),
+            Err(why) => found.push(unseen(name, &why)),
+        }
+    }
     refuse(&found)
+}
+
+fn unseen<'a>(name: &'a str, why: &str) -> Finding<'a> {
+    (name, vec![format!("could not be looked at: {why}")])
 }
 
 /// Looks at namespaces of one controller; what is empty is not listed.
@@ -61,12 +81,10 @@ fn look<'a>(group: &[(&'a str, &Target)]) -> Vec<Finding<'a>> {
             read_ends(size, &mut read).map(|ends| signatures(&ends)).map_err(|why| why.to_string())
         }
     };
-    let found = |(path, target): &(&'a str, &Target)| {
-        let findings = match one(&target.namespace) {
-            Ok(found) => found.into_iter().map(|what| format!("holds {what}")).collect(),
-            Err(why) => vec![format!("could not be looked at: {why}")],
-        };
-        (!findings.is_empty()).then_some((*path, findings))
+    let found = |(path, target): &(&'a str, &Target)| match one(&target.namespace) {
+        Ok(found) if found.is_empty() => None,
+        Ok(found) => Some((*path, found.into_iter().map(|what| format!("holds {what}")).collect())),
+        Err(why) => Some(unseen(path, &why)),
     };
     group.iter().filter_map(found).collect()
 }
