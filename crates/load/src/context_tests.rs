@@ -373,8 +373,10 @@ fn wrong_protection_information_is_named_counted_and_a_problem() {
         let clock = VirtualClock::default();
         let reporter = Reporter::new(&silent, 1);
         // The queue brings nothing: what was written before is what a read finds, and that was somewhere else.
-        let queue = Apart(TestQueue::new(8, &clock, Script { delay: 500, poll: 20, ..Script::default() }).0);
-        let context = Context::new(task, workload(true, 50, 9), vec![queue], clock.clone(), &reporter).unwrap();
+        let mut queue = TestQueue::new(8, &clock, Script { delay: 500, poll: 20, ..Script::default() }).0;
+        queue.block = carried.block;
+        let queue = Apart(queue);
+        let context = Context::new(task, workload(true, 50, 1), vec![queue], clock.clone(), &reporter).unwrap();
         let mut contexts: Vec<Box<dyn Pass + '_>> = vec![Box::new(context)];
         drive(
             &mut contexts,

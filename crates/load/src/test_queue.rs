@@ -63,6 +63,8 @@ pub struct TestQueue {
     script: Arc<Mutex<Script>>,
     cids: Cids,
     slots: u16,
+    /// Bytes of memory that each block takes.
+    pub block: u32,
     submitted: VecDeque<(Slot, Status)>,
     committed: VecDeque<(u64, Slot, Status)>,
     /// What each slot is prepared for.
@@ -79,6 +81,7 @@ impl TestQueue {
             script: script.clone(),
             cids: Cids::new(slots),
             slots,
+            block: 512,
             submitted: VecDeque::new(),
             committed: VecDeque::new(),
             memory: vec![Vec::new(); slots.into()],
@@ -88,10 +91,10 @@ impl TestQueue {
         (queue, script)
     }
 
-    /// A command's memory must be as long as its blocks (of 512 bytes) and no other command's.
+    /// A command's memory must be as long as its blocks and no other command's.
     fn check_memory(&self, op: &Op) {
         let own = &self.memory[usize::from(op.slot)];
-        assert_eq!(own.iter().map(|range| range.len).sum::<u32>(), op.blocks * 512, "{op:?}");
+        assert_eq!(own.iter().map(|range| range.len).sum::<u32>(), op.blocks * self.block, "{op:?}");
         for busy in self.cids.busy() {
             for other in &self.memory[usize::from(busy)] {
                 assert!(own.iter().all(|range| range.end() <= other.offset || other.end() <= range.offset), "{op:?}");

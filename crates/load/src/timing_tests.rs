@@ -93,7 +93,7 @@ fn a_mode_reads_the_clock_as_often_as_it_says() {
         for slices in [false, true] {
             let clock = VirtualClock::default();
             let task = Task { timing, limit: Some(IOS), ..task(32, 4096, 1 << 20, 0) };
-            let exchange = Exchange::new(1);
+            let exchange = Exchange::new(2);
             let series = slices.then(|| (exchange.clone(), 300));
             let result = run_in_slices(&clock, task, &[32], Script::default, &silent, series);
             assert_eq!((result.account.measured, result.coverage.ios), (IOS, IOS), "{timing}");
