@@ -4,7 +4,7 @@
 mod common;
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, OpenOptions},
     io::Write,
     path::PathBuf,
     process::Command,
@@ -219,4 +219,51 @@ fn ctrl_c_ends_a_run_that_sleeps() {
         let output = running.finish();
         assert!(output.took < BEFORE_THE_DRAIN_ENDS && total(&output.stdout).is_some(), "{output:#?}");
     }
+}
+
+#[test]
+fn a_run_that_writes_asks_first_what_is_on_a_device_and_who_uses_it() {
+    let _turn = turn();
+    let folder = Folder::new();
+    let file = folder.file("disk", 32 << 20);
+    let Some(device) = Loop::over(&file) else { return };
+    let write = |more: &str| perf(&format!("-q 4 -o 4096 -w randwrite -d 50 -t 30 {}{more}", device.0));
+    let system = |program: &str, words: &[&str]| {
+        let status = Command::new(program).args(words).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").status();
+        assert!(status.unwrap().success(), "{program} {words:?}");
+    };
+    let refused = |why: &str| {
+        let before = fs::read(&device.0).unwrap();
+        let output = write("");
+        assert_eq!(output.status, Some(1), "{output:#?}");
+        for said in [why, &format!("--overwrite '{}'", device.0)] {
+            assert!(output.stderr.contains(said), "{said}: {output:#?}");
+        }
+        assert!(before == fs::read(&device.0).unwrap(), "something was written");
+    };
+
+    assert_good(&write(""), &[&device.0]);
+
+    let mut disk = OpenOptions::new().write(true).open(&device.0).unwrap();
+    let mut sector = [0; 512];
+    // One partition of type 83h from sector 2048 on.
+    sector[446..462].copy_from_slice(&[0, 0, 0, 0, 0x83, 0, 0, 0, 0, 8, 0, 0, 0, 0x40, 0, 0]);
+    sector[510..].copy_from_slice(&[0x55, 0xaa]);
+    disk.write_all(&sector).unwrap();
+    disk.sync_all().unwrap();
+    drop(disk);
+    refused("partition table");
+    assert_good(&write(&format!(" --overwrite {}", device.0)), &[&device.0]);
+
+    system("mkfs.ext4", &["-qF", &device.0]);
+    refused("ext4");
+    let place = folder.0.join("mounted");
+    fs::create_dir(&place).unwrap();
+    let place = place.to_str().unwrap();
+    system("mount", &[&device.0, place]);
+    let output = write("");
+    system("umount", &[place]);
+    assert_eq!(output.status, Some(1), "{output:#?}");
+    assert!(output.stderr.contains(&format!("mounted on {place}")), "{output:#?}");
+    assert_good(&write(&format!(" --overwrite {}", device.0)), &[&device.0]);
 }
