@@ -98,6 +98,8 @@ pub struct Selection {
     pub flush_every: Option<u32>,
     /// What buffers hold at the start (`--fill`).
     pub fill: Fill,
+    /// Stamp what is written and check what is read, in this run of all (`--verify`).
+    pub verify: Option<u64>,
 }
 
 impl Selection {

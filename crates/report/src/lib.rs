@@ -14,6 +14,7 @@ pub mod spdk_table;
 pub mod status_line;
 pub mod timing;
 pub mod transport_stats;
+pub mod verification;
 
 /// `ticks` in microseconds.
 fn microseconds(ticks: f64, ticks_per_second: f64) -> f64 {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Account, Distribution, Percentile, schema};
+use crate::{Account, Distribution, Percentile, Verification, schema};
 
 /// The version of the format that this crate writes and reads. It changes with every change of the schema.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -323,6 +323,8 @@ pub struct Results {
     pub contexts: Vec<ContextMeasurement>,
     /// What was planned and what came of it, in an open loop.
     pub open_loop: Option<OpenLoopRecord>,
+    /// What `--verify` found, all contexts together.
+    pub verification: Option<Verification>,
 }
 
 /// An open loop, all contexts together; counts are of arrivals planned within the window.

@@ -12,6 +12,7 @@ mod open_loop;
 mod proof;
 mod results;
 pub mod schema;
+mod verification;
 
 pub use distribution::{CUT_OFFS, Distribution, Percentile};
 pub use document::{Document, Latency, Measurement};
@@ -19,6 +20,8 @@ pub use histogram::{Bucket, LatencyHistogram};
 pub use io_kind::IoKind;
 pub use open_loop::{Arrival, OpenLoop};
 pub use proof::{Audit, ClockOffset, Coverage, Layout, QueueUse, SlowRecord, WorkerResult};
+
+pub use verification::{Mismatch, MismatchKind, Verification};
 
 use std::collections::BTreeMap;
 
@@ -150,6 +153,8 @@ pub struct ContextResult {
     pub timeouts: Timeouts,
     /// What was planned, in an open loop.
     pub open_loop: Option<OpenLoop>,
+    /// What `--verify` found.
+    pub verification: Option<Verification>,
 }
 
 impl ContextResult {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     ContextResult, Distribution, IoKind, Latency, LatencyStats, Measurement, OpenLoop, Operation, RunResult,
+    Verification,
     document::{ContextMeasurement, ContextPlan, OpenLoopRecord, OutageRecord, Results, SlowIo, WorkerUse},
 };
 
@@ -29,8 +30,16 @@ impl Results {
             cores: contexts.iter().map(|one| (one.core, parts(&|other| other.core == one.core))).collect(),
             contexts,
             open_loop: OpenLoopRecord::of(run),
+            verification: verification(run),
         }
     }
+}
+
+fn verification(run: &RunResult) -> Option<Verification> {
+    let mut all = run.contexts.iter().filter_map(|context| context.verification.as_ref());
+    let mut sum = all.next()?.clone();
+    all.for_each(|one| sum.merge(one));
+    Some(sum)
 }
 
 /// The sums by size, where there are several.

@@ -9,7 +9,7 @@ use doorbell_load::{Event, Second};
 use doorbell_report::{
     audit, failures, open_loop, parts, percentiles, spdk_latency, spdk_table,
     status_line::{Course, ERASE, StatusLine},
-    timing, transport_stats,
+    timing, transport_stats, verification,
 };
 use doorbell_result::{Document, RunResult, audit::holds};
 
@@ -93,6 +93,7 @@ pub fn result(result: &RunResult, document: &Document, options: &Options) -> boo
         out(&spdk_latency::histograms(result));
     }
     out(&open_loop::summary(result));
+    verification::lines(&document.results).lines().for_each(tell);
     timing::line(result).lines().for_each(tell);
     failures::failures(result).lines().for_each(tell);
     audit::lines(&document.audit).lines().for_each(tell);

@@ -162,6 +162,7 @@ fn rows() -> Vec<Row> {
         row(Id::Fill, "fill", "zero", Note("--fill has no effect: -w read sends no data"), ("one", "zero, random, pattern:HEX")),
         row(Id::FlushEvery, "flu", "8", Refused("--flush-every counts writes, and -w has none"), ("0", "after 1 write at least")),
         row(Id::Overwrite, "ov", "b", Note("--overwrite has no effect: nothing is written"), ANY),
+        row(Id::Verify, "verif", "", Set(|o| o.selection.verify.is_some(), |o| o.selection.verify.is_none()), FLAG),
         row(Id::Coverage, "cov", "full", Note("--coverage full has no effect: -w read is sequential"), ("all", "random and full are known")),
         row(Id::Timeout, "timeo", "250",
             Set(|o| o.timeout_ms == Some(250), |o| o.timeout_ms.is_none()), ("0", "at least a millisecond")),
