@@ -15,7 +15,9 @@ use doorbell_spec::{
     status::Status,
     tcp::{CapsuleCmd, DataHeader, IcReq, PduType, flags},
 };
-use doorbell_subsystem::{Backend, Cooperative, NamespaceConfig, SubsystemConfig, Target, TargetConfig, Unplugged};
+use doorbell_subsystem::{
+    Backend, Cooperative, NamespaceConfig, SubsystemConfig, Target, TargetConfig, Unplugged, Zoning,
+};
 use doorbell_tcp::{Digests, Fault, Pdu, Receiver, Role, Sender, Sink, Violation};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -124,12 +126,16 @@ fn enable() -> Command {
     fabrics::property_set(register::CC, false, cc.into_bits().into())
 }
 
+const ZONING: Zoning =
+    Zoning { zone_size: 1 << 16, zone_capacity: 3 << 14, max_open: Some(3), max_active: Some(4), read_only: 1 };
+
 impl Bench {
     fn new() -> Self {
         let mut subsystem = SubsystemConfig::new(NQN);
         subsystem.namespaces = vec![
             NamespaceConfig { backend: Backend::Ram { size: u64::from(BLOCKS) * 512 }, block_size: 512 },
             NamespaceConfig { backend: Backend::Null { size: 1 << 40 }, block_size: 4096 },
+            NamespaceConfig { backend: Backend::Zoned { size: 1 << 20, zoning: ZONING }, block_size: 4096 },
         ];
         (subsystem.max_queue_entries, subsystem.max_io_queues) = (64, 4);
         (subsystem.max_transfer, subsystem.in_capsule_data) = (MOST, 4096);

@@ -19,7 +19,17 @@ rdma_add() { rdma link add $KIND type $KIND netdev eth0; }
 # The kernel waits until every process has let go of the device: here not for ever.
 rdma_delete() {
   rdma link delete $KIND & deletion=$!
-  wait_for 30 ended $deletion || { fail device-deleted "a process holds the device 30 s after rdma link delete"; return 1; }
+  wait_for 30 ended $deletion && return
+  { echo "+ rdma link delete $KIND, held by:"; holders; } >>$LOG
+  fail device-deleted "a process holds the device 30 s after rdma link delete"
+  return 1
+}
+# Processes that have the device open, or memory of it.
+holders() {
+  for p in /proc/[0-9]*; do
+    if ls -l $p/fd 2>/dev/null | grep infiniband || grep infiniband $p/maps 2>/dev/null; then echo "  $p: $(tr '\0' ' ' <$p/cmdline)"; fi
+  done
+  echo "+ rdma resource"; rdma resource show qp; rdma resource show cm_id
 }
 
 # Whether somebody listens at the port, through the connection manager.

@@ -71,6 +71,18 @@ broken broken.stalled 1 stall 15
 check broken.old-files same_tree /mnt/fs/one
 check broken.unmount unmount
 check broken.clean clean
+
+# The device goes during I/O. The kernel's host gives its controllers up with it; the target listens again when it is back.
+dd if=$DEV of=/dev/null bs=64k iflag=direct >/dev/null 2>&1 & reader=$!
+check device-removed rdma_delete
+wait_for 30 ended $reader
+check device-removed.target-lives kill -0 $TARGET
+check device-removed.added rdma_add
+check device-removed.listens wait_for 30 ready
+need device-removed.connect connect
+need device-removed.mount run 30 mount $DEV /mnt/fs
+check device-removed.old-files same_tree /mnt/fs/one
+check device-removed.unmount unmount
 disconnect
 check target.stops stop
 

@@ -171,21 +171,18 @@ give_back() { publish 1 $A; }
 outlives reconnect.withdrawn take_away give_back
 outlives reconnect.port-removed remove_port make_port
 
-# On demand: the device is not always let go of (docs/rdma.md).
-if [ -n "$REMOVAL" ]; then
-  # A device that goes takes the kernel's ports on it along for good.
-  return_device() { rdma_add && remove_port && make_port; }
-  interrupted device-removed NON-ZERO rdma_delete
-  check device-removed.back return_device
-  perf device-removed.again -r "$ONE" -q 8 -o 4096 -w randread -d 100 -t 60 -c 0x1
-  for options in -E '-P4 --rdma-srq-size 128'; do
-    OPTIONS=$options
-    interrupted "device-removed.$(echo "$options" | tr -d ' ')" NON-ZERO rdma_delete
-    return_device
-  done
-  OPTIONS=
-  outlives reconnect.device-removed rdma_delete return_device
-fi
+# A device that goes takes the kernel's ports on it along for good.
+return_device() { rdma_add && remove_port && make_port; }
+interrupted device-removed NON-ZERO rdma_delete
+check device-removed.back return_device
+perf device-removed.again -r "$ONE" -q 8 -o 4096 -w randread -d 100 -t 60 -c 0x1
+for options in -E '-P4 --rdma-srq-size 128'; do
+  OPTIONS=$options
+  interrupted "device-removed.$(echo "$options" | tr -d ' ')" NON-ZERO rdma_delete
+  return_device
+done
+OPTIONS=
+outlives reconnect.device-removed rdma_delete return_device
 
 perf after-trouble -r "$ONE" -q 8 -o 4096 -w randread -d 100 -t 60 -c 0x1
 

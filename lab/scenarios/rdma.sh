@@ -68,6 +68,19 @@ check data.same cmp /tmp/random /tmp/back
 # --- who does wrong, or goes
 
 check_refused wrong-nqn 40 "$NQN-not" doorbell perf -r "trtype:rdma adrfam:IPv4 traddr:$V4 trsvcid:4420 subnqn:$NQN-not" -q 8 -o 4096 -w randread -t 5
+# The device goes during I/O, from under both ends, and comes back.
+removed() { # NAME [OPTION…]
+  removed=$1; shift
+  OPTIONS=$*
+  interrupted $removed NON-ZERO rdma_delete
+  OPTIONS=
+  check $removed.target-lives kill -0 $target
+  check $removed.added rdma_add
+  check $removed.listens wait_for 30 rdma_listening 4420
+  perf $removed.again -r "$ONE" -q 8 -o 4096 -w randread -d 100 -t 60 -c 0x1
+}
+removed device-removed
+removed device-removed.interrupts -E
 kill_target() { kill -9 $target; }
 interrupted target-killed NON-ZERO kill_target
 wait $target 2>/dev/null
@@ -84,6 +97,7 @@ for _ in 1 2 3; do
   kill -9 $host; wait $host 2>/dev/null
 done
 perf host-killed.next -r "$ONE" -q 32 -o 4096 -w randrw -M 50 -P 4 -d 400 -t 60 -c 0x1
+removed host-killed.device-removed -P4 --rdma-srq-size 128
 kill $target
 wait_for 20 ended $target || kill -9 $target
 check target.ends wait $target

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::mpsc, time::Duration};
 
 use clap::{ArgAction, ArgMatches, Args, FromArgMatches};
 use doorbell_platform::open_files;
-use doorbell_subsystem::{Backend, NamespaceConfig, Script, SubsystemConfig, Target, TargetConfig};
+use doorbell_subsystem::{Backend, NamespaceConfig, Script, SubsystemConfig, Target, TargetConfig, Zoning};
 use tracing::Level;
 
 use crate::{
@@ -15,6 +15,9 @@ use crate::{
 
 /// The subsystem's name when none is given.
 pub const DEFAULT_NQN: &str = "nqn.2026-11.io.doorbell:target";
+
+/// Bytes of a zone when the command line does not say.
+const ZONE_SIZE: u64 = 64 << 20;
 
 /// Options of `doorbell target`.
 #[derive(Debug, Args)]
@@ -88,7 +91,11 @@ fn listen(text: &str) -> Result<Listen, String> {
 struct Namespaces(Vec<NamespaceConfig>);
 
 const KINDS: [(&str, &str, &str); 3] = [
-    ("ram", "SIZE[,block=512|4096]", "A namespace in memory; again for another [one of these three is needed]"),
+    (
+        "ram",
+        "SIZE[,block=512|4096][,zoned[,zone=SIZE][,capacity=SIZE][,open=N][,active=N][,read-only=N]]",
+        "A namespace in memory, of zones if it is zoned (docs/zoned.md); again for another [one of these three is needed]",
+    ),
     (
         "null",
         "SIZE[,block=512|4096]",
@@ -131,13 +138,15 @@ fn namespace(kind: &str, text: &str) -> Result<NamespaceConfig, String> {
     let fail = |why: String| Err(format!("--{kind} \"{text}\": {why}"));
     let mut parts = text.split(',');
     let first = parts.next().unwrap_or_default();
-    let mut block_size = 512;
+    let (mut block_size, mut zones) = (None, Zones::default());
     for part in parts {
         block_size = match part.split_once('=') {
-            Some(("block", "512")) => 512,
-            Some(("block", "4096" | "4k" | "4K")) => 4096,
+            _ if kind == "ram" && zones.take(part)? => continue,
+            Some(("block", "512")) => Some(512),
+            Some(("block", "4096" | "4k" | "4K")) => Some(4096),
             Some(("block", other)) => return fail(format!("blocks are 512 or 4096 bytes, not \"{other}\"")),
             Some(("metadata" | "pi", _)) => return fail(format!("\"{part}\": metadata is not built yet")),
+            _ if part == "zoned" => return fail("only a namespace in memory (--ram) can be zoned".into()),
             _ => return fail(format!("\"{part}\" is not block=512 or block=4096")),
         };
     }
@@ -146,10 +155,58 @@ fn namespace(kind: &str, text: &str) -> Result<NamespaceConfig, String> {
         "file" => Backend::File { path: PathBuf::from(first) },
         _ => {
             let size = size::parse(first).map_err(|why| format!("--{kind}: {why}"))?;
-            if kind == "ram" { Backend::Ram { size } } else { Backend::Null { size } }
+            match zones.zoning().map_err(|why| format!("--{kind} \"{text}\": {why}"))? {
+                Some(zoning) => Backend::Zoned { size, zoning },
+                None if kind == "ram" => Backend::Ram { size },
+                None => Backend::Null { size },
+            }
         }
     };
-    Ok(NamespaceConfig { backend, block_size })
+    let usual = if matches!(backend, Backend::Zoned { .. }) { 4096 } else { 512 };
+    Ok(NamespaceConfig { backend, block_size: block_size.unwrap_or(usual) })
+}
+
+/// What the command line says of zones.
+#[derive(Debug, Default)]
+struct Zones {
+    zoned: bool,
+    size: Option<u64>,
+    capacity: Option<u64>,
+    open: Option<u32>,
+    active: Option<u32>,
+    read_only: Option<u32>,
+}
+
+impl Zones {
+    /// Takes a part of a namespace's text, if it is about zones.
+    fn take(&mut self, part: &str) -> Result<bool, String> {
+        let count = |text: &str| text.parse().map(Some).map_err(|_| format!("\"{part}\" is no number of zones"));
+        match part.split_once('=') {
+            None if part == "zoned" => self.zoned = true,
+            Some(("zone", text)) => self.size = Some(size::parse(text)?),
+            Some(("capacity", text)) => self.capacity = Some(size::parse(text)?),
+            Some(("open", text)) => self.open = count(text)?,
+            Some(("active", text)) => self.active = count(text)?,
+            Some(("read-only", text)) => self.read_only = count(text)?,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn zoning(&self) -> Result<Option<Zoning>, String> {
+        if !self.zoned {
+            let any = self.size.or(self.capacity).is_some() || self.open.or(self.active).or(self.read_only).is_some();
+            return if any { Err("what zones are is said without \"zoned\"".into()) } else { Ok(None) };
+        }
+        let zone_size = self.size.unwrap_or(ZONE_SIZE);
+        Ok(Some(Zoning {
+            zone_size,
+            zone_capacity: self.capacity.unwrap_or(zone_size),
+            max_open: self.open,
+            max_active: self.active,
+            read_only: self.read_only.unwrap_or(0),
+        }))
+    }
 }
 
 /// Serves until a signal comes.
@@ -240,6 +297,23 @@ mod tests {
     }
 
     #[test]
+    fn zones_are_described_with_their_namespace() {
+        let arguments =
+            parse("--ram 1G,zoned --ram 1G,block=512,zoned,zone=4m,capacity=3m,open=8,active=12,read-only=1").unwrap();
+        let zoning = |zone_size, zone_capacity, max_open, max_active, read_only| Backend::Zoned {
+            size: 1 << 30,
+            zoning: Zoning { zone_size, zone_capacity, max_open, max_active, read_only },
+        };
+        let found: Vec<_> = arguments.namespaces.0.iter().map(|one| (one.backend.clone(), one.block_size)).collect();
+        let wanted = [
+            (zoning(64 << 20, 64 << 20, None, None, 0), 4096),
+            // Refused when the target is started.
+            (zoning(4 << 20, 3 << 20, Some(8), Some(12), 1), 512),
+        ];
+        assert_eq!(found, wanted);
+    }
+
+    #[test]
     fn addresses_and_directories_may_be_mixed() {
         let arguments = parse(
             "--ram 1G --listen vfio-user:/tmp/a:b --listen [::1]:0 --listen tcp:10.0.0.1:1 --listen rdma:[::1]:2",
@@ -261,6 +335,10 @@ mod tests {
             ("--ram 1G,block=520", "520"),
             ("--ram 1G,metadata=8", "not built"),
             ("--file ,block=512", "path"),
+            ("--null 1G,zoned", "--ram"),
+            ("--ram 1G,zone=64M", "without \"zoned\""),
+            ("--ram 1G,zoned,open=few", "open=few"),
+            ("--ram 1G,zoned,zone=1X", "1X"),
             ("--ram 1G --listen 127.0.0.1", "ADDRESS:PORT"),
             ("--ram 1G --listen rdma:10.0.0.1", "ADDRESS:PORT"),
             ("--ram 1G --listen vfio-user:", "directory"),

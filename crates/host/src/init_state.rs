@@ -39,6 +39,8 @@ pub enum InitState {
     IdentifyNs,
     /// Learn the identifiers of each.
     IdentifyIdDescs,
+    /// Identify what its command set adds.
+    IdentifyNsIocsSpecific,
     /// Read the state of the ANA groups.
     SetSupportedLogPages,
     /// Say what this host can do.
@@ -69,6 +71,7 @@ impl fmt::Display for InitState {
             Self::IdentifyActiveNs => "IDENTIFY_ACTIVE_NS",
             Self::IdentifyNs => "IDENTIFY_NS",
             Self::IdentifyIdDescs => "IDENTIFY_ID_DESCS",
+            Self::IdentifyNsIocsSpecific => "IDENTIFY_NS_IOCS_SPECIFIC",
             Self::SetSupportedLogPages => "SET_SUPPORTED_LOG_PAGES",
             Self::SetHostFeature => "SET_HOST_FEATURE",
             Self::SetDbBufCfg => "SET_DB_BUF_CFG",

@@ -22,7 +22,7 @@ pub use discovery::{DiscoveryLog, Found, discover, found};
 pub use error::{Cause, Error};
 pub use identity::HostIdentity;
 pub use init_state::InitState;
-pub use namespace::Namespace;
+pub use namespace::{Namespace, Zoned};
 pub use probe::{Probed, probe};
 pub use reader::Reader;
 pub use transport::{AnyQueue, PollGroup, port::AdminData};

@@ -40,6 +40,25 @@ pub struct Namespace {
     pub uuid: [u8; 16],
     /// I/O command set.
     pub csi: Csi,
+    /// What its zones are, in the zoned command set.
+    pub zoned: Option<Zoned>,
+}
+
+/// What the zones of a namespace are, and how many may be in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Zoned {
+    /// Blocks from the beginning of one zone to that of the next.
+    pub zone_blocks: u64,
+    /// Blocks that can be written, in all zones together.
+    pub capacity: u64,
+    /// Most zones that are open at a time; `None` is no limit.
+    pub max_open: Option<u32>,
+    /// Most zones that are open or closed at a time; `None` is no limit.
+    pub max_active: Option<u32>,
+    /// Most data bytes of a Zone Append.
+    pub max_append: u32,
+    /// Whether a Read may go on into the next zone.
+    pub reads_across: bool,
 }
 
 impl Namespace {
@@ -81,6 +100,7 @@ impl Namespace {
             nguid: data.nguid,
             uuid: [0; 16],
             csi: Csi::NVM,
+            zoned: None,
         })
     }
 
@@ -108,6 +128,10 @@ impl Namespace {
         if format(self) != format(now) {
             let (before, after) = (self.stored_block_size(), now.stored_block_size());
             return Some(format!("its format has changed: blocks of {before} bytes before, of {after} now"));
+        }
+        let zones = |of: &Self| of.zoned.map(|zoned| (zoned.zone_blocks, zoned.max_open, zoned.max_active));
+        if zones(self) != zones(now) {
+            return Some("its zones have changed: their size, or how many may be open or active".into());
         }
         if self.blocks != now.blocks {
             return Some(format!("its size has changed from {} blocks to {}", self.blocks, now.blocks));

@@ -25,7 +25,7 @@ use doorbell_queue::{IoQueue, Wait};
 use doorbell_result::{ContextResult, EndReason, RunResult, WorkerResult};
 
 use crate::{
-    clock_check::Question,
+    clock_check::{self, Question},
     context::{Comeback, Context, Outcome, Pass, Patience, Task},
     coverage::Kind,
     fill::Filling,
@@ -442,7 +442,7 @@ impl Run<'_> {
         for worker in workers {
             let question = Arc::new(Question::default());
             if worker.jobs.send(Job::Answer(question.clone())).is_ok() {
-                self.result.clocks.extend(question.ask(worker.core));
+                self.result.clocks.extend(question.ask(worker.core, clock_check::SPAN));
             }
         }
     }
@@ -650,7 +650,7 @@ fn work(
     let _ = report.send(problems);
     loop {
         match next_job(inbox, &mut companion) {
-            Some(Job::Answer(question)) => question.answer(),
+            Some(Job::Answer(question)) => question.answer(clock_check::SPAN),
             Some(Job::Go) => break,
             _ => return Through::default(),
         }

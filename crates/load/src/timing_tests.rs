@@ -87,29 +87,35 @@ fn a_mode_reads_the_clock_as_often_as_it_says() {
 
 #[test]
 fn what_batches_cost_in_truth_is_stated() {
-    // Recording a failure takes a hundred ticks, which those behind it in the batch wait.
-    let mean = |timing| {
+    // Two batches. The first command of the second one fails, and to tell of it takes so long, which those behind it in the batch wait.
+    const TELLING: u64 = 10_000;
+    let run = |timing| {
         let clock = VirtualClock::default();
         let slow = clock.clone();
         let observer = move |event: Event<'_>| {
             if matches!(event, Event::Error(_)) {
-                slow.skip(100);
+                slow.skip(TELLING);
             }
         };
-        let task = Task { timing, ..task(32, 4096, 1 << 20, 0) };
-        let script = || Script { fail_every: Some((8, generic::INTERNAL_ERROR)), delay: 900, ..Script::default() };
+        let task = Task { timing, limit: Some(64), ..task(32, 4096, 1 << 20, 0) };
+        let script = || Script { fail_every: Some((33, generic::INTERNAL_ERROR)), delay: 900, ..Script::default() };
         let result = run(&clock, task, &[32], script, &observer);
         assert!(result.audit.difference() < 0.001, "{timing}: {:?}", result.audit);
-        (result.latency().sum as f64 / result.latency().count as f64, result.precision.largest_error)
+        let latency = result.latency();
+        let buckets = latency.histogram.buckets().filter(|bucket| bucket.end > TELLING);
+        let waited: u64 = buckets.map(|bucket| bucket.count).sum();
+        (latency, waited, result.precision.largest_error)
     };
-    let (truth, error) = mean(Timing::Exact);
-    assert_eq!(error, 1.0, "a reading");
-    let (batch, stated) = mean(Timing::Batch);
-    assert!((400.0..420.0).contains(&stated), "four failures a batch: {stated}");
-    assert!((truth - batch).abs() <= stated, "{batch} for {truth}");
-    let (sampled, error) = mean(Timing::Sampled(10));
-    // The other readings of a batch are what the truth has in excess here.
-    assert!((truth - sampled).abs() < 40.0 && error == 1.0, "{sampled} for {truth}");
+    let (truth, waited, error) = run(Timing::Exact);
+    assert_eq!((truth.count, waited, error), (63, 31, 1.0), "a reading");
+    let (batch, waited, stated) = run(Timing::Batch);
+    assert_eq!((batch.count, waited), (63, 0));
+    // The other readings of both batches are what the truth has in excess here.
+    let missed = truth.max - batch.max;
+    assert!(missed.abs_diff(stated as u64) <= 64, "{missed} missed, {stated} stated");
+    let (sampled, waited, error) = run(Timing::Sampled(4));
+    assert!((1..sampled.count).contains(&waited) && error == 1.0, "{waited} of {}", sampled.count);
+    assert!(truth.max - sampled.max <= 64, "{} for {}", sampled.max, truth.max);
 }
 
 #[test]

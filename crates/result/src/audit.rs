@@ -229,7 +229,11 @@ fn clocks(run: &RunResult) -> Vec<Finding> {
     let compared = run.workers.iter().map(|worker| {
         let place = Some(format!("core {}", worker.core));
         match run.clocks.iter().find(|clock| clock.core == worker.core) {
-            None => unknown(Clocks, place, "its clock gave no answer in time"),
+            None => unknown(
+                Clocks,
+                place,
+                "its clock gave no answer in time: something else has that core, or the one that asked",
+            ),
             Some(clock) => {
                 let beyond = seconds((clock.offset_ticks.abs() - clock.uncertain_ticks).max(0.0));
                 let text = format!(

@@ -78,9 +78,6 @@ impl TargetConfig {
 
     pub(crate) fn check(&self) -> Result<(), Error> {
         let fail = |what: String| Err(Error::Config(what));
-        if self.fault.is_some() && !self.rdma.is_empty() {
-            return fail("a fault script does not reach hosts over RDMA: listen over TCP or vfio-user".into());
-        }
         if self.listen.is_empty() && self.rdma.is_empty() && self.vfio_user.is_empty() {
             return fail("a target needs an address to listen on".into());
         }
@@ -189,6 +186,11 @@ impl SubsystemConfig {
             {
                 return fail(format!("namespace {nsid}: {size} bytes do not hold a block"));
             }
+            if let Backend::Zoned { size, zoning } = &namespace.backend
+                && let Some(why) = zoning.fault(*size, namespace.block_size)
+            {
+                return fail(format!("namespace {nsid}: {why}"));
+            }
         }
         Ok(())
     }
@@ -203,6 +205,52 @@ pub struct NamespaceConfig {
     pub block_size: u32,
 }
 
+/// What the zones of a namespace are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Zoning {
+    /// Bytes of a zone: a power of two, which Linux demands, of whole blocks.
+    pub zone_size: u64,
+    /// Bytes of it that can be written, whole blocks.
+    pub zone_capacity: u64,
+    /// Most zones that are open at a time, 1 or more; `None` is no limit.
+    pub max_open: Option<u32>,
+    /// Most zones that are open or closed at a time, no fewer than those; `None` is no limit.
+    pub max_active: Option<u32>,
+    /// How many of the zones, the last ones, can only be read.
+    pub read_only: u32,
+}
+
+impl Zoning {
+    /// Why there can be no such zones in `size` bytes of blocks of `block_size`.
+    fn fault(&self, size: u64, block_size: u32) -> Option<String> {
+        let Self { zone_size, zone_capacity, max_open, max_active, read_only } = *self;
+        if block_size != 4096 {
+            return Some(format!("zones are of blocks of 4096 bytes, not {block_size}"));
+        }
+        if !zone_size.is_power_of_two() || zone_size < 4096 {
+            return Some(format!("a zone of {zone_size} bytes is not a power of two from 4096 on"));
+        }
+        if size < zone_size {
+            return Some(format!("{size} bytes do not hold a zone of {zone_size}"));
+        }
+        if zone_capacity == 0 || zone_capacity > zone_size || !zone_capacity.is_multiple_of(4096) {
+            return Some(format!("a capacity of {zone_capacity} bytes is not a multiple of 4096 up to {zone_size}"));
+        }
+        if max_open == Some(0) || max_active == Some(0) {
+            return Some("at least one zone must be open".into());
+        }
+        if let (Some(open), Some(active)) = (max_open, max_active)
+            && open > active
+        {
+            return Some(format!("{open} open zones are more than {active} active ones"));
+        }
+        if u64::from(read_only) > size / zone_size {
+            return Some(format!("{read_only} read-only zones are more than the {} there are", size / zone_size));
+        }
+        None
+    }
+}
+
 /// Where a namespace keeps its blocks. Sizes are in bytes and are rounded down to whole blocks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Backend {
@@ -210,6 +258,13 @@ pub enum Backend {
     Ram {
         /// Bytes.
         size: u64,
+    },
+    /// In memory, in zones that are written in order: whole zones of the size. The zones are empty at the start.
+    Zoned {
+        /// Bytes.
+        size: u64,
+        /// What the zones are.
+        zoning: Zoning,
     },
     /// Nowhere: reads return zeroes, writes are received and forgotten.
     Null {

@@ -14,7 +14,7 @@ mod reactor;
 mod subsystem;
 mod target;
 
-pub use config::{Backend, Deadlines, NamespaceConfig, SubsystemConfig, TargetConfig};
+pub use config::{Backend, Deadlines, NamespaceConfig, SubsystemConfig, TargetConfig, Zoning};
 pub use fault::Script;
 pub use listener::Unplugged;
 pub use target::{Cooperative, Error, Target, Usage};

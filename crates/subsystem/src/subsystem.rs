@@ -133,6 +133,11 @@ impl Subsystem {
         self.namespaces.get((nsid as usize).wrapping_sub(1))
     }
 
+    /// Whether it has a zoned namespace.
+    pub(crate) fn is_zoned(&self) -> bool {
+        self.namespaces.iter().any(|namespace| namespace.zones().is_some())
+    }
+
     /// Whether the host may connect.
     pub(crate) fn admits(&self, hostnqn: &str) -> bool {
         let allowed = &self.config.allowed_hosts;

@@ -147,7 +147,7 @@ impl BringUp<'_> {
         };
         if !self.id.is_discovery() {
             ready.io_queues = self.number_of_queues(port, &mut ready.warnings)?;
-            ready.namespaces = self.namespaces(port, &ready.data, vs, most, &mut ready.warnings)?;
+            self.namespaces(port, &mut ready)?;
             self.ana_states(port, &ready.data, most, &mut ready.namespaces)?;
             self.host_behavior(port, &ready.data)?;
         }
@@ -281,24 +281,15 @@ impl BringUp<'_> {
         Ok(u32::from(wanted).min(granted.submission).min(granted.completion) as u16)
     }
 
-    fn namespaces(
-        &self,
-        port: &mut Port,
-        data: &identify::Controller,
-        vs: Vs,
-        max_transfer: u32,
-        warnings: &mut Vec<String>,
-    ) -> Step<Vec<Namespace>> {
-        let active = self.active(port, data, vs)?;
-        let mut found = Vec::new();
-        for nsid in active {
-            match self.namespace(port, nsid, vs, max_transfer)? {
-                Some(Ok(namespace)) => found.push(namespace),
-                Some(Err(why)) => warnings.push(why),
+    fn namespaces(&self, port: &mut Port, ready: &mut Ready) -> Step<()> {
+        for nsid in self.active(port, &ready.data, ready.vs)? {
+            match self.namespace(port, nsid, ready.vs, ready.cap, ready.max_transfer)? {
+                Some(Ok(namespace)) => ready.namespaces.push(namespace),
+                Some(Err(why)) => ready.warnings.push(why),
                 None => {}
             }
         }
-        Ok(found)
+        Ok(())
     }
 
     /// The identifiers of the active namespaces, ascending.
@@ -330,6 +321,7 @@ impl BringUp<'_> {
         port: &mut Port,
         nsid: u32,
         vs: Vs,
+        cap: Cap,
         max_transfer: u32,
     ) -> Step<Option<Result<Namespace, String>>> {
         let bytes = match self.page(port, Cns::NAMESPACE, nsid) {
@@ -346,11 +338,18 @@ impl BringUp<'_> {
         if data.nsze.get() == 0 {
             return Ok(None);
         }
-        let mut namespace = Namespace::new(nsid, self.name, &data, max_transfer);
-        if let Ok(namespace) = &mut namespace {
-            self.identifiers(port, namespace, vs).map_err(|why| why.at(InitState::IdentifyIdDescs))?;
+        let mut namespace = match Namespace::new(nsid, self.name, &data, max_transfer) {
+            Ok(namespace) => namespace,
+            Err(why) => return Ok(Some(Err(why))),
+        };
+        self.identifiers(port, &mut namespace, vs).map_err(|why| why.at(InitState::IdentifyIdDescs))?;
+        if namespace.csi == Csi::ZONED {
+            match self.zones(port, &namespace, &data, cap).map_err(|why| why.at(InitState::IdentifyNsIocsSpecific))? {
+                Ok(zoned) => namespace.zoned = Some(zoned),
+                Err(why) => return Ok(Some(Err(why))),
+            }
         }
-        Ok(Some(namespace))
+        Ok(Some(Ok(namespace)))
     }
 
     /// UUID and command set of a namespace; a controller that does not list them is asked no further.

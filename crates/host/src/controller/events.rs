@@ -116,7 +116,13 @@ impl Service<'_> {
 
     /// Identifies a namespace again.
     fn namespace_changed(&mut self, nsid: u32) -> Result<(), Cause> {
-        let found = self.bring_up.namespace(&mut self.port, nsid, self.learned.vs, self.learned.max_transfer)?;
+        let found = self.bring_up.namespace(
+            &mut self.port,
+            nsid,
+            self.learned.vs,
+            self.learned.cap,
+            self.learned.max_transfer,
+        )?;
         let known = &mut self.shared.present().namespaces;
         let place = known.binary_search_by_key(&nsid, |namespace| namespace.nsid);
         let before = place.ok().map(|at| known.remove(at));

@@ -8,6 +8,7 @@ mod options;
 mod reconnect;
 mod registers;
 mod service;
+mod zoned;
 
 use std::{
     fmt,

@@ -105,9 +105,6 @@ impl EventChannel {
         let event = unsafe {
             let raw = &*taken;
             let is_request = raw.event == RDMA_CM_EVENT_CONNECT_REQUEST;
-            if raw.event == RDMA_CM_EVENT_DEVICE_REMOVAL {
-                Device::removed((*raw.id).verbs);
-            }
             let about = if is_request { raw.listen_id } else { raw.id };
             let bytes = match raw.conn.private_data.cast::<u8>() {
                 data if data.is_null() => Box::default(),

@@ -187,7 +187,8 @@ impl QueuePair {
     /// Adds a message that invalidates a key of the peer's, who asked for that.
     #[inline]
     pub fn push_send_invalidate(&mut self, id: u64, pieces: &[Piece], key: u32, flags: Flags) {
-        self.push(id, IBV_WR_SEND_WITH_INV, pieces, flags, key, NOWHERE);
+        // The provider of soft iWARP takes the key from where that of an RDMA request is; the others do not look there.
+        self.push(id, IBV_WR_SEND_WITH_INV, pieces, flags, key, Remote { address: 0, key });
     }
 
     /// Adds an RDMA READ: brings the peer's memory into ours.

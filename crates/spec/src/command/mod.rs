@@ -17,7 +17,7 @@ pub use nvm::{
 pub use opcode::{AdminOpcode, Direction, NvmOpcode, data_direction};
 pub use sgl::{Dptr, SglDescriptor, SglKind};
 
-use crate::fabrics;
+use crate::{fabrics, zns::SendAction};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -114,9 +114,13 @@ impl Command {
     }
 
     /// The direction of the data: from the Fabrics command type in a Fabrics command (Base
-    /// 6), else from the opcode.
+    /// 6), else from the opcode; but a Zone Management Send has data only where it sets a
+    /// zone descriptor extension (ZNS 3.4.3).
     #[inline]
     pub fn direction(&self) -> Direction {
+        if self.opc == NvmOpcode::ZONE_MANAGEMENT_SEND.0 && self.send_action() != SendAction::SET_DESCRIPTOR_EXTENSION {
+            return Direction::None;
+        }
         if self.is_fabrics() { data_direction(fabrics::fctype(self).0) } else { data_direction(self.opc) }
     }
 }

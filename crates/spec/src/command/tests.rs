@@ -3,6 +3,7 @@ use crate::fabrics::Fctype;
 use crate::feature::{Fid, Select};
 use crate::identify::{Cns, Csi};
 use crate::log::Lid;
+use crate::zns::{SendAction, management_send};
 use proptest::prelude::*;
 use std::collections::HashSet;
 
@@ -65,6 +66,9 @@ fn directions() {
     assert_eq!(write(1, 0, 1, 0).direction(), Direction::HostToController);
     assert_eq!(read(1, 0, 1, 0).direction(), Direction::ControllerToHost);
     assert_eq!(data_direction(0x7f), Direction::Bidirectional);
+    let zone = |action| management_send(1, 0, action, false).direction();
+    assert_eq!(zone(SendAction::RESET), Direction::None);
+    assert_eq!(zone(SendAction::SET_DESCRIPTOR_EXTENSION), Direction::HostToController);
     let mut fabrics = Command::new(fabrics::OPCODE, 0);
     for (fctype, direction) in [
         (Fctype::CONNECT, Direction::HostToController),

@@ -150,6 +150,11 @@ impl Admin {
             }
             Fid::KEEP_ALIVE_TIMER => return Answer::result(self.set_keep_alive(value, now).into()),
             Fid::HOST_BEHAVIOR_SUPPORT => self.features.behavior.copy_from_slice(data),
+            // There is one combination, and all controllers have it.
+            Fid::IO_COMMAND_SET_PROFILE if value & 0x1ff == 0 => {}
+            Fid::IO_COMMAND_SET_PROFILE => {
+                return Answer::status(command_specific::IO_COMMAND_SET_COMBINATION_REJECTED.with_dnr());
+            }
             // Connect has told it (Base 5.1.25.1.28).
             Fid::HOST_IDENTIFIER => return Answer::status(generic::COMMAND_SEQUENCE_ERROR.with_dnr()),
             _ => return Answer::status(INVALID),
@@ -174,6 +179,7 @@ impl Admin {
             | Fid::ERROR_RECOVERY
             | Fid::NUMBER_OF_QUEUES
             | Fid::WRITE_ATOMICITY_NORMAL
+            | Fid::IO_COMMAND_SET_PROFILE
             | Fid::HOST_BEHAVIOR_SUPPORT => true,
             Fid::VOLATILE_WRITE_CACHE => subsystem.namespaces.iter().any(|namespace| namespace.is_cached()),
             _ => false,

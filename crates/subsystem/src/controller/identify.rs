@@ -8,12 +8,16 @@ use doorbell_spec::{
         nsfeat, oacs, oncs, sgls, vwc,
     },
     nqn,
-    status::{Status, generic},
+    status::{Status, command_specific, generic},
+    zns::{ZonedController, ZonedNamespace},
 };
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::{Admin, Answer, Transport, admin::MOST_EVENTS, features::WARNING_TEMPERATURE, property::VERSION};
-use crate::{namespace::Namespace, subsystem::Subsystem};
+use crate::{
+    namespace::{Namespace, ZonedBlocks},
+    subsystem::Subsystem,
+};
 
 /// PCI vendor identifier of controllers in memory: assigned to nobody, as they are no product but a model of one.
 pub(crate) const VENDOR: u16 = 0xd0be;
@@ -31,7 +35,8 @@ impl Admin {
         let request = IdentifyRequest::parse(command);
         let subsystem = &*self.association.subsystem;
         let ids = subsystem.namespaces.iter().map(|namespace| namespace.nsid);
-        let nvm = request.csi == Csi::NVM;
+        let (nvm, zoned) = (request.csi == Csi::NVM, request.csi == Csi::ZONED && subsystem.is_zoned());
+        let of_set = subsystem.namespaces.iter().filter(|found| csi(found) == request.csi).map(|found| found.nsid);
         let data = match request.cns {
             Cns::CONTROLLER => Ok(self.identify_controller().as_bytes().to_vec()),
             _ if subsystem.is_discovery => Err(INVALID),
@@ -41,20 +46,29 @@ impl Admin {
             Cns::ACTIVE_NAMESPACES | Cns::ALLOCATED_NAMESPACES if request.nsid < NSID_ALL - 1 => {
                 Ok(NamespaceList::collect(request.nsid, ids).as_bytes().to_vec())
             }
-            Cns::CSI_ACTIVE_NAMESPACES | Cns::CSI_ALLOCATED_NAMESPACES if nvm && request.nsid < NSID_ALL - 1 => {
-                Ok(NamespaceList::collect(request.nsid, ids).as_bytes().to_vec())
+            Cns::CSI_ACTIVE_NAMESPACES | Cns::CSI_ALLOCATED_NAMESPACES
+                if (nvm || zoned) && request.nsid < NSID_ALL - 1 =>
+            {
+                Ok(NamespaceList::collect(request.nsid, of_set).as_bytes().to_vec())
             }
             Cns::NAMESPACE_DESCRIPTORS => namespace(subsystem, request.nsid, |found| {
                 let list = [
                     Descriptor { nidt: Nidt::UUID, nid: &found.uuid },
                     Descriptor { nidt: Nidt::NGUID, nid: &found.uuid },
-                    Descriptor { nidt: Nidt::CSI, nid: &[Csi::NVM.0] },
+                    Descriptor { nidt: Nidt::CSI, nid: &[csi(found).0] },
                 ];
                 DescriptorList::collect(list).as_bytes().to_vec()
             }),
             Cns::CSI_NAMESPACE if nvm => {
                 namespace(subsystem, request.nsid, |_| NvmNamespace::new_zeroed().as_bytes().to_vec())
             }
+            Cns::CSI_NAMESPACE if zoned => match subsystem.namespace(request.nsid).map(Namespace::zones) {
+                Some(Some(zones)) => Ok(identify_zones(zones).as_bytes().to_vec()),
+                Some(None) => Err(command_specific::INVALID_IO_COMMAND_SET.with_dnr()),
+                None => Err(generic::INVALID_NAMESPACE.with_dnr()),
+            },
+            // ZASL is 0: an append may be as long as a write.
+            Cns::CSI_CONTROLLER if zoned => Ok(ZonedController::new_zeroed().as_bytes().to_vec()),
             Cns::CSI_CONTROLLER if nvm => {
                 let mut limits = NvmController::new_zeroed();
                 limits.ver = VERSION.into_bits().into();
@@ -67,7 +81,7 @@ impl Admin {
             Cns::ATTACHED_CONTROLLERS => namespace(subsystem, request.nsid, |_| self.controllers(request.cntid)),
             Cns::IO_COMMAND_SETS => {
                 let mut sets = IoCommandSets::new_zeroed();
-                sets.vectors[0] = (1 << Csi::NVM.0).into();
+                sets.vectors[0] = (1 << Csi::NVM.0 | u64::from(subsystem.is_zoned()) << Csi::ZONED.0).into();
                 Ok(sets.as_bytes().to_vec())
             }
             Cns::ACTIVE_NAMESPACES | Cns::ALLOCATED_NAMESPACES => Err(generic::INVALID_NAMESPACE.with_dnr()),
@@ -119,7 +133,7 @@ impl Admin {
             return data;
         }
         let capacity =
-            subsystem.namespaces.iter().map(|each| u128::from(each.blocks) << each.block_shift).sum::<u128>();
+            subsystem.namespaces.iter().map(|each| u128::from(each.capacity()) << each.block_shift).sum::<u128>();
         data.cntrltype = Cntrltype::IO.0;
         data.cmic |= cmic::ANA;
         data.rab = 6;
@@ -174,20 +188,34 @@ fn identify_namespace(namespace: &Namespace) -> NamespaceData {
     let mut data = NamespaceData::new_zeroed();
     let group = namespace.group_blocks() - 1;
     data.nsze = namespace.blocks.into();
-    data.ncap = namespace.blocks.into();
-    data.nuse = namespace.blocks.into();
+    let capacity = namespace.capacity();
+    data.ncap = capacity.into();
+    data.nuse = capacity.into();
     data.nsfeat = nsfeat::NSABP | nsfeat::OPTPERF;
     data.nmic = nmic::SHARED;
     data.dlfeat = DEALLOCATED_ZEROES;
     data.nawun = group.into();
     data.nacwu = 0.into();
     data.nabsn = group.into();
-    data.nvmcap = (u128::from(namespace.blocks) << namespace.block_shift).into();
+    data.nvmcap = (u128::from(capacity) << namespace.block_shift).into();
     (data.npwg, data.npwa) = (group.into(), group.into());
     (data.npdg, data.npda) = (group.into(), group.into());
     data.anagrpid = ANA_GROUP.into();
     data.nguid = namespace.uuid;
     data.lbaf[0].lbads = namespace.block_shift as u8;
+    data
+}
+
+/// The command set that a namespace is used by.
+fn csi(namespace: &Namespace) -> Csi {
+    if namespace.zones().is_some() { Csi::ZONED } else { Csi::NVM }
+}
+
+fn identify_zones(zones: &ZonedBlocks) -> ZonedNamespace {
+    let mut data = ZonedNamespace::new_zeroed();
+    let (active, open) = zones.limits();
+    (data.mar, data.mor) = (ZonedNamespace::limit(active), ZonedNamespace::limit(open));
+    data.lbafe[0].zsze = zones.zone().0.into();
     data
 }
 

@@ -7,12 +7,14 @@ use doorbell_spec::{
     command::{Command, DsmRange, NSID_ALL, NvmOpcode, control},
     fabrics::{Fctype, disconnect_recfmt, fctype},
     status::{Status, fabrics, generic},
+    zns::{ReceiveAction, ReportHeader, Reporting, SendAction, ZoneDescriptor},
 };
-use zerocopy::FromBytes;
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
+use super::harm::Harm;
 use crate::{
-    frames::{FRAME, Frame, place},
-    namespace::{Clear, Found, Namespace, Outcome, Pool},
+    frames::{FRAME, Frame, frames_for, place, push_ranges},
+    namespace::{Clear, Found, Namespace, Outcome, Pool, RESERVE, ZonedBlocks},
     subsystem::{Association, Shared},
 };
 
@@ -26,6 +28,8 @@ pub(crate) struct IoQueue {
     qid: u16,
     period: u64,
     tally: Tally,
+    /// What a fault script does to the data of its commands, where there is one that does.
+    pub(super) harm: Option<Box<Harm>>,
 }
 
 /// What the queue did since its counts were last added to the subsystem's.
@@ -71,6 +75,8 @@ impl Plan {
 pub(crate) struct Progress {
     bytes: u64,
     range: usize,
+    /// What the completion says beside its status.
+    pub(crate) result: u64,
 }
 
 /// The bytes a command addresses.
@@ -78,7 +84,7 @@ type Extent<'a> = (&'a Namespace, u64, u64);
 
 impl IoQueue {
     pub(super) fn new(association: Arc<Association>, qid: u16, period: u64) -> Self {
-        Self { association, qid, period, tally: Tally::default() }
+        Self { association, qid, period, tally: Tally::default(), harm: None }
     }
 
     /// Whether the controller it belongs to has been reset or is gone.
@@ -168,8 +174,32 @@ impl IoQueue {
                 let len = u32::from(command.range_count()) * size_of::<DsmRange>() as u32;
                 Ok(Plan::new(Need::Data { skew: 0 }, len))
             }
+            NvmOpcode::ZONE_APPEND => {
+                self.zones(command)?;
+                let (_, _, len) = self.transfer(command)?;
+                Ok(Plan::new(Need::Data { skew: 0 }, len as u32))
+            }
+            NvmOpcode::ZONE_MANAGEMENT_SEND => {
+                self.zones(command)?;
+                Ok(Plan::new(Need::Nothing, 0))
+            }
+            NvmOpcode::ZONE_MANAGEMENT_RECEIVE => {
+                self.zones(command)?;
+                match u32::try_from(command.receive_bytes()) {
+                    Ok(bytes) if bytes <= self.association.subsystem.config.max_transfer => {
+                        Ok(Plan::new(Need::Nothing, bytes))
+                    }
+                    _ => Err(generic::INVALID_FIELD.with_dnr()),
+                }
+            }
             _ => Err(generic::INVALID_OPCODE.with_dnr()),
         }
+    }
+
+    /// Whether a command gets data, which [`IoQueue::read`] finds.
+    #[inline]
+    pub(crate) fn reads(command: &Command) -> bool {
+        matches!(NvmOpcode(command.opc), NvmOpcode::READ | NvmOpcode::ZONE_MANAGEMENT_RECEIVE)
     }
 
     fn check_fabrics(&self, command: &Command) -> Result<Need, Status> {
@@ -230,11 +260,25 @@ impl IoQueue {
         command: &Command,
         write: impl FnOnce(&Region, Range) -> T,
     ) -> Option<T> {
-        let (namespace, at, len) = self.touched(command).filter(|_| command.opc == NvmOpcode::WRITE.0)?;
+        let whole = command.opc == NvmOpcode::WRITE.0 && self.harm.is_none();
+        let (namespace, at, len) = self.touched(command).filter(|_| whole)?;
         let written = namespace.overwrite(pool, at, len as u32, write)?;
         self.tally.writes += 1;
         self.tally.written_bytes += len;
         Some(written)
+    }
+
+    /// What a fault script makes of what has been found.
+    #[cold]
+    fn harm_read(&mut self, pool: &mut Pool, command: &Command, found: &mut Found) -> Outcome {
+        let done = Outcome::Done(generic::SUCCESS);
+        let Some(mut harm) = self.harm.take() else { return done };
+        let outcome = match self.extent(command) {
+            Ok((namespace, at, len)) => harm.read(pool, namespace, command.cid.get(), (at, len as u32), found),
+            Err(_) => done,
+        };
+        self.harm = Some(harm);
+        outcome
     }
 
     /// The bytes of a Read or a Write that are in memory.
@@ -247,13 +291,19 @@ impl IoQueue {
         Some((namespace, at, len))
     }
 
-    /// Finds the data of a Read that `check` has let through.
+    /// Finds the data of a command that [`IoQueue::reads`] and that `check` has let through.
     #[inline]
     pub(crate) fn read(&mut self, pool: &mut Pool, command: &Command, found: &mut Found) -> Outcome {
+        if command.opc == NvmOpcode::ZONE_MANAGEMENT_RECEIVE.0 {
+            return self.report(pool, command, found).unwrap_or_else(Outcome::Done);
+        }
         let Ok((namespace, at, len)) = self.extent(command) else {
             return Outcome::Done(generic::LBA_OUT_OF_RANGE.with_dnr());
         };
-        let outcome = namespace.read(pool, at, len as u32, found);
+        let mut outcome = namespace.read(pool, at, len as u32, found);
+        if self.harm.is_some() && outcome == Outcome::Done(generic::SUCCESS) {
+            outcome = self.harm_read(pool, command, found);
+        }
         if outcome != Outcome::Again {
             self.tally.reads += 1;
             self.tally.read_bytes += len;
@@ -276,7 +326,15 @@ impl IoQueue {
         frames: &mut Vec<Frame>,
         progress: &mut Progress,
     ) -> Outcome {
-        let outcome = self.carry_out(pool, command, frames, progress);
+        let instead = self.harm.as_mut().filter(|_| command.opc == NvmOpcode::WRITE.0).map(|harm| {
+            let namespace = self.association.subsystem.namespace(command.nsid.get());
+            harm.write(pool, namespace, command, frames, progress.bytes == 0)
+        });
+        let outcome = match instead {
+            Some(Err(outcome)) => return outcome,
+            Some(Ok(command)) => self.carry_out(pool, &command, frames, progress),
+            None => self.carry_out(pool, command, frames, progress),
+        };
         let outcome = outcome.unwrap_or_else(Outcome::Done);
         if outcome == Outcome::Done(generic::SUCCESS)
             && command.fua()
@@ -323,6 +381,18 @@ impl IoQueue {
                 let (namespace, at, len) = self.extent(command)?;
                 namespace.verify(pool, at, len, &mut progress.bytes)
             }
+            NvmOpcode::ZONE_APPEND => {
+                let zones = self.zones(command)?;
+                let (_, at, len) = self.extent(command)?;
+                progress.result = zones.append(pool, at, len as u32, frames)?;
+                self.tally.writes += 1;
+                self.tally.written_bytes += len;
+                Outcome::Done(generic::SUCCESS)
+            }
+            NvmOpcode::ZONE_MANAGEMENT_SEND => {
+                self.manage(command)?;
+                Outcome::Done(generic::SUCCESS)
+            }
             NvmOpcode::DATASET_MANAGEMENT => self.deallocate(pool, command, frames, progress)?,
             NvmOpcode::FLUSH => {
                 let all = &self.association.subsystem.namespaces;
@@ -364,13 +434,62 @@ impl IoQueue {
                     other => return Ok(other),
                 }
             }
-            *progress = Progress { bytes: 0, range: progress.range + 1 };
+            *progress = Progress { range: progress.range + 1, ..Progress::default() };
             cleared += len;
             if cleared >= TURN {
                 return Ok(Outcome::Turn);
             }
         }
         Ok(Outcome::Done(generic::SUCCESS))
+    }
+
+    /// Zone Management Send.
+    fn manage(&self, command: &Command) -> Result<(), Status> {
+        let (zones, all, slba) = (self.zones(command)?, command.selects_all(), command.slba());
+        if !all {
+            within(self.namespace(command)?, slba, 1)?;
+            if !slba.is_multiple_of(zones.zone().0) {
+                return Err(generic::INVALID_FIELD.with_dnr());
+            }
+        }
+        match command.send_action() {
+            action @ (SendAction::CLOSE
+            | SendAction::FINISH
+            | SendAction::OPEN
+            | SendAction::RESET
+            | SendAction::OFFLINE) => zones.manage(slba, action, all),
+            _ => Err(generic::INVALID_FIELD.with_dnr()),
+        }
+    }
+
+    /// Zone Management Receive: what of the report fits, then zeroes.
+    fn report(&self, pool: &mut Pool, command: &Command, found: &mut Found) -> Result<Outcome, Status> {
+        let (action, which, partial) = command.receive_action();
+        within(self.namespace(command)?, command.slba(), 1)?;
+        // Zones have no descriptor extensions.
+        if action != ReceiveAction::REPORT || which > Reporting::OFFLINE {
+            return Err(generic::INVALID_FIELD.with_dnr());
+        }
+        let len = command.receive_bytes() as usize;
+        if !pool.frames.take(frames_for(0, len as u32), RESERVE, &mut found.frames) {
+            return Ok(Outcome::Again);
+        }
+        let most = len.saturating_sub(size_of::<ReportHeader>()) / size_of::<ZoneDescriptor>();
+        let (count, zones) = self.zones(command)?.report(command.slba(), which, most);
+        let mut header = ReportHeader::new_zeroed();
+        header.nzones = if partial { zones.len() as u64 } else { count }.into();
+        let mut bytes = [header.as_bytes(), zones.as_bytes()].concat();
+        bytes.resize(len, 0);
+        for (&frame, chunk) in found.frames.iter().zip(bytes.chunks(FRAME as usize)) {
+            pool.frames.store.region().write(place(frame).offset, chunk);
+        }
+        push_ranges(&found.frames, 0, 0, len as u32, &mut found.ranges);
+        Ok(Outcome::Done(generic::SUCCESS))
+    }
+
+    /// The zones of the namespace that a command of the zoned command set is for.
+    fn zones(&self, command: &Command) -> Result<&ZonedBlocks, Status> {
+        self.namespace(command)?.zones().ok_or(generic::INVALID_OPCODE.with_dnr())
     }
 
     fn namespace(&self, command: &Command) -> Result<&Namespace, Status> {

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, sync::atomic::Ordering};
 use doorbell_spec::{
     command::{Command, LogRequest, NSID_ALL, NvmOpcode},
     fabrics::CNTLID_DYNAMIC,
+    identify::Csi,
     log::{
         Adrfam, AnaGroupDescriptor, AnaHeader, AnaState, ChangedNamespaces, CommandEffects, DiscoveryEntry,
         DiscoveryHeader, ErrorEntry, FirmwareSlots, Lid, Smart, Subtype, SupportedLogPages, Trtype, effect, rdma_tsas,
@@ -56,7 +57,7 @@ impl Admin {
             Lid::SMART => self.smart().as_bytes().to_vec(),
             Lid::FIRMWARE_SLOT => FirmwareSlots::single(REVISION).as_bytes().to_vec(),
             Lid::CHANGED_NAMESPACES => ChangedNamespaces::collect([]).as_bytes().to_vec(),
-            Lid::COMMANDS_SUPPORTED_AND_EFFECTS => self.effects().as_bytes().to_vec(),
+            Lid::COMMANDS_SUPPORTED_AND_EFFECTS => self.effects(request.csi).as_bytes().to_vec(),
             Lid::ANA => self.ana(request.lsp & 1 != 0),
             _ => self.discovery(),
         };
@@ -121,7 +122,7 @@ impl Admin {
         page
     }
 
-    fn effects(&self) -> CommandEffects {
+    fn effects(&self, csi: Csi) -> CommandEffects {
         let mut log = CommandEffects::new_zeroed();
         for opcode in self.commands() {
             log.set_admin(opcode, effect::CSUPP);
@@ -131,6 +132,12 @@ impl Admin {
         }
         for opcode in [NvmOpcode::WRITE, NvmOpcode::WRITE_ZEROES, NvmOpcode::DATASET_MANAGEMENT] {
             log.set_io(opcode, effect::CSUPP | effect::LBCC);
+        }
+        if csi == Csi::ZONED && self.association.subsystem.is_zoned() {
+            log.set_io(NvmOpcode::ZONE_MANAGEMENT_RECEIVE, effect::CSUPP);
+            for opcode in [NvmOpcode::ZONE_APPEND, NvmOpcode::ZONE_MANAGEMENT_SEND] {
+                log.set_io(opcode, effect::CSUPP | effect::LBCC);
+            }
         }
         log
     }

@@ -18,12 +18,13 @@ use doorbell_spec::{
     nqn::DISCOVERY_NQN,
     register::{self, Cc, Csts},
     status::{self, Status, command_specific, generic},
+    zns,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::*;
 use crate::{
-    config::{Backend, Deadlines, NamespaceConfig, SubsystemConfig},
+    config::{Backend, Deadlines, NamespaceConfig, SubsystemConfig, Zoning},
     namespace::Namespace,
     subsystem::{Desk, Shared, Subsystem},
 };
@@ -45,9 +46,14 @@ impl Bench {
     }
 
     fn over(transport: Transport, nqn: &str) -> Self {
+        Self::with(transport, nqn, Vec::new())
+    }
+
+    /// With more namespaces.
+    fn with(transport: Transport, nqn: &str, more: Vec<NamespaceConfig>) -> Self {
         let mut config = SubsystemConfig::new(NQN);
         let null = |block_size| NamespaceConfig { backend: Backend::Null { size: 1 << 20 }, block_size };
-        config.namespaces = vec![null(512), null(4096)];
+        config.namespaces = [vec![null(512), null(4096)], more].concat();
         let open = |(each, nsid)| Namespace::open(each, NQN, nsid, 0).unwrap();
         let namespaces = config.namespaces.iter().zip(1..).map(open).collect();
         let shared = Arc::new(Shared {
@@ -389,6 +395,56 @@ fn over_rdma_a_controller_tells_what_its_queues_take_there() {
     assert_eq!(data.sgls.get(), kinds);
     let cap = bench.answer(fabrics::property_get(register::CAP, true)).result;
     assert_eq!(register::Cap::from_bits(cap).mqes(), 255);
+}
+
+#[test]
+fn a_zoned_namespace_is_of_the_zoned_command_set() {
+    let zoning =
+        Zoning { zone_size: 1 << 20, zone_capacity: 3 << 18, max_open: Some(8), max_active: Some(12), read_only: 0 };
+    let zoned = NamespaceConfig { backend: Backend::Zoned { size: 5 << 19, zoning }, block_size: 4096 };
+    let mut bench = Bench::with(Transport::Tcp(LOCAL), NQN, vec![zoned]);
+    bench.set_cc(ready().with_css(Cc::CSS_ALL));
+    let mut about = |cns, nsid, csi| bench.run(command::identify(cns, nsid, csi, 0), &[], 4096).unwrap();
+    let csis: Vec<_> = (1..=3)
+        .map(|nsid| {
+            let answer = about(Cns::NAMESPACE_DESCRIPTORS, nsid, Csi::NVM);
+            identify::descriptors(&answer.data).find_map(|descriptor| descriptor.csi()).unwrap()
+        })
+        .collect();
+    assert_eq!(csis, [Csi::NVM, Csi::NVM, Csi::ZONED]);
+    let listed =
+        |data: &[u8]| -> Vec<u32> { identify::NamespaceList::ref_from_bytes(data).unwrap().after(0).collect() };
+    assert_eq!(listed(&about(Cns::CSI_ACTIVE_NAMESPACES, 0, Csi::NVM).data), [1, 2]);
+    assert_eq!(listed(&about(Cns::CSI_ACTIVE_NAMESPACES, 0, Csi::ZONED).data), [3]);
+    assert_eq!(listed(&about(Cns::ACTIVE_NAMESPACES, 0, Csi::NVM).data), [1, 2, 3]);
+    let answer = about(Cns::CSI_NAMESPACE, 3, Csi::ZONED);
+    let data = zns::ZonedNamespace::ref_from_bytes(&answer.data).unwrap();
+    assert_eq!((data.lbafe[0].zsze.get(), data.max_open(), data.max_active()), (256, Some(8), Some(12)));
+    assert_eq!((data.zoc.get(), data.ozcs.get()), (0, 0));
+    let answer = about(Cns::NAMESPACE, 3, Csi::NVM);
+    let data = identify::Namespace::ref_from_bytes(&answer.data).unwrap();
+    assert_eq!((data.nsze.get(), data.ncap.get()), (512, 384), "two whole zones");
+    let wrong = about(Cns::CSI_NAMESPACE, 1, Csi::ZONED).status;
+    assert_eq!(wrong, command_specific::INVALID_IO_COMMAND_SET.with_dnr());
+    assert_eq!(about(Cns::CSI_NAMESPACE, 4, Csi::ZONED).status, generic::INVALID_NAMESPACE.with_dnr());
+    assert!(about(Cns::CSI_CONTROLLER, 0, Csi::ZONED).status.is_success());
+    let sets = about(Cns::IO_COMMAND_SETS, 0, Csi::NVM).data;
+    assert_eq!(identify::IoCommandSets::ref_from_bytes(&sets).unwrap().vectors[0].get(), 0b101);
+    let mut effects = |csi| {
+        let request = LogRequest { csi, ..LogRequest::new(Lid::COMMANDS_SUPPORTED_AND_EFFECTS) };
+        let page = bench.run(command::get_log_page(&request), &[], 4096).unwrap().data;
+        CommandEffects::read_from_bytes(&page).unwrap().io(NvmOpcode::ZONE_APPEND)
+    };
+    assert_eq!((effects(Csi::NVM), effects(Csi::ZONED)), (0, effect::CSUPP | effect::LBCC));
+}
+
+#[test]
+fn without_zones_there_is_no_zoned_command_set() {
+    let mut bench = Bench::enabled(NQN);
+    for cns in [Cns::CSI_NAMESPACE, Cns::CSI_CONTROLLER, Cns::CSI_ACTIVE_NAMESPACES] {
+        let answer = bench.run(command::identify(cns, 1, Csi::ZONED, 0), &[], 4096).unwrap();
+        assert_eq!(answer.status, generic::INVALID_FIELD.with_dnr(), "{cns}");
+    }
 }
 
 #[test]

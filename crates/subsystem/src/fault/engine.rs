@@ -20,8 +20,9 @@ use rustix::time::{ClockId, clock_gettime};
 use super::{
     latency::unit,
     log::Log,
-    script::{Deed, Rule, Script, Target},
+    script::{Damage, Deed, Rule, Script, Target},
 };
+use crate::controller::History;
 
 /// A script that is carried out.
 #[derive(Debug)]
@@ -34,6 +35,10 @@ pub(crate) struct Engine {
     /// Commands so far, for the limit of the rate: when the next may complete.
     next: AtomicU64,
     pub(super) log: Option<Log>,
+    /// What blocks held before, where reads may be stale.
+    pub(super) history: Option<Arc<History>>,
+    /// Whether data is damaged at all.
+    pub(super) corrupts: bool,
 }
 
 /// What is to become of a command.
@@ -44,6 +49,8 @@ pub(super) struct Verdict {
     pub(super) failure: Option<Status>,
     pub(super) dropped: bool,
     pub(super) duplicated: bool,
+    /// What becomes of its data, and bits that choose how.
+    pub(super) damage: Option<(Damage, u64)>,
 }
 
 impl Engine {
@@ -55,7 +62,12 @@ impl Engine {
         let met = script.rules.iter().map(|_| AtomicU64::new(0)).collect();
         let epoch = Arc::default();
         let log = log.map(|path| Log::create(path, &epoch)).transpose()?;
-        Ok(Arc::new(Self { script, epoch, met, next: AtomicU64::new(0), log }))
+        let damages = |wanted: fn(Damage) -> bool| {
+            script.rules.iter().any(|rule| matches!(rule.deed, Deed::Damage(damage) if wanted(damage)))
+        };
+        let (corrupts, stale) = (damages(|_| true), damages(|damage| damage == Damage::StaleRead));
+        let history = stale.then(Arc::default);
+        Ok(Arc::new(Self { script, epoch, met, next: AtomicU64::new(0), log, history, corrupts }))
     }
 
     /// The time now. The first call makes it begin.
@@ -92,6 +104,7 @@ impl Engine {
                 }
                 Deed::Drop => verdict.dropped = true,
                 Deed::Duplicate => verdict.duplicated = true,
+                Deed::Damage(damage) => verdict.damage = verdict.damage.or(Some((*damage, bits))),
             }
         }
         verdict

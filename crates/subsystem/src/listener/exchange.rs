@@ -20,7 +20,7 @@ use doorbell_tcp::{DataPdu, Digests, Pdu, Role, Sender, Sink, Violation};
 
 use super::Context;
 use crate::{
-    controller::{Accepted, Need, Progress, Session, Transport, connect},
+    controller::{Accepted, IoQueue, Need, Progress, Session, Transport, connect},
     fault::Faults,
     frames::{Frame, FrameStore, frames_for, place, push_ranges},
     namespace::{Found, Outcome, Pool, RESERVE},
@@ -452,7 +452,7 @@ impl Exchange {
         let Session::Io(queue) = &mut self.session else {
             return Outcome::Again;
         };
-        if command.opc == NvmOpcode::READ.0 {
+        if IoQueue::reads(&command) {
             if full {
                 return Outcome::Again;
             }
@@ -464,7 +464,8 @@ impl Exchange {
         }
         let outcome = queue.execute(&mut context.pool, &command, &mut slot.frames, &mut slot.progress);
         if let Outcome::Done(status) = outcome {
-            self.answer(cid, status, 0);
+            let result = slot.progress.result;
+            self.answer(cid, status, result);
             if command.is_fabrics() && status.is_success() {
                 self.phase = Phase::Leaving;
             }
@@ -572,7 +573,7 @@ impl Exchange {
     fn answer(&mut self, cid: u16, status: Status, result: u64) {
         match self.faults {
             None => self.respond(cid, status, result),
-            Some(_) => self.hold(cid, status),
+            Some(_) => self.hold(cid, status, result),
         }
     }
 

@@ -78,10 +78,7 @@ impl Listener {
                 Some(newcomer) => Ok(Arrival::Any(Newcomer::Rdma(Box::new(newcomer)))),
                 None => Err(io::ErrorKind::WouldBlock.into()),
             },
-            Self::VfioUser(endpoint) => match endpoint.accept(context)? {
-                Some(connection) => Ok(Arrival::VfioUser(Box::new(connection))),
-                None => Err(io::ErrorKind::WouldBlock.into()),
-            },
+            Self::VfioUser(endpoint) => Ok(Arrival::VfioUser(Box::new(endpoint.accept(context)?))),
         }
     }
 
@@ -159,7 +156,7 @@ impl Connection {
     pub(crate) fn due(&self) -> Option<Instant> {
         match self {
             Self::Tcp(connection) => connection.due(),
-            Self::Rdma(_) => None,
+            Self::Rdma(connection) => connection.due(),
             Self::VfioUser(connection) => connection.due(),
         }
     }

@@ -1,5 +1,5 @@
-//! Namespaces: blocks in memory ([`ram`]), nowhere ([`null`]) or in a file ([`file`]), behind one set of calls that
-//! `controller::io` makes with ranges it has checked.
+//! Namespaces: blocks in memory ([`ram`]), there in zones ([`zoned`]), nowhere ([`null`]) or in a file ([`file`]), behind one set of
+//! calls that `controller::io` makes with ranges it has checked.
 //!
 //! The unit of atomicity is a *group*: the 4096 bytes of address space that one frame holds (8 blocks of 512 bytes or one of
 //! 4096). What each kind does so that no reader ever sees half of a write to a group stands in its module.
@@ -7,6 +7,7 @@
 mod file;
 mod null;
 mod ram;
+mod zoned;
 
 use doorbell_platform::{Range, Region};
 use doorbell_spec::status::{Status, generic, media};
@@ -19,6 +20,7 @@ use crate::{
 
 pub(crate) use file::FileBlocks;
 pub(crate) use ram::RamBlocks;
+pub(crate) use zoned::ZonedBlocks;
 
 /// Frames that stay at hand for data inside command capsules, whose arrival cannot be put off: enough for a staging buffer full
 /// of the smallest such writes, each of which may begin a frame of its own.
@@ -89,6 +91,7 @@ pub(crate) struct Namespace {
 #[derive(Debug)]
 enum Store {
     Ram(RamBlocks),
+    Zoned(ZonedBlocks),
     Null,
     File(FileBlocks),
 }
@@ -99,6 +102,10 @@ impl Namespace {
         let block_shift = config.block_size.ilog2();
         let (store, size) = match &config.backend {
             Backend::Ram { size } => (Store::Ram(RamBlocks::new(first, Self::frames(config))), *size),
+            Backend::Zoned { size, zoning } => {
+                let ram = RamBlocks::new(first, Self::frames(config));
+                (Store::Zoned(ZonedBlocks::new(ram, zoning, size >> block_shift)), size & !(zoning.zone_size - 1))
+            }
             Backend::Null { size } => (Store::Null, *size),
             Backend::File { path } => {
                 let file = FileBlocks::open(path, config.block_size)?;
@@ -112,7 +119,7 @@ impl Namespace {
     /// Frames that a namespace takes from the store for good.
     pub(crate) fn frames(config: &NamespaceConfig) -> usize {
         match config.backend {
-            Backend::Ram { size } => size.div_ceil(u64::from(FRAME)) as usize,
+            Backend::Ram { size } | Backend::Zoned { size, .. } => size.div_ceil(u64::from(FRAME)) as usize,
             _ => 0,
         }
     }
@@ -131,6 +138,16 @@ impl Namespace {
     #[inline]
     pub(crate) fn is_in_memory(&self) -> bool {
         matches!(self.store, Store::Ram(_))
+    }
+
+    /// Its zones, if it has any.
+    pub(crate) fn zones(&self) -> Option<&ZonedBlocks> {
+        if let Store::Zoned(zoned) = &self.store { Some(zoned) } else { None }
+    }
+
+    /// Blocks that can be written.
+    pub(crate) fn capacity(&self) -> u64 {
+        self.zones().map(ZonedBlocks::zone).map_or(self.blocks, |(size, capacity)| self.blocks / size * capacity)
     }
 
     /// Whether what is written can be read again.
@@ -183,6 +200,7 @@ impl Namespace {
                 SUCCESS
             }
             Store::File(file) => file.read(pool, at, len, found),
+            Store::Zoned(zoned) => zoned.read(pool, at, len, found),
         }
     }
 
@@ -204,6 +222,7 @@ impl Namespace {
             }
             Store::Null => SUCCESS,
             Store::File(file) => file.write(pool, at, len, frames, progress),
+            Store::Zoned(zoned) => zoned.write(pool, at, len, frames),
         }
     }
 
@@ -213,6 +232,10 @@ impl Namespace {
             Store::Ram(ram) => ram.equals(pool, at, len, frames),
             Store::Null => null::equals(pool, at, len, frames),
             Store::File(file) => return file.compare(pool, at, len, frames),
+            Store::Zoned(zoned) => match zoned.equals(pool, at, len, frames) {
+                Ok(equal) => equal,
+                Err(status) => return Outcome::Done(status),
+            },
         };
         Outcome::Done(if equal { generic::SUCCESS } else { media::COMPARE_FAILURE })
     }
@@ -231,13 +254,14 @@ impl Namespace {
             Store::Ram(ram) => ram.clear(pool, at, len, progress),
             Store::Null => SUCCESS,
             Store::File(file) => file.clear(pool, at, len, how, progress),
+            Store::Zoned(zoned) => zoned.clear(pool, at, len, how, progress),
         }
     }
 
     /// Puts everything written so far where it stays.
     pub(crate) fn flush(&self) -> Status {
         match &self.store {
-            Store::Ram(_) | Store::Null => generic::SUCCESS,
+            Store::Ram(_) | Store::Zoned(_) | Store::Null => generic::SUCCESS,
             Store::File(file) => file.flush(),
         }
     }

@@ -1,6 +1,7 @@
 //! How hosts come and go, and what becomes of what they had.
 
 use std::{
+    io::Read,
     os::{fd::AsFd, unix::net::UnixStream},
     sync::{
         Arc, Mutex,
@@ -47,6 +48,33 @@ fn one_host_at_a_time_and_the_next_is_welcome() {
         first = Host::enabled(bench.directory());
         first.create(1, 16);
     }
+}
+
+#[test]
+fn hosts_that_are_turned_away_come_a_number_at_a_time() {
+    let folder = std::env::temp_dir().join(format!("doorbell-crowd-{}", std::process::id()));
+    let mut config = TargetConfig::of(SubsystemConfig::new(NQN));
+    config.vfio_user.push(folder.clone());
+    let (_, mut target) = Target::cooperative(config).unwrap();
+    let come = || {
+        let stream = UnixStream::connect(folder.join("cntrl")).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        stream
+    };
+    let is_open = |stream: &UnixStream| (&*stream).read(&mut [0]).is_err();
+    let first = come();
+    (0..100).for_each(|_| _ = target.pass());
+    let mut crowd: Vec<_> = (0..100).map(|_| come()).collect();
+    while !crowd.is_empty() {
+        let before = crowd.len();
+        target.pass();
+        crowd.retain(is_open);
+        // However many there are, who is served has his turn between them.
+        assert!(before - crowd.len() <= 64, "{} at once", before - crowd.len());
+    }
+    assert!(is_open(&first));
+    drop(target);
+    std::fs::remove_dir(folder).unwrap();
 }
 
 #[test]

@@ -320,6 +320,10 @@ impl Client {
         if self.abandoned.len() >= MOST_ABANDONED {
             return Err(self.lost(Lost::Violation(Violation(format!("{MOST_ABANDONED} commands were not answered")))));
         }
+        // One whose wait ended long ago may have no answer yet while all other numbers have come round.
+        while self.abandoned.contains(&self.next_id) {
+            self.next_id = self.next_id.wrapping_add(1);
+        }
         let id = self.next_id;
         self.next_id = id.wrapping_add(1);
         let header = Header { msg_id: id.into(), cmd: command.0.into(), ..Header::default() };

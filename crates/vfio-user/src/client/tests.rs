@@ -110,6 +110,20 @@ fn an_answer_that_does_not_come_is_missed_and_one_that_comes_late_is_nobodys() {
 }
 
 #[test]
+fn a_number_whose_answer_is_still_to_come_is_not_given_out_again() {
+    let (client, mut peer) = start(&Limits::announce(1), Duration::from_millis(20));
+    let mut client = client.unwrap();
+    client.reset().unwrap_err();
+    assert_eq!(peer.hear().header.msg_id.get(), 1);
+    client.next_id = 1;
+    // Late, and for the first: it must not pass for the answer to the second.
+    peer.say(1, Command::DEVICE_RESET, flags::REPLY, &[], vec![]);
+    let error = client.reset().unwrap_err();
+    assert!(matches!(error, Error::Late { .. }), "{error}");
+    assert_eq!(peer.hear().header.msg_id.get(), 2);
+}
+
+#[test]
 fn a_server_that_answers_nothing_is_given_up() {
     let (client, _peer) = start(&Limits::announce(1), Duration::from_millis(1));
     let mut client = client.unwrap();

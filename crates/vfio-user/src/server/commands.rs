@@ -7,7 +7,7 @@ use std::{
 
 use doorbell_platform::Region;
 use rustix::{
-    fs::{OFlags, fcntl_getfl, fcntl_setfl, fstat, fstatfs},
+    fs::{fcntl_get_seals, fstat, fstatfs},
     io::Errno,
 };
 use zerocopy::{FromBytes, IntoBytes};
@@ -246,13 +246,6 @@ impl Connection {
         if count == 0 && !matches!((action, &data), (Action::Trigger, IrqData::None)) {
             return refusal(Errno::INVAL, format!("flags {flags:#x} for no interrupt"));
         }
-        if let IrqData::Eventfds(fds) = &data {
-            // A full eventfd, or a pipe in its place, must not hold the device up.
-            for fd in fds {
-                let set = fcntl_getfl(fd).and_then(|flags| fcntl_setfl(fd, flags | OFlags::NONBLOCK));
-                set.or_else(|errno| refusal(errno, "a descriptor cannot be made non-blocking"))?;
-            }
-        }
         Ok(Outcome::Work(Vec::new(), Work::SetIrqs(IrqSet { index, start, count, action, data })))
     }
 
@@ -278,17 +271,17 @@ impl Connection {
 }
 
 /// Maps a client's memory, which it may take away again: a region survives that. Memory only: a page of another file may take its
-/// file system as long as it likes to come.
+/// file system as long as it likes to come, and so may every other answer of it. Only files in memory have seals, which the kernel
+/// tells without asking anybody.
 fn map_memory(fd: BorrowedFd<'_>, offset: u64, size: u64, writable: bool) -> Result<Region, (Errno, String)> {
-    const TMPFS_MAGIC: u64 = 0x0102_1994;
     const HUGETLBFS_MAGIC: u64 = 0x9584_58f6;
     let system = |what: &'static str| move |errno: Errno| (errno, format!("{what}: {errno}"));
+    if fcntl_get_seals(fd).is_err() {
+        return Err((Errno::INVAL, "its descriptor is of a file, not of memory".into()));
+    }
     let at = fstatfs(fd).map_err(system("its descriptor has no file system"))?;
     // Sign and width of these fields differ between machines.
     let (kind, page) = (at.f_type as u64 & 0xffff_ffff, at.f_bsize as u64);
-    if kind != TMPFS_MAGIC && kind != HUGETLBFS_MAGIC {
-        return Err((Errno::INVAL, "its descriptor is of a file, not of memory".into()));
-    }
     if kind == HUGETLBFS_MAGIC && !(offset | size).is_multiple_of(page.max(1)) {
         return Err((Errno::INVAL, format!("it is not whole huge pages of {page:#x} bytes")));
     }

@@ -105,7 +105,7 @@ pub enum IrqData {
     None,
     /// Whether each is meant.
     Bool(Vec<bool>),
-    /// A descriptor for each, which has been made non-blocking: writing to it never waits.
+    /// A descriptor for each, of whatever it is: the client can make who writes to it wait ([`doorbell_platform::Raiser`]).
     Eventfds(Vec<OwnedFd>),
 }
 

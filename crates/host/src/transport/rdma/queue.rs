@@ -483,7 +483,7 @@ impl<L: Link> IoQueue for Queue<L> {
     fn submit_raw(&mut self, slot: Slot, command: &Command) -> bool {
         // Fabrics commands say their direction in FCTYPE, and bring no data in their capsules.
         let is_fabrics = command.opc == fabrics::OPCODE;
-        let direction = data_direction(if is_fabrics { command.nsid.get() as u8 } else { command.opc });
+        let direction = command.direction();
         let command = Command { flags: command.flags & !FLAGS_PSDT, cid: 0.into(), ..*command };
         let has_data = self.slots.get(usize::from(slot)).is_some_and(|work| work.template.has_data);
         // Of an admin command the opcode does not say it all.

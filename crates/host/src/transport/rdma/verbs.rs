@@ -166,13 +166,13 @@ impl Link for Verbs {
         let mut said = None;
         loop {
             match self.events.next_event() {
-                Ok(Some(event)) => match event.kind {
-                    // The other end may be on that device, too, and end first.
-                    EventKind::DeviceRemoval => said = Some(format!("the device {} was removed", self.device())),
-                    EventKind::Disconnected => said = said.or_else(|| Some("the peer ended the connection".into())),
-                    // Of a connection that was over before; or nothing to a queue that stands.
-                    _ => {}
-                },
+                // Of a connection that was over before, or nothing to a queue that stands.
+                Ok(Some(event)) if event.kind != EventKind::Disconnected => {}
+                Ok(Some(_)) => said = Some("the peer ended the connection".into()),
+                // The other end may be on that device, too, and end first.
+                Ok(None) if self.pair.device().is_removed() => {
+                    return Some(format!("the device {} was removed", self.device()));
+                }
                 Ok(None) => return said,
                 Err(why) => return said.or(Some(why.to_string())),
             }

@@ -8,7 +8,7 @@ use std::{cell::RefCell, collections::VecDeque, os::fd::AsFd, sync::Arc};
 use doorbell_platform::{Arena, Backing, Range, Region, memory::push_joined, socket};
 use doorbell_queue::{Counters, Done, Down, Drain, IoQueue, Needs, Op, PrepareError, Progress, Slot, Wait, cid::Cids};
 use doorbell_spec::{
-    command::{Command, Direction, FLAGS_SGL, SglDescriptor, data_direction},
+    command::{Command, Direction, FLAGS_SGL, SglDescriptor},
     completion::Completion,
     fabrics, status,
     tcp::{DataHeader, Fes, R2t, flags},
@@ -376,8 +376,8 @@ impl Commands {
         let state = &mut self.slots[usize::from(slot)];
         // Fabrics commands say their direction in FCTYPE, and their data always fits a capsule (TCP 3.3.2.2).
         let (direction, most) = match command.opc {
-            fabrics::OPCODE => (data_direction(command.nsid.get() as u8), FABRICS_CAPSULE_BYTES),
-            opcode => (data_direction(opcode), self.agreement.in_capsule_bytes),
+            fabrics::OPCODE => (command.direction(), FABRICS_CAPSULE_BYTES),
+            _ => (command.direction(), self.agreement.in_capsule_bytes),
         };
         let len = if direction == Direction::None { 0 } else { state.len };
         let in_capsule = direction == Direction::HostToController && len <= most && len > 0;

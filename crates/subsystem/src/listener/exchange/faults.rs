@@ -15,8 +15,8 @@ use crate::{
     namespace::Found,
 };
 
-/// An answer that is kept back, with the data of a Read.
-pub(super) type Answer = (Status, Option<Found>);
+/// An answer that is kept back: its status, what it says beside that, and the data of a Read.
+pub(super) type Answer = (Status, u64, Option<Found>);
 
 impl Exchange {
     pub(in super::super) fn has_faults(&self) -> bool {
@@ -41,7 +41,7 @@ impl Exchange {
         command: &Command,
         checked: Result<(u32, Need), Status>,
     ) -> Result<(u32, Need), Status> {
-        let (Some(faults), Session::Io(queue)) = (&mut self.faults, &self.session) else { return checked };
+        let (Some(faults), Session::Io(queue)) = (&mut self.faults, &mut self.session) else { return checked };
         if command.is_fabrics() {
             return checked;
         }
@@ -49,18 +49,21 @@ impl Exchange {
         let digested = checked.as_ref().map_or(0, |&(len, _)| if moves { len } else { 0 });
         match faults.arrived(queue.qid(), command, digested) {
             Some(status) => Err(status),
-            None => checked,
+            None => {
+                faults.harm(queue, command.cid.get());
+                checked
+            }
         }
     }
 
     /// Keeps an answer back, or sends it where the script is not about it.
     #[cold]
-    pub(super) fn hold(&mut self, cid: u16, status: Status) {
+    pub(super) fn hold(&mut self, cid: u16, status: Status, result: u64) {
         let (Some(faults), Session::Io(queue)) = (&mut self.faults, &self.session) else {
-            return self.respond(cid, status, 0);
+            return self.respond(cid, status, result);
         };
-        if let Fate::Send((status, _)) = faults.done(queue.qid(), cid, status, (status, None)) {
-            self.respond(cid, status, 0);
+        if let Fate::Send(_) = faults.done(queue.qid(), cid, status, (status, result, None)) {
+            self.respond(cid, status, result);
         }
     }
 
@@ -69,10 +72,10 @@ impl Exchange {
     pub(super) fn hold_found(&mut self, cid: u16, status: Status, context: &mut Context) {
         let found = std::mem::take(&mut context.found);
         let (Some(faults), Session::Io(queue)) = (&mut self.faults, &self.session) else { return };
-        match faults.done(queue.qid(), cid, status, (status, Some(found))) {
+        match faults.done(queue.qid(), cid, status, (status, 0, Some(found))) {
             Fate::Held => {}
             Fate::Send(answer) => self.release(cid, answer, context),
-            Fate::Lost((_, found)) => found.into_iter().for_each(|mut found| found.clear(&mut context.pool)),
+            Fate::Lost((_, _, found)) => found.into_iter().for_each(|mut found| found.clear(&mut context.pool)),
         }
     }
 
@@ -96,12 +99,12 @@ impl Exchange {
             }
         }
         while let Some((_, cid, answer, times)) = self.faults.as_mut().and_then(|faults| faults.next()) {
-            let status = answer.0;
+            let (status, result) = (answer.0, answer.1);
             self.release(cid, answer, context);
             for _ in 1..times {
                 // It counts as one command.
                 self.outstanding += 1;
-                self.respond(cid, status, 0);
+                self.respond(cid, status, result);
             }
             any = true;
         }
@@ -111,13 +114,13 @@ impl Exchange {
     /// Gives up what is kept back.
     pub(super) fn end_faults(&mut self, context: &mut Context) {
         let kept = self.faults.iter_mut().flat_map(|faults| faults.clear());
-        kept.filter_map(|(_, found)| found).for_each(|mut found| found.clear(&mut context.pool));
+        kept.filter_map(|(_, _, found)| found).for_each(|mut found| found.clear(&mut context.pool));
     }
 
-    fn release(&mut self, cid: u16, (status, found): Answer, context: &Context) {
+    fn release(&mut self, cid: u16, (status, result, found): Answer, context: &Context) {
         match found {
             Some(mut found) => self.deliver(cid, status, &mut found, &context.pool.frames.store),
-            None => self.respond(cid, status, 0),
+            None => self.respond(cid, status, result),
         }
     }
 }

@@ -27,7 +27,10 @@ use super::{
     memory::FrameMemory,
     refuse,
 };
-use crate::listener::{Context, Served};
+use crate::{
+    fault::Reset,
+    listener::{Context, Served},
+};
 
 /// Completions taken at a time, and how many times in a pass.
 const AT_ONCE: usize = 32;
@@ -54,7 +57,7 @@ pub(crate) struct Connection {
     completions: Arc<CompletionQueue>,
     channel: Arc<Channel>,
     events: EventChannel,
-    /// Waits for both channels.
+    /// Waits for both channels and the removal of the device.
     epoll: OwnedFd,
     name: String,
     opened: Instant,
@@ -90,6 +93,8 @@ enum End {
     Failed(Work, Status),
     #[error("an RDMA WRITE with immediate data, which no host sends")]
     Immediate,
+    #[error("the fault script ends the connection")]
+    Script,
     #[error(transparent)]
     Violation(#[from] Violation),
     #[error(transparent)]
@@ -177,6 +182,11 @@ impl Connection {
         self.exchange.is_over()
     }
 
+    /// When a fault script has something to do next.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.exchange.due()
+    }
+
     /// Gets ready to be left alone until something happens on a channel; false if it is to be served before.
     pub(crate) fn rest(&mut self) -> bool {
         if self.ready || self.exchange.wants_pass() {
@@ -193,6 +203,7 @@ impl Connection {
     /// Looks at the deadlines, and adds what was counted to the totals.
     pub(crate) fn check(&mut self, context: &mut Context) -> Served {
         self.exchange.add_up();
+        self.exchange.flush_log();
         if self.draining.is_some() || self.overdue(context).is_none() {
             self.probe(context);
             return self.serve(context);
@@ -228,7 +239,11 @@ impl Connection {
             }
             return Ok(over);
         }
-        let mut busy = self.exchange.resume(link, context);
+        let (reset, mut busy) = self.exchange.act_out(link, context);
+        if reset == Some(Reset::Connection) {
+            return Err(End::Script);
+        }
+        busy |= self.exchange.resume(link, context);
         let mut taken = [Completion::default(); AT_ONCE];
         for _ in 0..ROUNDS {
             let count = self.completions.poll(&mut taken)?;
@@ -257,6 +272,7 @@ impl Connection {
             }
         }
         link.post()?;
+        self.exchange.posted();
         self.armed &= !busy;
         if self.exchange.is_over() || self.exchange.has_left() {
             tracing::debug!("{}: the queue is over", self.name);
@@ -271,12 +287,14 @@ impl Connection {
         if self.channel.drain() > 0 {
             self.armed = false;
         }
+        if self.link.as_ref().is_some_and(|link| link.device().is_removed()) {
+            return Err(End::Removed);
+        }
         while let Some(event) = self.events.next_event()? {
             match event.kind {
                 EventKind::Disconnected | EventKind::TimewaitExit | EventKind::AddressChange => {
                     return Err(End::Disconnected);
                 }
-                EventKind::DeviceRemoval => return Err(End::Removed),
                 EventKind::ConnectError | EventKind::Unreachable | EventKind::Rejected => {
                     return Err(End::NotEstablished(event.kind, event.status));
                 }
@@ -369,7 +387,7 @@ impl Parts {
         let device = identifier.device()?;
         let (events, channel) = (EventChannel::new()?, Channel::new(&device)?);
         let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(io::Error::from)?;
-        for fd in [events.as_fd(), channel.as_fd()] {
+        for fd in [events.as_fd(), channel.as_fd(), device.removal()] {
             epoll::add(&epoll, fd, EventData::new_u64(0), EventFlags::IN).map_err(io::Error::from)?;
         }
         let entries = terms.sends + terms.entries + 2 * EXTRA;

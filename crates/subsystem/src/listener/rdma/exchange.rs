@@ -5,13 +5,15 @@
 //! out of its capsule; that of a Read is written to the host's memory from where it lies. What cannot go on (no frames, no room
 //! in the send queue, no RDMA READ left, a namespace that wants another turn) is parked and tried again each pass. A capsule's buffer
 //! goes back as soon as the command, and its data, are out of it: always before the answer, so that a host that keeps to its queue
-//! finds a buffer for each command.
+//! finds a buffer for each command. What a fault script does to answers is in [`faults`].
+
+mod faults;
 
 use std::{collections::VecDeque, sync::atomic::Ordering};
 
 use doorbell_platform::{Range, Region};
 use doorbell_spec::{
-    command::{Command, Direction, NvmOpcode},
+    command::{Command, Direction},
     completion::Completion,
     fabrics::{ConnectRequest, connect_invalid},
     status::{Status, generic},
@@ -24,7 +26,8 @@ use super::{
     pointer::{self, Pointer, Remote},
 };
 use crate::{
-    controller::{Accepted, Admin, Need, Progress, Session, connect},
+    controller::{Accepted, Admin, IoQueue, Need, Progress, Session, connect},
+    fault::Faults,
     frames::{Frame, frames_for, place, push_ranges},
     listener::Context,
     namespace::{Outcome, RESERVE},
@@ -72,8 +75,10 @@ pub(super) struct Exchange {
     parked: VecDeque<u16>,
     /// Capsules that wait for a slot, and their bytes.
     waiting: VecDeque<(u32, u32)>,
-    /// Answers to event requests that have no slot yet.
+    /// Answers to event requests, and repeated ones, that have no slot yet.
     late: VecDeque<(u16, Status)>,
+    /// Keep answers back, by their slot.
+    faults: Option<Box<Faults<u16>>>,
     entries: u32,
     head: u32,
     flow_control: bool,
@@ -126,6 +131,9 @@ enum Stage {
     Answering,
     /// They have been posted.
     Sent,
+    /// A fault script keeps them back, or has lost them.
+    Held,
+    Lost,
 }
 
 /// A breach of the protocol, which ends the connection.
@@ -152,6 +160,7 @@ impl Exchange {
             parked: VecDeque::new(),
             waiting: VecDeque::new(),
             late: VecDeque::new(),
+            faults: None,
             // Connect comes alone.
             entries: 2,
             head: 0,
@@ -204,7 +213,7 @@ impl Exchange {
 
     /// Whether something is parked that another pass may bring forward though nothing completes.
     pub(super) fn wants_pass(&self) -> bool {
-        !self.parked.is_empty()
+        !self.parked.is_empty() || self.due().is_some()
     }
 
     /// A command capsule of `bytes` bytes has come.
@@ -302,6 +311,9 @@ impl Exchange {
             }
         }
         self.parked.clear();
+        if let Some(faults) = &mut self.faults {
+            drop(faults.clear());
+        }
     }
 
     /// Releases the memory of all commands: the queue pair is gone, so that nothing can touch it any more.
@@ -333,6 +345,8 @@ impl Exchange {
                 (_, need) => Ok(need),
             }
         });
+        let checked = if self.faults.is_some() { self.spoil(index, checked) } else { checked };
+        let slot = &mut self.slots[usize::from(index)];
         if slot.capsule.is_none() {
             wire.give_back(capsule);
         }
@@ -361,7 +375,8 @@ impl Exchange {
                 Stage::Fetching => return self.fetch(index, wire),
                 Stage::Ready => self.carry_out(index, context),
                 Stage::Answering => return self.send(index, wire),
-                Stage::Idle | Stage::Sent => return true,
+                Stage::Lost => self.forget(index, context),
+                Stage::Idle | Stage::Sent | Stage::Held => return true,
             };
             if !came {
                 return false;
@@ -429,7 +444,7 @@ impl Exchange {
         let slot = &mut self.slots[usize::from(index)];
         let Session::Io(queue) = &mut self.session else { return Outcome::Again };
         let Context { pool, found, .. } = context;
-        if slot.command.opc == NvmOpcode::READ.0 {
+        if IoQueue::reads(&slot.command) {
             if self.writing > 0 && self.writing + slot.len > MOST_MOVING {
                 return Outcome::Again;
             }
@@ -450,7 +465,8 @@ impl Exchange {
         if let Outcome::Done(status) = outcome {
             slot.let_go(context);
             self.leaving |= slot.command.is_fabrics() && status.is_success();
-            self.answer(index, status, 0);
+            let result = slot.progress.result;
+            self.answer(index, status, result);
         }
         outcome
     }
@@ -501,6 +517,7 @@ impl Exchange {
             Ok(Accepted { session, entries, flow_control, dw0 }) => {
                 if matches!(session, Session::Io(_)) {
                     context.shared.desks[context.desk].queues.fetch_add(1, Ordering::Relaxed);
+                    self.faults = context.shared.fault.as_ref().map(Faults::new);
                 }
                 (self.session, self.entries, self.flow_control) = (session, entries, flow_control);
                 self.head %= entries;
@@ -524,6 +541,9 @@ impl Exchange {
         let slot = &mut self.slots[usize::from(index)];
         slot.answer = Completion::new(slot.command.cid.get(), head, status, result);
         (slot.stage, slot.cut) = (Stage::Answering, Cut::default());
+        if self.faults.is_some() {
+            self.hold(index, status);
+        }
     }
 
     /// Posts as much of a command's data and answer as there is room for; returns whether that was all.

@@ -137,6 +137,11 @@ impl Link {
         self.queue.identifier()
     }
 
+    /// The device.
+    pub(super) fn device(&self) -> &Device {
+        self.queue.device()
+    }
+
     /// Posts what has been collected: receives first, as an answer may be what lets the host send.
     #[inline]
     pub(super) fn post(&mut self) -> Result<(), PostError> {

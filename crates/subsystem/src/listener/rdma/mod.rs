@@ -11,9 +11,13 @@ mod pointer;
 
 use std::{io, net::SocketAddr, sync::Arc};
 
-use doorbell_rdma::{Error, EventChannel, EventKind, Identifier, Registration};
+use doorbell_rdma::{Device, Error, EventChannel, EventKind, Identifier, Registration};
 use doorbell_spec::rdma::{Reject, RejectCode};
-use rustix::fd::{AsFd, BorrowedFd};
+use rustix::{
+    event::epoll::{self, CreateFlags, EventData, EventFlags},
+    fd::{AsFd, BorrowedFd, OwnedFd},
+    io::Errno,
+};
 use zerocopy::IntoBytes;
 
 use super::Context;
@@ -33,6 +37,8 @@ const BACKLOG: u16 = 1024;
 pub(crate) struct Endpoint {
     address: SocketAddr,
     events: EventChannel,
+    /// Waits for events and the removal of the device.
+    epoll: OwnedFd,
     /// None while there is no device at the address.
     identifier: Option<Identifier>,
     memory: Option<Memory>,
@@ -55,7 +61,10 @@ impl Endpoint {
         let events = EventChannel::new()?;
         let identifier = listen(&events, address)?;
         let address = identifier.local_address().unwrap_or(address);
-        Ok(Self { address, events, identifier: Some(identifier), memory: None })
+        let system = |source: Errno| Error::Call { call: "epoll", source: source.into(), hint: None };
+        let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(system)?;
+        epoll::add(&epoll, &events, EventData::new_u64(0), EventFlags::IN).map_err(system)?;
+        Ok(Self { address, events, epoll, identifier: Some(identifier), memory: None })
     }
 
     /// Where it listens.
@@ -70,6 +79,9 @@ impl Endpoint {
     pub(crate) fn equip(&mut self, frames: Arc<FrameMemory>) -> Result<(), Error> {
         let device = self.identifier.as_ref().and_then(|identifier| identifier.device().ok());
         let held = device.map(|device| frames.on(&device)).transpose()?;
+        if let Some(held) = &held {
+            let _ = epoll::add(&self.epoll, held.device().removal(), EventData::new_u64(0), EventFlags::IN);
+        }
         self.memory = Some(Memory { frames, held });
         Ok(())
     }
@@ -79,6 +91,7 @@ impl Endpoint {
     /// # Errors
     /// What the connection manager answered.
     pub(crate) fn accept(&mut self, context: &Context) -> io::Result<Option<Newcomer>> {
+        self.let_go(|device| device.is_removed());
         while let Some(event) = self.events.next_event().map_err(io::Error::other)? {
             let ours = self.identifier.as_ref().is_some_and(|identifier| identifier.token() == event.token);
             match (event.kind, event.request) {
@@ -89,17 +102,25 @@ impl Endpoint {
                     }
                 }
                 (EventKind::DeviceRemoval, _) if ours => {
-                    tracing::error!("rdma:{}: the device goes away; waiting for one at this address", self.address);
                     self.identifier = None;
-                    if let Some(memory) = &mut self.memory {
-                        memory.held = None;
-                    }
+                    self.let_go(|_| true);
                 }
                 // Hosts that gave up before they were taken.
                 _ => {}
             }
         }
         Ok(None)
+    }
+
+    /// Releases the memory at the device, if it `is_gone`.
+    fn let_go(&mut self, is_gone: impl Fn(&Device) -> bool) {
+        if let Some(memory) = &mut self.memory
+            && let Some(held) = memory.held.take_if(|held| is_gone(held.device()))
+        {
+            tracing::error!("rdma:{}: the device goes away; waiting for one at this address", self.address);
+            // Others may hold it for longer.
+            let _ = epoll::delete(&self.epoll, held.device().removal());
+        }
     }
 
     /// Listens again, if there was no device at the address; returns whether it listens.
@@ -144,7 +165,7 @@ impl Endpoint {
 
 impl AsFd for Endpoint {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.events.as_fd()
+        self.epoll.as_fd()
     }
 }
 

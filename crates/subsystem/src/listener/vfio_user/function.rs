@@ -87,7 +87,7 @@ pub(super) struct Function {
     /// A doorbell has had a value that cannot be.
     reported: bool,
     /// What goes wrong with I/O commands, if so, and whether that has ended the connection.
-    faults: Option<Box<Faults<Status>>>,
+    faults: Option<Box<Faults<Said>>>,
     hung_up: bool,
 }
 
@@ -194,13 +194,16 @@ impl Function {
                 left -= 1;
                 let Some(queue) = &mut sq.queue else { return Ok(false) };
                 let failure = self.faults.as_mut().and_then(|faults| faults.arrived(qid, &job.command, 0));
+                if let Some(faults) = &self.faults {
+                    faults.harm(queue, job.command.cid.get());
+                }
                 let outcome = match failure {
                     None => job.begin(queue, memory),
                     Some(status) => Ok(Outcome::Done(status)),
                 };
                 match outcome {
                     Ok(Outcome::Done(status)) => {
-                        answer(cq, &mut self.faults, qid, sq.head(), job.command.cid.get(), status)
+                        answer(cq, &mut self.faults, qid, sq.head(), job.command.cid.get(), (status, 0))
                     }
                     Ok(_) => open += 1,
                     Err(Stop::Lost) => return Err(Lost),
@@ -218,7 +221,8 @@ impl Function {
                 job::fetch_ahead(&jobs[at..], &context.pool);
                 match jobs[at].proceed(queue, memory, context) {
                     Ok(Outcome::Done(status)) => {
-                        answer(cq, &mut self.faults, qid, head, jobs[at].command.cid.get(), status);
+                        let said = (status, jobs[at].progress.result);
+                        answer(cq, &mut self.faults, qid, head, jobs[at].command.cid.get(), said);
                     }
                     Err(Stop::Lost) => return Err(Lost),
                     outcome => {
@@ -283,7 +287,7 @@ impl Function {
             };
             any |= outcome != Outcome::Again;
             if let Outcome::Done(status) = outcome {
-                self.complete(qid, job.command.cid, status);
+                self.complete(qid, job.command.cid, (status, job.progress.result));
                 self.idle.push(job);
                 continue;
             }
@@ -527,12 +531,15 @@ impl Function {
     }
 }
 
+/// What a completion says: its status, and the result of a command that has one.
+pub(super) type Said = (Status, u64);
+
 /// Answers an I/O command, when the script lets it.
 #[inline]
-fn answer(cq: &mut Cq, faults: &mut Option<Box<Faults<Status>>>, sqid: u16, head: u16, cid: u16, status: Status) {
-    let fate = faults.as_mut().map(|faults| faults.done(sqid, cid, status, status));
+fn answer(cq: &mut Cq, faults: &mut Option<Box<Faults<Said>>>, sqid: u16, head: u16, cid: u16, said: Said) {
+    let fate = faults.as_mut().map(|faults| faults.done(sqid, cid, said.0, said));
     if let None | Some(Fate::Send(_)) = fate {
-        cq.post(entry(sqid, head, cid, status, 0));
+        cq.post(entry(sqid, head, cid, said.0, said.1));
     }
 }
 

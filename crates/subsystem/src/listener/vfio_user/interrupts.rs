@@ -2,9 +2,9 @@
 
 use std::io;
 
+use doorbell_platform::Raiser;
 use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    fd::{AsRawFd, OwnedFd},
+    fd::{AsFd, AsRawFd, OwnedFd},
     fs::readlink,
 };
 
@@ -15,6 +15,8 @@ const EVENTFD: &[u8] = b"anon_inode:[eventfd]";
 #[derive(Debug)]
 pub(super) struct Interrupts {
     vectors: Vec<Option<OwnedFd>>,
+    /// From the first one that somebody hears of.
+    raiser: Option<Raiser>,
     /// INTMS and INTMC: vectors that are not to be raised, of the first 32.
     pub(super) mask: u32,
 }
@@ -22,7 +24,7 @@ pub(super) struct Interrupts {
 impl Interrupts {
     /// Vectors that nobody hears of yet.
     pub(super) fn new(count: u16) -> Self {
-        Self { vectors: (0..count).map(|_| None).collect(), mask: 0 }
+        Self { vectors: (0..count).map(|_| None).collect(), raiser: None, mask: 0 }
     }
 
     /// How many there are.
@@ -33,10 +35,13 @@ impl Interrupts {
     /// Raises a vector by this eventfd from now on.
     ///
     /// # Errors
-    /// What is wrong with the descriptor.
+    /// What is wrong with the descriptor, or what the system has not got.
     pub(super) fn set(&mut self, vector: usize, eventfd: OwnedFd) -> io::Result<()> {
         let slot = self.vectors.get_mut(vector).ok_or(io::ErrorKind::InvalidInput)?;
         check(&eventfd)?;
+        if self.raiser.is_none() {
+            self.raiser = Some(Raiser::new()?);
+        }
         *slot = Some(eventfd);
         Ok(())
     }
@@ -50,16 +55,15 @@ impl Interrupts {
     /// Raises a vector, if somebody wants to hear of it.
     pub(super) fn raise(&self, vector: u16) {
         let masked = vector < 32 && self.mask & 1 << vector != 0;
-        let Some(Some(eventfd)) = self.vectors.get(usize::from(vector)).filter(|_| !masked) else { return };
-        // A counter that is full would make a writer wait, whatever we asked for: the host can change that. It is raised anyway.
-        let mut ready = [PollFd::new(eventfd, PollFlags::OUT)];
-        if poll(&mut ready, Some(&Timespec::default())) == Ok(1) {
-            let _ = rustix::io::write(eventfd, &1u64.to_ne_bytes());
+        let eventfd = self.vectors.get(usize::from(vector)).filter(|_| !masked);
+        if let (Some(Some(eventfd)), Some(raiser)) = (eventfd, &self.raiser) {
+            // What the host gave is an eventfd; one that the system cannot raise is one that the host does not hear.
+            let _ = raiser.raise(eventfd.as_fd());
         }
     }
 }
 
-/// Makes sure that writing to a descriptor of the host's is an interrupt and nothing else.
+/// Makes sure that a descriptor of the host's can be raised.
 fn check(eventfd: &OwnedFd) -> io::Result<()> {
     let link = readlink(format!("/proc/self/fd/{}", eventfd.as_raw_fd()), Vec::new())?;
     if link.as_bytes() != EVENTFD {
@@ -70,6 +74,11 @@ fn check(eventfd: &OwnedFd) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        sync::atomic::{AtomicU32, Ordering},
+        time::{Duration, Instant},
+    };
+
     use rustix::{
         event::{EventfdFlags, eventfd},
         fs::{OFlags, fcntl_setfl},
@@ -101,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_descriptor_that_could_make_us_wait_is_refused_or_passed_by() {
+    fn a_descriptor_that_could_make_us_wait_is_refused_or_not_waited_for() {
         let mut interrupts = Interrupts::new(1);
         let null = std::fs::File::open("/dev/null").unwrap();
         let error = interrupts.set(0, null.into()).unwrap_err();
@@ -112,6 +121,38 @@ mod tests {
         // The host takes back that nobody waits.
         fcntl_setfl(&full, OFlags::empty()).unwrap();
         interrupts.raise(0);
-        assert_eq!(value(&full), u64::MAX - 1);
+        assert_eq!(value(&full), u64::MAX);
+    }
+
+    #[test]
+    fn a_host_that_fills_the_counter_just_then_makes_nobody_wait() {
+        let mut interrupts = Interrupts::new(1);
+        let theirs = eventfd(0, EventfdFlags::empty()).unwrap();
+        interrupts.set(0, theirs.try_clone().unwrap()).unwrap();
+        let raised = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            let raises = scope.spawn(|| {
+                for _ in 0..20_000 {
+                    interrupts.raise(0);
+                    raised.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+            while !raises.is_finished() {
+                // Empty for a moment, then full, and who writes waits.
+                fcntl_setfl(&theirs, OFlags::NONBLOCK).unwrap();
+                value(&theirs);
+                let _ = rustix::io::write(&theirs, &(u64::MAX - 1).to_ne_bytes());
+                fcntl_setfl(&theirs, OFlags::empty()).unwrap();
+                let (before, end) = (raised.load(Ordering::Relaxed), Instant::now() + Duration::from_secs(10));
+                while raised.load(Ordering::Relaxed) == before && !raises.is_finished() {
+                    if Instant::now() > end {
+                        fcntl_setfl(&theirs, OFlags::NONBLOCK).unwrap();
+                        value(&theirs);
+                        panic!("the host made us wait, after {before}");
+                    }
+                    std::hint::spin_loop();
+                }
+            }
+        });
     }
 }

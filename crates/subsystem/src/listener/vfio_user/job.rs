@@ -135,9 +135,9 @@ impl Job {
         context: &mut Context,
     ) -> Result<Outcome, Stop> {
         let pool = &mut context.pool;
-        let outcome = settle(match NvmOpcode(self.command.opc) {
-            NvmOpcode::READ => self.read(queue, memory, pool),
-            _ => self.carry_out(queue, memory, pool),
+        let outcome = settle(match IoQueue::reads(&self.command) {
+            true => self.read(queue, memory, pool),
+            false => self.carry_out(queue, memory, pool),
         });
         if !matches!(outcome, Ok(Outcome::Turn | Outcome::Again)) {
             self.frames.drain(..).for_each(|frame| pool.frames.release(frame));
@@ -145,10 +145,12 @@ impl Job {
         outcome
     }
 
-    /// Some of what a new command names is reached by messages: it is begun anew in that way.
+    /// Some of what a new command names is reached by messages: it is begun anew in that way. Many may wait for that, so they hold no
+    /// list of pieces meanwhile.
     #[cold]
     pub(super) fn go_far(&mut self, pool: &mut Pool) {
         self.release(pool);
+        self.pieces = Vec::new();
         self.far = Some(Stage::New);
     }
 
@@ -204,5 +206,23 @@ impl Job {
             fetched?;
         }
         Ok(queue.execute(pool, &self.command, &mut self.frames, &mut self.progress))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::frames::{FrameStore, LocalFrames};
+
+    #[test]
+    fn a_command_that_waits_to_go_by_messages_holds_nothing() {
+        let mut pool = Pool::new(LocalFrames::new(Arc::new(FrameStore::new(0, 64).unwrap())));
+        let mut job = Job { pieces: vec![Piece { at: 0, len: 4 }; 16384], ..Job::default() };
+        assert!(pool.frames.take(2, 0, &mut job.frames));
+        job.go_far(&mut pool);
+        assert_eq!((job.pieces.capacity(), job.frames.len()), (0, 0));
+        assert!(matches!(job.far, Some(Stage::New)));
     }
 }

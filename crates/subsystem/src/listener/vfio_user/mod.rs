@@ -56,18 +56,18 @@ impl Endpoint {
         Self { listener, name, subsystem: subsystem.clone(), seat: Arc::new(()) }
     }
 
-    /// Takes the next host that waits; none when there is none. One that comes while another is there is turned away.
+    /// Takes the next host that waits.
     ///
     /// # Errors
-    /// What the system answered.
-    pub(crate) fn accept(&self, context: &Context) -> io::Result<Option<Connection>> {
-        while let Some(stream) = self.listener.accept()? {
-            if Arc::strong_count(&self.seat) == 1 {
-                return Connection::new(stream, self, context).map(Some);
-            }
+    /// What the system answered: `WouldBlock` when there is none, `ConnectionAborted` for one that came while another is there and is
+    /// turned away. That is one of those the reactor accepts at a time, as there may always be a next.
+    pub(crate) fn accept(&self, context: &Context) -> io::Result<Connection> {
+        let stream = self.listener.accept()?.ok_or(io::ErrorKind::WouldBlock)?;
+        if Arc::strong_count(&self.seat) > 1 {
             tracing::warn!("{}: a host is turned away, as another has the function", self.name);
+            return Err(io::ErrorKind::ConnectionAborted.into());
         }
-        Ok(None)
+        Connection::new(stream, self, context)
     }
 }
 

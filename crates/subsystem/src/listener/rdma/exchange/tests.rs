@@ -2,7 +2,9 @@
 
 use super::{super::admission::tests::OFFER, *};
 use crate::{
+    Script,
     config::{Backend, NamespaceConfig, SubsystemConfig, TargetConfig},
+    fault::Reset,
     listener::rdma::IN_CAPSULE,
     target::{Cooperative, Target},
 };
@@ -98,11 +100,16 @@ impl Bench {
     }
 
     fn with(terms: Terms, transfer_memory: usize) -> Self {
+        Self::of(terms, |config| config.transfer_memory = transfer_memory)
+    }
+
+    fn of(terms: Terms, change: impl Fn(&mut TargetConfig)) -> Self {
         let mut config = SubsystemConfig::new(NQN);
         let ram = Backend::Ram { size: 8 << 20 };
         config.namespaces = vec![NamespaceConfig { backend: ram, block_size: 512 }];
         let listen = "127.0.0.1:0".parse().unwrap();
-        let config = TargetConfig { transfer_memory, ..TargetConfig::new(config, listen) };
+        let mut config = TargetConfig::new(config, listen);
+        change(&mut config);
         let (_, mut target) = Target::cooperative(config).unwrap();
         let host = Host {
             memory: vec![0; 4 << 20],
@@ -118,7 +125,17 @@ impl Bench {
 
     /// An enabled controller, and then one of its I/O queues.
     fn connected(terms: Terms) -> (Self, Self) {
-        let mut admin = Self::new(Terms { qid: 0, entries: 32, ..terms });
+        Self::connected_of(terms, |_| {})
+    }
+
+    /// The same, of a target that follows a script.
+    fn scripted(script: &str) -> (Self, Self) {
+        let script = Script::parse(script).unwrap();
+        Self::connected_of(terms(), |config| config.fault = Some(script.clone()))
+    }
+
+    fn connected_of(terms: Terms, change: impl Fn(&mut TargetConfig)) -> (Self, Self) {
+        let mut admin = Self::of(Terms { qid: 0, entries: 32, ..terms }, change);
         let cntlid = admin.connect(0, CNTLID_DYNAMIC);
         admin.enable();
         let mut io = Self { exchange: Exchange::new(terms), ..Self::new(terms) };
@@ -178,6 +195,18 @@ impl Bench {
         };
         self.exchange.done(what, slot, &mut self.host, self.target.context());
         Some(posted)
+    }
+
+    /// What a script wants now.
+    fn act_out(&mut self) -> Option<Reset> {
+        self.exchange.act_out(&mut self.host, self.target.context()).0
+    }
+
+    /// Sleeps until a script wants something.
+    fn wait(&mut self) -> Option<Reset> {
+        let due = self.exchange.due().unwrap();
+        std::thread::sleep(due.saturating_duration_since(std::time::Instant::now()));
+        self.act_out()
     }
 
     fn resume(&mut self) -> bool {
@@ -428,4 +457,91 @@ fn event_requests_keep_no_slot_and_are_answered_when_the_controller_is_reset() {
     let mut answers: Vec<u16> = admin.settle().iter().map(|(answer, _)| answer.cid.get()).collect();
     answers.sort_unstable();
     assert_eq!(answers, [1, 2, 3, 4, 9]);
+}
+
+#[test]
+fn a_script_keeps_answers_back_with_the_data_of_reads_and_sends_them_when_they_are_due() {
+    let (mut io, _admin) = Bench::scripted("latency fixed 20ms on read; latency fixed 40ms on write");
+    io.host.memory[..512].fill(7);
+    io.send(in_capsule(command::write(1, 0, 1, 0), 1, 512), &[5; 512]).unwrap();
+    io.send(keyed(command::read(1, 0, 1, 0), 2, 0, 512), &[]).unwrap();
+    assert_eq!((io.settle(), io.act_out()), (vec![], None));
+    assert!(io.exchange.wants_pass() && io.host.memory[..512] == [7; 512]);
+    io.wait();
+    let answers = io.settle();
+    assert_eq!((answers.len(), answers[0].0.cid.get(), answers[0].0.sqhd.get()), (1, 2, 3));
+    assert!(io.host.memory[..512] == [5; 512]);
+    io.wait();
+    assert_eq!(io.settle()[0].0.cid.get(), 1);
+    assert!(io.is_at_rest());
+}
+
+#[test]
+fn a_script_fails_loses_and_repeats_completions() {
+    let (mut io, _admin) = Bench::scripted(
+        "error 2/81 on read lba 8-15; drop on read lba 16-23; duplicate on read lba 24-31; drop on write",
+    );
+    let free = io.target.free_frames();
+    let mut ask = |cid: u16, lba: u64| {
+        io.send(keyed(command::read(1, lba, 8, 0), cid, 0, 4096), &[]).unwrap();
+        io.settle();
+        io.act_out();
+        io.settle().iter().map(|(answer, _)| (answer.cid.get(), answer.status())).collect::<Vec<_>>()
+    };
+    assert_eq!(ask(1, 0), [(1, Status::SUCCESS)]);
+    let failed = ask(2, 8);
+    assert!(failed.len() == 1 && failed[0].1.is(media::UNRECOVERED_READ_ERROR), "{failed:?}");
+    assert_eq!(ask(3, 16), []);
+    assert_eq!(ask(4, 24), [(4, Status::SUCCESS); 2]);
+    // What is lost is carried out, and holds neither slot nor frames, but its place in the host's queue.
+    io.send(in_capsule(command::write(1, 0, 1, 0), 5, 512), &[9; 512]).unwrap();
+    assert_eq!(io.settle(), []);
+    assert!(io.is_at_rest() && io.exchange.outstanding == 2);
+    let mut written = [0; 1];
+    io.exchange.faults = None;
+    io.ask(keyed(command::read(1, 0, 1, 0), 6, 0, 512));
+    written.copy_from_slice(&io.host.memory[..1]);
+    assert_eq!(written, [9]);
+    assert!(io.target.free_frames() <= free);
+}
+
+#[test]
+fn a_write_that_a_script_fails_changes_nothing_and_gives_its_capsule_back() {
+    let (mut io, _admin) = Bench::scripted("error 0/6 on write");
+    io.send(in_capsule(command::write(1, 0, 1, 0), 1, 512), &[9; 512]).unwrap();
+    io.act_out();
+    assert!(io.settle()[0].0.status().is(generic::INTERNAL_ERROR) && io.is_at_rest());
+    io.host.memory[..512].fill(1);
+    io.send(keyed(command::read(1, 0, 1, 0), 2, 0, 512), &[]).unwrap();
+    io.act_out();
+    assert_eq!(io.settle()[0].0.status(), Status::SUCCESS);
+    assert!(io.host.memory[..512] == [0; 512]);
+}
+
+#[test]
+fn a_script_ends_connections_and_controllers() {
+    for (script, reset) in
+        [("reset connection at 10ms", Reset::Connection), ("reset controller at 10ms", Reset::Controller)]
+    {
+        let (mut io, _admin) = Bench::scripted(script);
+        io.send(keyed(command::read(1, 0, 1, 0), 1, 0, 512), &[]).unwrap();
+        assert_eq!(io.wait(), None, "the answer first");
+        io.settle();
+        assert_eq!(io.wait(), Some(reset));
+        assert_eq!(io.exchange.is_over(), reset == Reset::Controller);
+    }
+}
+
+#[test]
+fn what_a_script_keeps_back_is_free_when_the_queue_is_gone() {
+    let (mut io, _admin) = Bench::scripted("latency fixed 10s");
+    let free = io.target.free_frames();
+    for cid in 0..4 {
+        io.send(keyed(command::read(1, 0, 8, 0), cid, 0, 4096), &[]).unwrap();
+        io.send(in_capsule(command::write(1, 0, 8, 0), 4 + cid, 4096), &[1; 4096]).unwrap();
+    }
+    assert_eq!(io.settle(), []);
+    io.exchange.end(io.target.context());
+    io.exchange.release(io.target.context());
+    assert_eq!((io.target.free_frames(), io.exchange.due()), (free, None));
 }

@@ -1,7 +1,7 @@
 //! An I/O command of which some data, or the lists that say where it lies, is reached by messages. The command is begun anew here and
 //! stays among the parked ones; each try takes it as far as what has come from the host allows.
 
-use doorbell_spec::{command::NvmOpcode, status::generic};
+use doorbell_spec::status::generic;
 use doorbell_vfio_user::Access;
 
 use super::super::{
@@ -83,8 +83,8 @@ impl Job {
                         return Ok(Outcome::Done(generic::SUCCESS));
                     }
                     *stage = match sends {
-                        true => Stage::Fetch(courier.read(self.pieces.clone())),
-                        false if self.command.opc == NvmOpcode::READ.0 => Stage::Read,
+                        true => Stage::Fetch(courier.read(std::mem::take(&mut self.pieces))),
+                        false if IoQueue::reads(&self.command) => Stage::Read,
                         false => Stage::Execute,
                     };
                 }
@@ -127,7 +127,7 @@ impl Job {
                     if outcome != Outcome::Done(generic::SUCCESS) {
                         return Ok(outcome);
                     }
-                    *stage = Stage::Fill(courier.write(self.pieces.clone(), bytes));
+                    *stage = Stage::Fill(courier.write(std::mem::take(&mut self.pieces), bytes));
                 }
                 Stage::Fill(key) => {
                     let Some(went) = courier.take(*key) else { return Ok(Outcome::Again) };

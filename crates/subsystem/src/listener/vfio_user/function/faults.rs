@@ -3,10 +3,9 @@
 
 use std::time::Instant;
 
-use doorbell_spec::status::Status;
 use zerocopy::little_endian::U16;
 
-use super::{super::job::Lost, Context, Function};
+use super::{super::job::Lost, Context, Function, Said};
 use crate::fault::{Fate, Reset};
 
 impl Function {
@@ -21,10 +20,10 @@ impl Function {
     }
 
     /// Answers an I/O command, when the script lets it.
-    pub(super) fn complete(&mut self, qid: u16, cid: U16, status: Status) {
-        let fate = self.faults.as_mut().map(|faults| faults.done(qid, cid.get(), status, status));
+    pub(super) fn complete(&mut self, qid: u16, cid: U16, said: Said) {
+        let fate = self.faults.as_mut().map(|faults| faults.done(qid, cid.get(), said.0, said));
         if let None | Some(Fate::Send(_)) = fate {
-            self.post(qid, cid, status, 0);
+            self.post(qid, cid, said.0, said.1);
         }
     }
 
@@ -44,8 +43,8 @@ impl Function {
                 return Ok(true);
             }
         }
-        while let Some((qid, cid, status, times)) = self.faults.as_mut().and_then(|faults| faults.next()) {
-            (0..times).for_each(|_| self.post(qid, cid.into(), status, 0));
+        while let Some((qid, cid, (status, result), times)) = self.faults.as_mut().and_then(|faults| faults.next()) {
+            (0..times).for_each(|_| self.post(qid, cid.into(), status, result));
             any = true;
         }
         if let Some(faults) = self.faults.as_mut().filter(|_| any) {
