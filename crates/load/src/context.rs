@@ -14,7 +14,7 @@ use std::{
 use doorbell_platform::{Arena, Backing};
 use doorbell_queue::{Counters, Done, Down, Drain, IoQueue, REAP_BATCH, Slot, Wait};
 use doorbell_result::{
-    ContextResult, EndReason, Layout, Precision, QueueUse, SlowRecord, Timeouts, Timing, document::QueuePlan,
+    ContextResult, EndReason, IoKind, Layout, Precision, QueueUse, SlowRecord, Timeouts, Timing, document::QueuePlan,
 };
 use doorbell_spec::status::{self, Status};
 
@@ -30,9 +30,10 @@ use crate::{
     recorder::{Errors, Recorder, Slow},
     slices::{Exchange, Slice},
     stop::Clock,
-    timing::{Batch, Exact, Mode, Off, Sampled, Sampler, cost_of_reading},
+    timing::{Batch, Exact, Mode, Off, Sampled, Sampler, Verified, cost_of_reading, in_mode},
     transport_counters::counters,
-    workload::{Part, Workload},
+    verify::Verifier,
+    workload::{Draw, Part, Workload},
 };
 
 pub(crate) use outage::Comeback;
@@ -175,6 +176,8 @@ pub(crate) struct Context<'a, Q, C> {
     timeouts: Timeouts,
     /// When I/Os arrive; none in a closed loop, where each that is over makes room for the next.
     pacing: Option<Box<Pacing>>,
+    /// Whether what is read is what was written.
+    verifier: Option<Box<Verifier>>,
 }
 
 impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
@@ -255,6 +258,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             next_look: u64::MAX,
             timeouts: Timeouts::default(),
             pacing: None,
+            verifier: None,
         })
     }
 
@@ -293,6 +297,11 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
         Self { pacing: pacing.map(Box::new), ..self }
     }
 
+    /// Stamps what is written, and looks at what is read.
+    pub fn with_verifier(self, verifier: Option<Verifier>) -> Self {
+        Self { verifier: verifier.map(Box::new), ..self }
+    }
+
     #[cfg(test)]
     pub fn recorder_mut(&mut self) -> &mut Recorder {
         &mut self.recorder
@@ -305,6 +314,9 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
     #[inline(always)]
     fn issue<M: Mode>(&mut self, index: u32, lane: usize) {
         let draw = self.workload.draw();
+        if M::VERIFY {
+            self.stamp(index, draw);
+        }
         let sampled = M::SAMPLED && self.sampler.picks();
         if sampled {
             self.now = self.clock.now();
@@ -330,6 +342,11 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
         };
         if let Some(protector) = &self.protector {
             protector.issue(of, self.arena.region(), self.tags[index as usize].buffer, tag.slba);
+        }
+        if M::VERIFY
+            && let Some(verifier) = &mut self.verifier
+        {
+            verifier.begin(index, of.label.kind, tag.slba, tag.left);
         }
         self.lanes[lane].push(index, tag, geometry, &mut self.tags);
         if self.task.limit.is_some_and(|limit| self.recorder.submitted() >= limit) {
@@ -359,12 +376,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
                 Ok(0) => break,
                 Ok(count) => {
                     found += count;
-                    match self.task.timing {
-                        Timing::Exact => self.settle::<Exact>(index, &done[..count]),
-                        Timing::Batch => self.settle::<Batch>(index, &done[..count]),
-                        Timing::Sampled(_) => self.settle::<Sampled>(index, &done[..count]),
-                        Timing::Off => self.settle::<Off>(index, &done[..count]),
-                    }
+                    in_mode!(self.settle(index, &done[..count]));
                     if self.eager && count == most {
                         // Put back while that may lose a queue, as below.
                         self.done = done;
@@ -413,6 +425,9 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
                 }
                 let looked = self.protector.is_some() && self.look_at_protection(index);
                 self.record(index, M::EACH || M::SHARED || sampled);
+                if M::VERIFY {
+                    self.compare(index);
+                }
                 if M::EACH && (failed || looked) {
                     // To tell of it took a while.
                     self.look();
@@ -475,6 +490,27 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
         }
     }
 
+    /// Makes the data of the I/O that is issued next tell what it is, and reads the clock behind that.
+    fn stamp(&mut self, index: u32, draw: Draw) {
+        let (geometry, class) = (&self.task.geometry, usize::from(2 * draw.size + u8::from(!draw.read)));
+        let of = &geometry.classes[class];
+        if let Some(verifier) = &self.verifier
+            && of.label.kind == IoKind::Write
+        {
+            let lba = geometry.first_block + draw.offset * of.stride;
+            verifier.stamp(self.arena.region(), self.tags[index as usize].buffer, lba, of.blocks);
+        }
+        self.now = self.clock.now();
+    }
+
+    /// Holds what an I/O that is over has read against what was written.
+    fn compare(&mut self, index: u32) {
+        let Some(verifier) = &mut self.verifier else { return };
+        for wrong in verifier.end(index, &self.tags[index as usize], self.arena.region()) {
+            self.reporter.error(&format!("{} from core {}: {wrong}", self.task.path, self.task.core));
+        }
+    }
+
     #[cold]
     fn record_failure(&mut self, index: u32) {
         let tag = self.tags[index as usize];
@@ -518,6 +554,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
         for tag in self.lanes[index].stop(&mut self.tags) {
             if !self.tags[tag as usize].is_live() {
                 self.record(tag, false);
+                self.compare(tag);
             }
         }
     }
@@ -537,6 +574,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             if tag.is_live() {
                 (tag.outstanding, tag.left, tag.fate) = (0, 0, Fate::Abandoned);
                 self.record(index, false);
+                self.compare(index);
             }
         }
     }
@@ -546,12 +584,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
         if let Some(pacing) = &mut self.pacing {
             return pacing.refill(self.lanes.len());
         }
-        match self.task.timing {
-            Timing::Exact => self.fill_in::<Exact>(),
-            Timing::Batch => self.fill_in::<Batch>(),
-            Timing::Sampled(_) => self.fill_in::<Sampled>(),
-            Timing::Off => self.fill_in::<Off>(),
-        }
+        in_mode!(self.fill_in());
         self.flush();
     }
 
@@ -690,6 +723,18 @@ impl<Q: IoQueue, C: Clock> Pass for Context<'_, Q, C> {
         }
         self.counted.extend(self.lanes.iter().map(|lane| lane.queue.counters()));
         let transport = self.transport.take().map(|(name, device)| counters(name, device, &self.counted));
+        let verification = self.verifier.take().map(|verifier| verifier.finish());
+        if let Some(found) = verification.as_ref().filter(|found| found.wrong() > 0) {
+            let kinds = found.mismatches.iter().map(|(kind, count)| format!("{kind}: {count}"));
+            self.problems.push(format!(
+                "{} from core {}: {} of {} blocks that were read were not what they should have been ({})",
+                self.task.path,
+                self.task.core,
+                found.wrong(),
+                found.checked,
+                kinds.collect::<Vec<_>>().join(", ")
+            ));
+        }
         let precision = self.precision();
         // Who was to issue so many I/Os has dropped none.
         let until = if self.ended == Some(EndReason::Count) { 0 } else { self.recorder.end().min(self.now) };
@@ -741,6 +786,7 @@ impl<Q: IoQueue, C: Clock> Pass for Context<'_, Q, C> {
             outages: self.outages,
             timeouts: self.timeouts,
             open_loop,
+            verification,
             ..ContextResult::default()
         };
         let last = match self.series {

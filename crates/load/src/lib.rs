@@ -3,7 +3,7 @@
 //!
 //! [`plan`] says who drives what, `run` connects and watches, `worker` is the loop of a core, `context` one worker's load on one
 //! namespace, `classes` what its I/Os do, `lane` one of its queues, `timing` how its I/Os are stamped, `pacing` when they arrive in an open loop, `recorder` its counts, `slices` their course in time,
-//! `coverage` where they went, `fill` what they write, `outage` how lost queues are replaced, `survey` which zones a queue writes and `zones` the queue that does, `memory` whether there is enough for all, [`workload`] (with
+//! `coverage` where they went, `fill` what they write, `verify` whether it is still there, `outage` how lost queues are replaced, `survey` which zones a queue writes and `zones` the queue that does, `memory` whether there is enough for all, [`workload`] (with
 //! [`zipf`] and [`permutation`]) its sequence of I/Os. `clock_check` and `head_room` measure the tool itself.
 
 #[cfg(test)]
@@ -45,6 +45,7 @@ mod timing_tests;
 mod transport_counters;
 #[cfg(test)]
 mod truth_tests;
+mod verify;
 mod worker;
 pub mod workload;
 pub mod zipf;

@@ -3,7 +3,10 @@
 
 use doorbell_platform::{Sysfs, huge_pages::Pool, memlock};
 
-use crate::plan::{Access, RunOptions};
+use crate::{
+    plan::{Access, RunOptions},
+    verify::Verifier,
+};
 
 /// Whether there is enough for the buffers of these contexts.
 ///
@@ -15,6 +18,26 @@ pub(crate) fn check(options: &RunOptions, contexts: &[Access]) -> Result<(), Str
     compare(options, contexts, available(), huge)?;
     let pinned = contexts.iter().filter(|access| matches!(access, Access::Pinned | Access::Registered)).count();
     if pinned > 0 { memlock::reckon(buffers(options, pinned)) } else { Ok(()) }
+}
+
+/// Whether there is enough for what each block of so many may hold (`--verify`).
+///
+/// # Errors
+/// What is missing, and what to change.
+pub(crate) fn check_ledger(blocks: u64) -> Result<(), String> {
+    compare_ledger(blocks, available())
+}
+
+fn compare_ledger(blocks: u64, available: Option<u64>) -> Result<(), String> {
+    let needed = Verifier::bytes(blocks);
+    match available {
+        Some(available) if needed > available => Err(format!(
+            "--verify keeps {} MiB for what each of {blocks} blocks may hold, and the machine has {} MiB free; give it less with --range",
+            needed.div_ceil(1 << 20),
+            available >> 20
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// `available` is what the system can give, where it says so, and `huge` what is set aside in free huge pages, both in bytes.
@@ -78,6 +101,9 @@ mod tests {
         let few = compare(&options, &own, Some(500 * MIB), 300 * MIB).unwrap_err();
         assert!(few.starts_with("2 x 256 buffers (-q) of 1048576 bytes (-o) are 512 MiB, more than the 500"), "{few}");
         let asked = compare(&options, &shared, Some(500 * MIB), 50 * MIB).unwrap_err();
+        let ledger = compare_ledger(1 << 28, Some(MIB << 10)).unwrap_err();
+        assert!(ledger.starts_with("--verify keeps 2048 MiB for what each of 268435456 blocks"), "{ledger}");
+        assert_eq!(compare_ledger(1 << 28, Some(MIB << 11)), Ok(()));
         assert!(asked.starts_with("600 MiB of memory are asked for (-s), and the machine has 550 MiB"), "{asked}");
     }
 }

@@ -143,6 +143,8 @@ pub struct Selection {
     pub flush_every: Option<u32>,
     /// What buffers hold at the start (`--fill`).
     pub fill: Fill,
+    /// Stamp what is written and check what is read, in this run of all (`--verify`).
+    pub verify: Option<u64>,
 }
 
 impl Selection {
@@ -400,6 +402,9 @@ impl Shape {
                 Csi::NVM.name()
             ));
         }
+        if options.selection.verify.is_some() && (self.zoned.is_some() || self.metadata_size > 0) {
+            return skip("--verify is built for namespaces without zones and without metadata".into());
+        }
         let carried = Carried::of(self);
         if carried.apart > 0 && !matches!(self.access, Access::Shared | Access::Pinned) {
             return skip(format!(
@@ -592,6 +597,11 @@ pub(crate) mod tests {
         }
         let odd = RunOptions { io_size: 36964, ..options.clone() };
         assert!(shape().admit(&odd).unwrap_err().contains("multiple"));
+        let verifying =
+            RunOptions { selection: Selection { verify: Some(1), ..Selection::default() }, ..options.clone() };
+        assert_eq!(shape().admit(&verifying), Ok(vec![]));
+        let beside = Shape { metadata_size: 8, ..shape() };
+        assert!(beside.admit(&verifying).unwrap_err().contains("--verify is built for"));
         let deep = RunOptions { io_depth: 128, ..options.clone() };
         let advice = shape().admit(&deep).unwrap();
         assert!(advice.len() == 2 && advice[0].contains("128 places in an I/O queue that has 127"), "{advice:?}");

@@ -44,6 +44,7 @@ use crate::{
     slices::{Exchange, Series, Slice},
     stop::{StopFlag, Tsc},
     survey::{self, Survey},
+    verify::Verifier,
     worker::{Beside, Ending, Progress, Rest, Times, drive},
     workload::{Part, Workload, generator},
     zipf::Zipf,
@@ -129,6 +130,8 @@ struct Plan {
     incarnation: u64,
     /// What the context will be told of lost controllers, when they are brought back.
     news: Option<Receiver<News>>,
+    /// The number of the run, and what is verified.
+    verify: Option<(u64, u32, Part)>,
     /// Its place among all contexts.
     index: usize,
     /// The zones that each of its queues writes.
@@ -237,13 +240,13 @@ impl Run<'_> {
         let mut of_worker = vec![0; options.cores.len()];
         let pairs = associate(options.cores.len(), admitted.len(), options.use_every_core);
         // A position has one owner: who is left without one would issue another's.
-        if options.selection.full_coverage
+        if (options.selection.full_coverage || options.selection.verify.is_some())
             && let Some(pair) = pairs.iter().find(|pair| pair.sharers > admitted[pair.namespace].ios(options.io_size))
         {
             let (admitted, sharers) = (&admitted[pair.namespace], pair.sharers);
             let (shape, units) = (&admitted.shape, admitted.ios(options.io_size));
             self.problem(format!(
-                "{}: --coverage full gives each of {sharers} cores a part of its {units} I/Os of {} bytes, and there are fewer of these; \
+                "{}: --coverage full and --verify give each of {sharers} cores a part of its {units} I/Os of {} bytes, and there are fewer of these; \
                  name fewer cores (-c) or lower -o",
                 shape.path, options.io_size
             ));
@@ -267,9 +270,16 @@ impl Run<'_> {
         };
         let plans = pairs.iter().enumerate().map(|(place, pair)| {
             let Admitted { port, shape, range, most } = &admitted[pair.namespace];
+            let (mut pair, mut range) = (*pair, *range);
+            let io_blocks = u64::from(options.io_size / shape.block_size);
+            if options.selection.verify.is_some() {
+                // What one writes another would not expect.
+                let part = Part::of((range.end - range.start) / io_blocks, pair.share, pair.sharers);
+                range = Part { start: range.start + part.start * io_blocks, end: range.start + part.end * io_blocks };
+                (pair.share, pair.sharers) = (0, 1);
+            }
             let (core, index) = (options.cores[pair.worker], of_worker[pair.worker]);
             of_worker[pair.worker] += 1;
-            let (shape, range) = (shape, *range);
             let mut classes = shape.classes(options, *most);
             let qpairs = usize::from(options.qpairs);
             let shares = zones[pair.namespace].chunks(qpairs).nth(pair.share as usize).unwrap_or_default();
@@ -277,7 +287,7 @@ impl Run<'_> {
             // What is written goes elsewhere.
             classes.iter_mut().for_each(|class| class.watched &= !placed);
             let depth = survey::depth(shares, options);
-            let (blocks, io_blocks) = (range.end - range.start, u64::from(options.io_size / shape.block_size));
+            let blocks = range.end - range.start;
             let units = blocks / io_blocks;
             let limit = options.number_ios.map(|limit| limit.ios(units));
             let percent_ios = limit.filter(|_| matches!(options.number_ios, Some(Limit::Percent(_))));
@@ -322,6 +332,7 @@ impl Run<'_> {
                 exchange: options.interval.map(|_| Exchange::new(classes.len())),
                 port: port.clone(),
                 shares: shares.to_vec(),
+                verify: options.selection.verify.map(|run| (run, shape.block_size, range)),
                 pacing: pacing(place, pair.worker, generator(!options.seed, core, index), depth),
                 workload,
                 task: Task {
@@ -385,7 +396,8 @@ impl Run<'_> {
 
     fn has_memory(&mut self, plans: &[Plan]) -> bool {
         let contexts: Vec<_> = plans.iter().map(|plan| plan.access).collect();
-        let checked = memory::check(self.options, &contexts);
+        let verified = plans.iter().filter_map(|plan| plan.verify).map(|(_, _, part)| part.end - part.start).sum();
+        let checked = memory::check(self.options, &contexts).and_then(|()| memory::check_ledger(verified));
         checked.map_err(|why| self.problem(why)).is_ok()
     }
 
@@ -794,7 +806,11 @@ fn context_of<'a, Q: IoQueue + 'a>(
     let Plan { port, incarnation, pacing, .. } = plan;
     let active: Vec<Q> = queues.active.into_iter().filter_map(of_kind).collect();
     again.push(Again::new(&plan.task, &plan.workload, active.iter().map(|queue| queue.needs().slots).collect()));
-    let context = Context::new(plan.task, plan.workload, active, Tsc, common.reporter)?;
+    let depth = plan.task.depth;
+    let verifier = plan
+        .verify
+        .map(|(run, block_size, part)| Verifier::new(run, block_size, part.start, part.end - part.start, depth));
+    let context = Context::new(plan.task, plan.workload, active, Tsc, common.reporter)?.with_verifier(verifier);
     let (transport, attempts) = (common.options.transport_stats.then(|| port.transport()).flatten(), port.attempts());
     let patience = common.timeout.map(|ticks| Patience { ticks, port: port.clone() });
     let comeback = plan.news.map(|news| Comeback { port, news, attempts, of_kind });

@@ -1,6 +1,6 @@
 //! Which readings of the clock stamp an I/O (`--timing`). A context's loop is compiled for each [`Mode`], and chooses one a batch.
 
-use std::hint::black_box;
+use std::{hint::black_box, marker::PhantomData};
 
 use crate::stop::Clock;
 
@@ -12,6 +12,8 @@ pub(crate) trait Mode {
     const SHARED: bool = false;
     /// The stamps of some I/Os have readings of their own.
     const SAMPLED: bool = false;
+    /// What is read is held against what was written (`--verify`).
+    const VERIFY: bool = false;
 }
 
 /// [`Timing::Exact`](doorbell_result::Timing::Exact).
@@ -33,6 +35,33 @@ impl Mode for Sampled {
     const SAMPLED: bool = true;
 }
 impl Mode for Off {}
+
+/// The same with `--verify`.
+pub(crate) struct Verified<M>(PhantomData<M>);
+
+impl<M: Mode> Mode for Verified<M> {
+    const EACH: bool = M::EACH;
+    const SHARED: bool = M::SHARED;
+    const SAMPLED: bool = M::SAMPLED;
+    const VERIFY: bool = true;
+}
+
+/// Calls a function of a [`Mode`] in the one that a context's load is in.
+macro_rules! in_mode {
+    ($context:ident.$function:ident($($argument:expr),*)) => {
+        match ($context.task.timing, $context.verifier.is_some()) {
+            (Timing::Exact, false) => $context.$function::<Exact>($($argument),*),
+            (Timing::Batch, false) => $context.$function::<Batch>($($argument),*),
+            (Timing::Sampled(_), false) => $context.$function::<Sampled>($($argument),*),
+            (Timing::Off, false) => $context.$function::<Off>($($argument),*),
+            (Timing::Exact, true) => $context.$function::<Verified<Exact>>($($argument),*),
+            (Timing::Batch, true) => $context.$function::<Verified<Batch>>($($argument),*),
+            (Timing::Sampled(_), true) => $context.$function::<Verified<Sampled>>($($argument),*),
+            (Timing::Off, true) => $context.$function::<Verified<Off>>($($argument),*),
+        }
+    };
+}
+pub(crate) use in_mode;
 
 /// Picks one of each N I/Os in a row, at a place that is drawn: at a fixed one the samples would keep step with what repeats in the
 /// load, the queues in turn first of all.

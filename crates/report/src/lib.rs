@@ -17,6 +17,7 @@ pub mod status_line;
 pub mod telemetry;
 pub mod timing;
 pub mod transport_stats;
+pub mod verification;
 pub mod zones;
 
 /// `ticks` in microseconds.

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::telemetry::Drive;
-use crate::{Account, Distribution, Percentile, ZoneManagement, schema};
+use crate::{Account, Distribution, Percentile, Verification, ZoneManagement, schema};
 
 /// The version of the format that this crate writes and reads. It changes with every change of the schema.
 pub const SCHEMA_VERSION: u32 = 2;
@@ -361,6 +361,8 @@ pub struct Results {
     pub open_loop: Option<OpenLoopRecord>,
     /// When the first window began, in seconds since 1970; `None` where none did.
     pub window_began_s: Option<f64>,
+    /// What `--verify` found, all contexts together.
+    pub verification: Option<Verification>,
 }
 
 /// An open loop, all contexts together; counts are of arrivals planned within the window.

@@ -15,6 +15,7 @@ mod proof;
 mod results;
 pub mod schema;
 pub mod telemetry;
+mod verification;
 
 pub use distribution::{CUT_OFFS, Distribution, Percentile};
 pub use document::{Document, Latency, Measurement};
@@ -22,6 +23,8 @@ pub use histogram::{Bucket, LatencyHistogram};
 pub use io_kind::IoKind;
 pub use open_loop::{Arrival, OpenLoop};
 pub use proof::{Audit, ClockOffset, Coverage, Layout, QueueUse, SlowRecord, WorkerResult};
+
+pub use verification::{Mismatch, MismatchKind, Verification};
 
 use std::collections::BTreeMap;
 
@@ -155,6 +158,8 @@ pub struct ContextResult {
     pub zones: Option<ZoneManagement>,
     /// What was planned, in an open loop.
     pub open_loop: Option<OpenLoop>,
+    /// What `--verify` found.
+    pub verification: Option<Verification>,
 }
 
 /// Commands that keep zones fit to be written. They are no I/Os: those that wait for one have that in their latency.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     ContextResult, Distribution, IoKind, Latency, LatencyStats, Measurement, OpenLoop, Operation, RunResult,
+    Verification,
     document::{ContextMeasurement, ContextPlan, OpenLoopRecord, OutageRecord, Results, SlowIo, WorkerUse, ZoneRecord},
 };
 
@@ -30,8 +31,16 @@ impl Results {
             contexts,
             open_loop: OpenLoopRecord::of(run),
             window_began_s: None,
+            verification: verification(run),
         }
     }
+}
+
+fn verification(run: &RunResult) -> Option<Verification> {
+    let mut all = run.contexts.iter().filter_map(|context| context.verification.as_ref());
+    let mut sum = all.next()?.clone();
+    all.for_each(|one| sum.merge(one));
+    Some(sum)
 }
 
 /// The sums by size, where there are several.

@@ -20,7 +20,7 @@ use std::{
 };
 
 use doorbell_host::{Cancel, Controller, ControllerOptions, Namespace, Probed, Reconnect, TransportType, probe};
-use doorbell_load::{Event, Limit, Pattern, PollMode, RunOptions, StopFlag, Target, run};
+use doorbell_load::{Event, Limit, Pattern, PollMode, RunOptions, Selection, StopFlag, Target, run};
 use doorbell_platform::open_files;
 use doorbell_result::{Document, document::ExitReason};
 use tracing::Level;
@@ -129,6 +129,9 @@ fn perform(options: &Options, document: &mut Document, outputs: &Outputs) -> Res
         attached => attached?,
     };
     let all_there = document.exit.errors.is_empty();
+    if options.selection.verify.is_some() {
+        paths::refuse_twice(&targets)?;
+    }
     record::add_paths(document, &files, &targets, options, controller_options.num_io_queues);
     for line in paths::describe(&targets).lines() {
         tell(line);
@@ -249,7 +252,11 @@ fn run_options(options: &Options, seed: u64) -> RunOptions {
         io_size: options.io_size,
         io_unit: options.io_unit,
         pattern: Pattern { random: options.pattern.random, read_percent: options.pattern.read_percent },
-        selection: options.selection.clone(),
+        selection: Selection {
+            // Another than that of any run before, whatever the seed.
+            verify: options.selection.verify.map(|_| RandomState::new().hash_one(std::process::id())),
+            ..options.selection.clone()
+        },
         time: Duration::from_secs(options.time_s.into()),
         warm_up: Duration::from_secs(options.warmup_s.into()),
         number_ios: options.number_ios.map(|limit| match limit {

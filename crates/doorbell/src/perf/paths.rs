@@ -31,3 +31,17 @@ pub fn describe(targets: &[Target]) -> String {
     }
     text
 }
+
+/// Refuses namespaces that are tested over more than one path, where what is written over one would be wrong over the other.
+pub fn refuse_twice(targets: &[Target]) -> Result<(), String> {
+    for (at, target) in targets.iter().enumerate() {
+        let identifier = target.namespace.identifier();
+        let twin =
+            targets[..at].iter().find(|other| identifier.is_some() && other.namespace.identifier() == identifier);
+        if let Some(twin) = twin {
+            let [one, other] = [twin, target].map(|target| target.path(&target.namespace.name));
+            return Err(format!("--verify: {one} and {other} are the same namespace; name it once"));
+        }
+    }
+    Ok(())
+}

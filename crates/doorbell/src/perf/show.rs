@@ -9,7 +9,7 @@ use doorbell_load::{Event, Second};
 use doorbell_report::{
     audit, failures, open_loop, parts, percentiles, spdk_latency, spdk_table,
     status_line::{Course, ERASE, StatusLine},
-    telemetry, timing, transport_stats, zones,
+    telemetry, timing, transport_stats, verification, zones,
 };
 use doorbell_result::{Document, RunResult, audit::holds};
 
@@ -94,6 +94,7 @@ pub fn result(result: &RunResult, document: &Document, options: &Options) -> boo
     }
     out(&open_loop::summary(result));
     out(&zones::lines(result));
+    verification::lines(&document.results).lines().for_each(tell);
     timing::line(result).lines().for_each(tell);
     failures::failures(result).lines().for_each(tell);
     telemetry::lines(&document.drives).lines().for_each(tell);

@@ -7,7 +7,7 @@ use super::Context;
 use crate::{
     pacing::Pacing,
     stop::Clock,
-    timing::{Batch, Exact, Mode, Off, Sampled},
+    timing::{Batch, Exact, Mode, Off, Sampled, Verified, in_mode},
 };
 
 impl<Q: IoQueue, C: Clock> Context<'_, Q, C> {
@@ -16,12 +16,7 @@ impl<Q: IoQueue, C: Clock> Context<'_, Q, C> {
         let Some(mut pacing) = self.pacing.take() else { return };
         // In an outage arrivals wait.
         if self.outage.is_none() && !self.lanes.is_empty() {
-            match self.task.timing {
-                Timing::Exact => self.pace_in::<Exact>(&mut pacing),
-                Timing::Batch => self.pace_in::<Batch>(&mut pacing),
-                Timing::Sampled(_) => self.pace_in::<Sampled>(&mut pacing),
-                Timing::Off => self.pace_in::<Off>(&mut pacing),
-            }
+            in_mode!(self.pace_in(&mut pacing));
         }
         self.pacing = Some(pacing);
     }

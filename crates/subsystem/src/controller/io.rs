@@ -11,6 +11,7 @@ use doorbell_spec::{
 };
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
+use super::harm::Harm;
 use crate::{
     frames::{FRAME, Frame, frames_for, place, push_ranges},
     namespace::{Clear, Found, Namespace, Outcome, Pool, RESERVE, Request, ZonedBlocks},
@@ -27,6 +28,8 @@ pub(crate) struct IoQueue {
     qid: u16,
     period: u64,
     tally: Tally,
+    /// What a fault script does to the data of its commands, where there is one that does.
+    pub(super) harm: Option<Box<Harm>>,
 }
 
 /// What the queue did since its counts were last added to the subsystem's.
@@ -83,7 +86,7 @@ type Extent<'a> = (&'a Namespace, u64, u64);
 
 impl IoQueue {
     pub(super) fn new(association: Arc<Association>, qid: u16, period: u64) -> Self {
-        Self { association, qid, period, tally: Tally::default() }
+        Self { association, qid, period, tally: Tally::default(), harm: None }
     }
 
     /// Whether the controller it belongs to has been reset or is gone.
@@ -269,11 +272,25 @@ impl IoQueue {
         command: &Command,
         write: impl FnOnce(&Region, Range) -> T,
     ) -> Option<T> {
-        let (namespace, at, len) = self.touched(command).filter(|_| command.opc == NvmOpcode::WRITE.0)?;
+        let whole = command.opc == NvmOpcode::WRITE.0 && self.harm.is_none();
+        let (namespace, at, len) = self.touched(command).filter(|_| whole)?;
         let written = namespace.overwrite(pool, at, len as u32, write)?;
         self.tally.writes += 1;
         self.tally.written_bytes += len;
         Some(written)
+    }
+
+    /// What a fault script makes of what has been found.
+    #[cold]
+    fn harm_read(&mut self, pool: &mut Pool, command: &Command, found: &mut Found) -> Outcome {
+        let done = Outcome::Done(generic::SUCCESS);
+        let Some(mut harm) = self.harm.take() else { return done };
+        let outcome = match self.extent(command) {
+            Ok((namespace, at, len)) => harm.read(pool, namespace, command.cid.get(), (at, len as u32), found),
+            Err(_) => done,
+        };
+        self.harm = Some(harm);
+        outcome
     }
 
     /// The bytes of a Read or a Write that are in memory.
@@ -295,10 +312,13 @@ impl IoQueue {
         let Ok((namespace, at, len)) = self.extent(command) else {
             return Outcome::Done(generic::LBA_OUT_OF_RANGE.with_dnr());
         };
-        let outcome = match namespace.formatted() {
+        let mut outcome = match namespace.formatted() {
             Some(blocks) => blocks.read(pool, Request::new(command), found),
             None => namespace.read(pool, at, len as u32, found),
         };
+        if self.harm.is_some() && outcome == Outcome::Done(generic::SUCCESS) {
+            outcome = self.harm_read(pool, command, found);
+        }
         if outcome != Outcome::Again {
             self.tally.reads += 1;
             self.tally.read_bytes += len;
@@ -321,7 +341,15 @@ impl IoQueue {
         frames: &mut Vec<Frame>,
         progress: &mut Progress,
     ) -> Outcome {
-        let outcome = self.carry_out(pool, command, frames, progress);
+        let instead = self.harm.as_mut().filter(|_| command.opc == NvmOpcode::WRITE.0).map(|harm| {
+            let namespace = self.association.subsystem.namespace(command.nsid.get());
+            harm.write(pool, namespace, command, frames, progress.bytes == 0)
+        });
+        let outcome = match instead {
+            Some(Err(outcome)) => return outcome,
+            Some(Ok(command)) => self.carry_out(pool, &command, frames, progress),
+            None => self.carry_out(pool, command, frames, progress),
+        };
         let outcome = outcome.unwrap_or_else(Outcome::Done);
         if outcome == Outcome::Done(generic::SUCCESS)
             && command.fua()

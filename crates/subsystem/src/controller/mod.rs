@@ -7,6 +7,7 @@
 mod admin;
 mod connect;
 mod features;
+mod harm;
 mod identify;
 mod io;
 mod log;
@@ -14,6 +15,7 @@ mod property;
 
 pub(crate) use admin::{Admin, Answer, Limits, Transport};
 pub(crate) use connect::{Accepted, Session, connect};
+pub(crate) use harm::History;
 pub(crate) use identify::VENDOR;
 pub(crate) use io::{IoQueue, Need, Plan, Progress};
 pub(crate) use log::ADMIN_ENTRIES;

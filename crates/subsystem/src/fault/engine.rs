@@ -20,9 +20,10 @@ use rustix::time::{ClockId, clock_gettime};
 use super::{
     latency::unit,
     log::Log,
-    script::{Deed, Rule, Script, Target},
+    script::{Damage, Deed, Rule, Script, Target},
     tracking::Tracking,
 };
+use crate::controller::History;
 
 /// A script that is carried out.
 #[derive(Debug)]
@@ -37,6 +38,10 @@ pub(crate) struct Engine {
     pub(super) log: Option<Log>,
     /// Latencies for hosts that ask for them, if the script offers them.
     pub(crate) tracking: Option<Tracking>,
+    /// What blocks held before, where reads may be stale.
+    pub(super) history: Option<Arc<History>>,
+    /// Whether data is damaged at all.
+    pub(super) corrupts: bool,
 }
 
 /// What is to become of a command.
@@ -47,6 +52,8 @@ pub(super) struct Verdict {
     pub(super) failure: Option<Status>,
     pub(super) dropped: bool,
     pub(super) duplicated: bool,
+    /// What becomes of its data, and bits that choose how.
+    pub(super) damage: Option<(Damage, u64)>,
 }
 
 impl Engine {
@@ -59,7 +66,12 @@ impl Engine {
         let epoch = Arc::default();
         let log = log.map(|path| Log::create(path, &epoch)).transpose()?;
         let tracking = script.intel_latency.then(Tracking::default);
-        Ok(Arc::new(Self { tracking, script, epoch, met, next: AtomicU64::new(0), log }))
+        let damages = |wanted: fn(Damage) -> bool| {
+            script.rules.iter().any(|rule| matches!(rule.deed, Deed::Damage(damage) if wanted(damage)))
+        };
+        let (corrupts, stale) = (damages(|_| true), damages(|damage| damage == Damage::StaleRead));
+        let history = stale.then(Arc::default);
+        Ok(Arc::new(Self { tracking, script, epoch, met, next: AtomicU64::new(0), log, history, corrupts }))
     }
 
     /// The time now. The first call makes it begin.
@@ -96,6 +108,7 @@ impl Engine {
                 }
                 Deed::Drop => verdict.dropped = true,
                 Deed::Duplicate => verdict.duplicated = true,
+                Deed::Damage(damage) => verdict.damage = verdict.damage.or(Some((*damage, bits))),
             }
         }
         verdict

@@ -1,4 +1,4 @@
-//! Faults on request: latencies, stalls, errors, lost and repeated completions, slow digests, a limit of the rate, resets. A
+//! Faults on request: latencies, stalls, errors, lost and repeated completions, damaged data, slow digests, a limit of the rate, resets. A
 //! [`Script`] says which (its grammar is in docs/fault-scripts.md), an [`Engine`] shared by all reactors decides what becomes of each
 //! I/O command, and the [`Faults`] of a connection keep completions back until they are due. A target without a script has none of
 //! these, and its connections ask once a command whether they have.
@@ -15,6 +15,7 @@ mod tracking;
 
 pub(crate) use engine::Engine;
 pub(crate) use pending::{Fate, Faults, Reset};
+pub(crate) use script::Damage;
 pub use script::Script;
 pub(crate) use tracking::Tracking;
 

@@ -17,6 +17,7 @@ use super::{
     log::{Buffer, Entry},
     script::Target,
 };
+use crate::controller::IoQueue;
 
 /// A command by its queue and its identifier.
 type Key = (u16, u16);
@@ -135,6 +136,14 @@ impl<T> Faults<T> {
             Ticket { arrived: now, verdict, posted: 0, opcode: command.opc, slba, blocks, status: Status::SUCCESS };
         self.open.insert((qid, command.cid.get()), ticket);
         verdict.failure
+    }
+
+    /// A command that has come is to have its data damaged, or what it overwrites kept, where the script wants that.
+    pub(crate) fn harm(&self, queue: &mut IoQueue, cid: u16) {
+        if self.engine.corrupts {
+            let damage = self.open.get(&(queue.qid(), cid)).and_then(|ticket| ticket.verdict.damage);
+            queue.harm(cid, damage, self.engine.history.as_ref());
+        }
     }
 
     /// A command is done and would be answered now.

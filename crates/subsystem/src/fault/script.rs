@@ -40,6 +40,29 @@ pub(super) enum Deed {
     Fail(Status),
     Drop,
     Duplicate,
+    Damage(Damage),
+}
+
+/// What becomes of data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Damage {
+    /// A write that is not carried out.
+    DroppedWrite,
+    /// One of which half is.
+    TornWrite,
+    /// One that goes to other blocks.
+    WrongLba,
+    /// A read that brings what was there before the last write.
+    StaleRead,
+    /// One with a bit flipped.
+    FlippedBit,
+}
+
+impl Damage {
+    /// Whether it is done to reads; the others are done to writes.
+    pub(super) fn is_of_reads(self) -> bool {
+        matches!(self, Self::StaleRead | Self::FlippedBit)
+    }
 }
 
 /// Which commands a rule is about: those that meet all conditions.
@@ -146,6 +169,27 @@ impl Script {
             "drop" => self.rule(Deed::Drop, words)?,
             "duplicate" => self.rule(Deed::Duplicate, words)?,
             "intel-latency" => self.intel_latency = true,
+            "corrupt" => {
+                let damage = match words.next("a kind of damage")? {
+                    "dropped-write" => Damage::DroppedWrite,
+                    "torn-write" => Damage::TornWrite,
+                    "wrong-lba" => Damage::WrongLba,
+                    "stale-read" => Damage::StaleRead,
+                    "flipped-bit" => Damage::FlippedBit,
+                    other => {
+                        return Err(format!(
+                            "\"{other}\" is not one of dropped-write, torn-write, wrong-lba, stale-read and flipped-bit"
+                        ));
+                    }
+                };
+                self.rule(Deed::Damage(damage), words)?;
+                let of = if damage.is_of_reads() { NvmOpcode::READ.0 } else { NvmOpcode::WRITE.0 };
+                if let Some(rule) = self.rules.last_mut()
+                    && *rule.pick.opcode.get_or_insert(of) != of
+                {
+                    return Err("this is done to reads or to writes by itself; leave \"on\" out".into());
+                }
+            }
             "digest" => self.digest = time(words.next("a time a KiB")?)?,
             "limit" => self.interval = 1e9 / rate(words.next("commands a second")?)?,
             "stall" => {
@@ -166,7 +210,7 @@ impl Script {
             }
             other => {
                 return Err(format!(
-                    "\"{other}\" is not one of seed, latency, error, drop, duplicate, digest, intel-latency, limit, stall and reset"
+                    "\"{other}\" is not one of seed, latency, error, drop, duplicate, corrupt, digest, intel-latency, limit, stall and reset"
                 ));
             }
         }

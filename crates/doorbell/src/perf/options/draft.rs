@@ -350,6 +350,7 @@ impl Draft {
                 0 => return Err(wrong("a flush comes after 1 write at least".into()).into()),
                 writes => self.selection.flush_every = Some(writes),
             },
+            Id::Verify => self.selection.verify = Some(0),
             Id::Coverage => match text.as_str() {
                 "random" => self.selection.full_coverage = false,
                 "full" => self.selection.full_coverage = true,

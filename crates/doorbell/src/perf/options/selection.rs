@@ -123,6 +123,8 @@ pub fn resolve(draft: &Draft, pattern: Pattern, word: &str, notes: &mut Vec<Stri
         "-d (--number-ios) in percent counts I/Os of one size, and -o (--io-size) mixes several; give a number"
     } else if selection.flush_every.is_some() && !writes {
         "--flush-every counts writes, and -w has none"
+    } else if selection.verify.is_some() && selection.operation.is_some() {
+        "--verify is for reads and writes, and -w has none"
     } else if selection.operation == Some(IoKind::Compare) && !matches!(selection.fill, Fill::Zero | Fill::Pattern(_)) {
         "-w compare needs to know what is there: --fill zero, or --fill pattern:HEX as it was written"
     } else {

@@ -288,6 +288,8 @@ Own {
         "A flush after N writes of each pair of core and namespace, as one of the -q I/Os."
     Overwrite - "overwrite" "NAME" Built
         "Write there although a partition table, a file system or somebody who uses it was found, or it cannot be looked at: a run that writes is refused then, with the name to give here. What is named is not looked at. Repeatable."
+    Verify - "verify" - Built
+        "Stamp each block that is written with LBA, sequence number and CRC-32C, and check each block that is read: what this run has not written must stay as it is first seen. Takes 8 bytes a block. A block that is wrong is told, and the exit status is 1."
     Coverage - "coverage" "WORD" Built
         "For the random patterns: random (default: each position may come again at any time) or full (each position exactly once a pass, in another order each time; what is left at the end, shorter than -o, is not used)."
     Engine - "engine" "WORD" Built

@@ -41,7 +41,7 @@ impl Exchange {
         command: &Command,
         checked: Result<(u32, Need), Status>,
     ) -> Result<(u32, Need), Status> {
-        let (Some(faults), Session::Io(queue)) = (&mut self.faults, &self.session) else { return checked };
+        let (Some(faults), Session::Io(queue)) = (&mut self.faults, &mut self.session) else { return checked };
         if command.is_fabrics() {
             return checked;
         }
@@ -49,7 +49,10 @@ impl Exchange {
         let digested = checked.as_ref().map_or(0, |&(len, _)| if moves { len } else { 0 });
         match faults.arrived(queue.qid(), command, digested) {
             Some(status) => Err(status),
-            None => checked,
+            None => {
+                faults.harm(queue, command.cid.get());
+                checked
+            }
         }
     }
 

@@ -194,6 +194,9 @@ impl Function {
                 left -= 1;
                 let Some(queue) = &mut sq.queue else { return Ok(false) };
                 let failure = self.faults.as_mut().and_then(|faults| faults.arrived(qid, &job.command, 0));
+                if let Some(faults) = &self.faults {
+                    faults.harm(queue, job.command.cid.get());
+                }
                 let outcome = match failure {
                     None => job.begin(queue, memory),
                     Some(status) => Ok(Outcome::Done(status)),

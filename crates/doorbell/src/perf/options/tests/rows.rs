@@ -164,6 +164,7 @@ fn rows() -> Vec<Row> {
         row(Id::Fill, "fill", "zero", Note("--fill has no effect: -w read sends no data"), ("one", "zero, random, pattern:HEX")),
         row(Id::FlushEvery, "flu", "8", Refused("--flush-every counts writes, and -w has none"), ("0", "after 1 write at least")),
         row(Id::Overwrite, "ov", "b", Note("--overwrite has no effect: nothing is written"), ANY),
+        row(Id::Verify, "verif", "", Set(|o| o.selection.verify.is_some(), |o| o.selection.verify.is_none()), FLAG),
         row(Id::Coverage, "cov", "full", Note("--coverage full has no effect: -w read is sequential"), ("all", "random and full are known")),
         row(Id::Engine, "engi", "io_uring", Note(NO_FILE), ("aio", "engines are libaio, io_uring")),
         row(Id::IoPoll, "iop", "", Note(NO_FILE), FLAG),

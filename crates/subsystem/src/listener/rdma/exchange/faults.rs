@@ -34,7 +34,7 @@ impl Exchange {
     #[cold]
     pub(super) fn spoil(&mut self, index: u16, checked: Result<Need, Status>) -> Result<Need, Status> {
         let slot = &mut self.slots[usize::from(index)];
-        let (Some(faults), Session::Io(queue)) = (&mut self.faults, &self.session) else { return checked };
+        let (Some(faults), Session::Io(queue)) = (&mut self.faults, &mut self.session) else { return checked };
         if slot.command.is_fabrics() {
             return checked;
         }
@@ -43,7 +43,10 @@ impl Exchange {
                 slot.capsule = None;
                 Err(status)
             }
-            None => checked,
+            None => {
+                faults.harm(queue, slot.command.cid.get());
+                checked
+            }
         }
     }
 
