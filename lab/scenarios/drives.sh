@@ -168,12 +168,12 @@ perf_exact no-huge 200 -r "$ONE" -q 32 -o 4096 -w randread --no-huge -s 256 -c 0
 perf latency -d 300 -t 60 -r "$ONE" -q 8 -o 4096 -w randread -LL -c 0x1
 said latency.summary '99\.99900%'
 perf everything -d 100 -t 60 -q 8 -o 4096 -w randread -c 0x1
-check everything.rows [ "$(rows)" = 7 ]
-said everything.metadata 'bytes of metadata, which is not supported yet'
+check everything.rows [ "$(rows)" = 9 ]
 perf allowed -d 100 -t 60 -q 8 -o 4096 -w randread -c 0x1 -b $CMB -b $HOT
 check allowed.rows [ "$(rows)" = 2 ]
 check_refused zoned 40 'zones are written in order' doorbell perf -r "$(pcie $MANY 3)" -q 8 -o 4096 -w randwrite -d 10 -t 30 -c 0x1
-check_refused metadata 40 'bytes of metadata' doorbell perf -r "$(pcie $MANY 4)" -q 8 -o 4096 -w randread -d 10 -t 30 -c 0x1
+# Metadata behind the data of each block, and apart from it.
+for ns in 4 5; do perf metadata.$ns -r "$(pcie $MANY $ns)" -q 8 -o 4096 -w randread -d 10 -t 30 -c 0x1; done
 check_refused too-many-queues 40 'queue' doorbell perf -r "$(pcie $CMB)" -q 64 -o 4096 -w randread -P 4 -d 100 -t 30 -c 0x1
 
 # --- what the kernel wrote is what we read; what we write the kernel finds below
