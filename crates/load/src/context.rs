@@ -1,6 +1,7 @@
 //! One worker's load on one namespace: `-q` I/Os kept in flight over `-P` queues, each recorded from the moment it is issued.
 //! A pass reaps, records, issues and submits; nothing in it allocates, locks or divides.
 
+mod content;
 mod outage;
 mod overdue;
 mod pace;
@@ -14,7 +15,7 @@ use std::{
 use doorbell_platform::{Arena, Backing};
 use doorbell_queue::{Counters, Done, Down, Drain, IoQueue, REAP_BATCH, Slot, Wait};
 use doorbell_result::{
-    ContextResult, EndReason, IoKind, Layout, Precision, QueueUse, SlowRecord, Timeouts, Timing, document::QueuePlan,
+    ContextResult, EndReason, Layout, Precision, QueueUse, SlowRecord, Timeouts, Timing, document::QueuePlan,
 };
 use doorbell_spec::status::{self, Status};
 
@@ -33,7 +34,7 @@ use crate::{
     timing::{Batch, Exact, Mode, Off, Sampled, Sampler, Verified, cost_of_reading, in_mode},
     transport_counters::counters,
     verify::Verifier,
-    workload::{Draw, Part, Workload},
+    workload::{Part, Workload},
 };
 
 pub(crate) use outage::Comeback;
@@ -454,22 +455,6 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
         self.recorder.advance(self.now);
     }
 
-    /// Looks at what an I/O brought, if it ended well; returns whether there was something to look at.
-    fn look_at_protection(&mut self, index: u32) -> bool {
-        let Some(protector) = &mut self.protector else { return false };
-        let tag = &self.tags[index as usize];
-        if tag.fate == Fate::Abandoned || !tag.status.is_success() {
-            return false;
-        }
-        let class = self.task.geometry.class(tag);
-        let slba = tag.slba.wrapping_sub(class.blocks.into());
-        if protector.over(class, self.arena.region(), tag.buffer, slba) > 0 {
-            let (task, what) = (&self.task, protector.last());
-            self.reporter.failed_io(|| format!("{} from core {}: {what}", task.path, task.core));
-        }
-        true
-    }
-
     /// Records an I/O whose last piece is over.
     #[inline]
     fn record(&mut self, index: u32, timed: bool) {
@@ -487,27 +472,6 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
         }
         if self.ended == Some(EndReason::Count) && self.recorder.depth() == 0 {
             self.recorder.close(self.now);
-        }
-    }
-
-    /// Makes the data of the I/O that is issued next tell what it is, and reads the clock behind that.
-    fn stamp(&mut self, index: u32, draw: Draw) {
-        let (geometry, class) = (&self.task.geometry, usize::from(2 * draw.size + u8::from(!draw.read)));
-        let of = &geometry.classes[class];
-        if let Some(verifier) = &self.verifier
-            && of.label.kind == IoKind::Write
-        {
-            let lba = geometry.first_block + draw.offset * of.stride;
-            verifier.stamp(self.arena.region(), self.tags[index as usize].buffer, lba, of.blocks);
-        }
-        self.now = self.clock.now();
-    }
-
-    /// Holds what an I/O that is over has read against what was written.
-    fn compare(&mut self, index: u32) {
-        let Some(verifier) = &mut self.verifier else { return };
-        for wrong in verifier.end(index, &self.tags[index as usize], self.arena.region()) {
-            self.reporter.error(&format!("{} from core {}: {wrong}", self.task.path, self.task.core));
         }
     }
 
