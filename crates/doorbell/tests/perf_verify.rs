@@ -3,7 +3,14 @@
 
 mod common;
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
 
 use common::{Output, Target, run, turn};
 use serde_json::Value;
@@ -17,10 +24,14 @@ struct Served {
 
 impl Served {
     fn new(name: &str, rings: bool, fault: &str) -> Self {
+        Self::with(name, "4M,block=4096", rings, fault)
+    }
+
+    fn with(name: &str, ram: &str, rings: bool, fault: &str) -> Self {
         let folder = std::env::temp_dir().join(format!("verify-{name}-{rings}-{}", std::process::id()));
         fs::create_dir_all(folder.join("vfu")).unwrap();
         let listen = format!("vfio-user:{}/vfu", folder.display());
-        let mut args = vec!["--ram", "4M,block=4096"];
+        let mut args = vec!["--ram", ram];
         if rings {
             args.extend(["--listen", &listen]);
         }
@@ -105,4 +116,124 @@ fn a_lost_connection_and_failed_writes_are_no_damage() {
     );
     let (output, found) = served.perf("-o 16k -w randrw -M 50 --reconnect 20 -Q 1000 -d 12000");
     assert!(found["checked"].as_u64() > Some(1000) && found["mismatches"] == serde_json::json!({}), "{output:#?}");
+}
+
+#[test]
+fn blocks_with_metadata_are_checked_and_zoned_namespaces_are_skipped_with_the_reason() {
+    let _turn = turn();
+    for (ram, rings) in [
+        ("4M,block=4096,metadata=16", false),
+        ("4M,block=4096,metadata=8,pi=1", false),
+        ("4M,block=4096,metadata=16", true),
+    ] {
+        let name = ram.replace([',', '='], "-");
+        let (output, found) = Served::with(&name, ram, rings, "").perf("-o 16k -w randrw -M 50 -d 5000");
+        assert_eq!(output.status, Some(0), "{ram}: {output:#?}");
+        assert!(
+            found["checked"].as_u64() > Some(1000) && found["mismatches"] == serde_json::json!({}),
+            "{ram}: {found}"
+        );
+        let damaged = Served::with(&name, ram, rings, "corrupt dropped-write every 200");
+        let (output, found) = damaged.perf("-o 16k -w randrw -M 80 -d 20000");
+        assert_eq!(output.status, Some(1), "{ram}: {output:#?}");
+        assert!(found["mismatches"]["dropped_write"].as_u64() > Some(0), "{ram}: {found}");
+    }
+    let (output, _) = Served::with("zoned", "8M,block=4096,zoned,zone=1M", false, "").perf("-o 16k -w randread");
+    assert_eq!(output.status, Some(1), "{output:#?}");
+    assert!(output.stdout.contains("--verify is not built for zoned namespaces"), "{output:#?}");
+}
+
+/// A folder on a file system with direct I/O.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("verify-{name}-{}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn file(&self, name: &str) -> String {
+        let path = self.0.join(name);
+        fs::write(&path, vec![1; 4 << 20]).unwrap();
+        path.to_str().unwrap().into()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Verifies this file or device, and returns what was found of it.
+fn perf(folder: &Folder, args: &str) -> (Output, Value) {
+    let json = folder.0.join("result.json");
+    let args = format!("perf -q 16 -t 30 --verify --json {} {args}", json.display());
+    let output = run(&args.split(' ').collect::<Vec<_>>());
+    let result: Value = serde_json::from_str(&fs::read_to_string(&json).unwrap()).unwrap();
+    (output, result["results"]["verification"].clone())
+}
+
+#[test]
+fn files_and_loop_devices_are_verified_by_each_engine() {
+    let _turn = turn();
+    let folder = Folder::new("clean");
+    let file = folder.file("file");
+    let device = loop_over(&folder.file("behind"));
+    for subject in [Some(&file), device.as_ref().map(|device| &device.0)].into_iter().flatten() {
+        for args in ["--engine libaio", "-R", "-R --buffered -P 2"] {
+            let (output, found) = perf(&folder, &format!("-o 4k:2,64k:1 -w randrw -M 50 -d 3000 {args} {subject}"));
+            assert_eq!(output.status, Some(0), "{args}: {output:#?}");
+            assert!(found["checked"].as_u64() > Some(1000) && found["mismatches"] == serde_json::json!({}), "{found}");
+        }
+    }
+    let output = run(&["perf", "-q", "1", "-o", "4k", "-w", "randread", "-t", "1", "--verify", &file, &file]);
+    assert!(output.status == Some(1) && output.stderr.contains("are the same file or device"), "{output:#?}");
+}
+
+#[test]
+fn what_somebody_else_writes_into_a_file_is_found_and_named() {
+    let _turn = turn();
+    let folder = Folder::new("meddled");
+    let file = folder.file("file");
+    for engine in ["--engine libaio", "-R"] {
+        let over = AtomicBool::new(false);
+        let (output, found) = thread::scope(|scope| {
+            scope.spawn(|| {
+                let meddled = fs::File::options().write(true).open(&file).unwrap();
+                for block in (0..1024).cycle().step_by(7).take_while(|_| !over.load(Ordering::Relaxed)) {
+                    meddled.write_all_at(&[0xee; 512], 4096 * block).unwrap();
+                    thread::sleep(Duration::from_micros(500));
+                }
+            });
+            let got = perf(&folder, &format!("-o 4k -w randrw -M 70 -d 20000 {engine} --overwrite {file} {file}"));
+            over.store(true, Ordering::Relaxed);
+            got
+        });
+        assert_eq!(output.status, Some(1), "{output:#?}");
+        assert!(found["mismatches"]["garbled"].as_u64() > Some(0), "{found}");
+        let first = &found["first"][0];
+        assert!(first["path"] == file.as_str() && first["read_s"].as_f64() >= Some(0.0), "{first}");
+        assert!(output.stderr.contains("at LBA") && output.stderr.contains("read at"), "{output:#?}");
+    }
+}
+
+/// A loop device.
+struct Loop(String);
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("losetup").args(["--detach", &self.0]).status();
+    }
+}
+
+/// One over this file; none where this process may not have one.
+fn loop_over(file: &str) -> Option<Loop> {
+    let made = std::process::Command::new("losetup").args(["--find", "--show", "--direct-io=on", file]).output();
+    let made = made.ok().filter(|output| output.status.success());
+    if made.is_none() {
+        eprintln!("SKIPPED: no loop device is to be had (losetup as root)");
+    }
+    made.map(|output| Loop(String::from_utf8(output.stdout).unwrap().trim().into()))
 }

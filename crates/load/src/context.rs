@@ -349,7 +349,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
                 protector.issue(of, self.arena.region(), self.tags[index as usize].buffer, tag.slba);
             }
             if let Some(verifier) = &mut self.verifier {
-                verifier.begin(index, of.label.kind, tag.slba, tag.left);
+                verifier.begin(index, of.label.kind, tag.slba, tag.left, stamp);
             }
         }
         self.lanes[lane].push(index, tag, geometry, &mut self.tags);
@@ -693,7 +693,7 @@ impl<Q: IoQueue, C: Clock> Pass for Context<'_, Q, C> {
         }
         self.counted.extend(self.lanes.iter().map(|lane| lane.queue.counters()));
         let transport = self.transport.take().map(|(name, device)| counters(name, device, &self.counted));
-        let verification = self.verifier.take().map(|verifier| verifier.finish());
+        let verification = self.verifier.take().map(|verifier| verifier.finish(&self.task.path));
         if let Some(found) = verification.as_ref().filter(|found| found.wrong() > 0) {
             let kinds = found.mismatches.iter().map(|(kind, count)| format!("{kind}: {count}"));
             self.problems.push(format!(

@@ -197,6 +197,8 @@ struct Common<'a> {
     interval: Option<u64>,
     /// Ticks of the measurement of the tool itself.
     head_room: u64,
+    /// Ticks of a second.
+    rate: f64,
 }
 
 /// A run under way.
@@ -397,7 +399,8 @@ impl Run<'_> {
     fn has_memory(&mut self, plans: &[Plan]) -> bool {
         let contexts: Vec<_> = plans.iter().map(|plan| plan.access).collect();
         let verified = plans.iter().filter_map(|plan| plan.verify).map(|(_, _, part)| part.end - part.start).sum();
-        let checked = memory::check(self.options, &contexts).and_then(|()| memory::check_ledger(verified));
+        let checked = memory::check(self.options, &contexts)
+            .and_then(|()| memory::check_ledger(self.options, contexts.len(), verified));
         checked.map_err(|why| self.problem(why)).is_ok()
     }
 
@@ -416,6 +419,7 @@ impl Run<'_> {
             timeout: self.options.timeout.map(span),
             interval: self.options.interval.map(|interval| span(interval).max(1)),
             head_room: span(self.options.head_room),
+            rate: self.clock.rate(),
             spin: match self.options.poll_mode {
                 PollMode::Poll => None,
                 PollMode::Interrupt => Some(0),
@@ -807,9 +811,10 @@ fn context_of<'a, Q: IoQueue + 'a>(
     let active: Vec<Q> = queues.active.into_iter().filter_map(of_kind).collect();
     again.push(Again::new(&plan.task, &plan.workload, active.iter().map(|queue| queue.needs().slots).collect()));
     let depth = plan.task.depth;
-    let verifier = plan
-        .verify
-        .map(|(run, block_size, part)| Verifier::new(run, block_size, part.start, part.end - part.start, depth));
+    let (stride, rate) = (plan.task.geometry.block_size, common.rate);
+    let verifier = plan.verify.map(|(run, block_size, part)| {
+        Verifier::new(run, [block_size, stride], part.start, part.end - part.start, depth, rate)
+    });
     let context = Context::new(plan.task, plan.workload, active, Tsc, common.reporter)?.with_verifier(verifier);
     let (transport, attempts) = (common.options.transport_stats.then(|| port.transport()).flatten(), port.attempts());
     let patience = common.timeout.map(|ticks| Patience { ticks, port: port.clone() });

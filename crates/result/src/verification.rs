@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt};
 use serde::{Deserialize, Serialize};
 
 /// Blocks that were read and compared.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Verification {
     /// Blocks that were read.
     pub checked: u64,
@@ -38,12 +38,16 @@ impl Verification {
 }
 
 /// A block that was not what it should have been.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Mismatch {
     /// What happened to it, as far as that can be told.
     pub kind: MismatchKind,
+    /// The namespace, file or device that it is in.
+    pub path: String,
     /// Its logical block address.
     pub lba: u64,
+    /// When it was read: seconds from the first I/O there from this core, as are the times in the texts.
+    pub read_s: f64,
     /// The write whose data it should have held, if it was one of this run.
     pub sequence: Option<u64>,
     /// What it should have held.
@@ -54,7 +58,11 @@ pub struct Mismatch {
 
 impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} at LBA {}: expected {}, found {}", self.kind, self.lba, self.expected, self.found)
+        write!(
+            f,
+            "{} at LBA {}, read at {:.1} s: expected {}, found {}",
+            self.kind, self.lba, self.read_s, self.expected, self.found
+        )
     }
 }
 

@@ -130,7 +130,7 @@ fn perform(options: &Options, document: &mut Document, outputs: &Outputs) -> Res
     };
     let all_there = document.exit.errors.is_empty();
     if options.selection.verify.is_some() {
-        paths::refuse_twice(&targets)?;
+        paths::refuse_twice(&targets, &options.files)?;
     }
     record::add_paths(document, &files, &targets, options, controller_options.num_io_queues);
     for line in paths::describe(&targets).lines() {

@@ -1,6 +1,11 @@
 //! Several paths to one namespace: each is driven as if it were alone, which is worth knowing.
 
-use std::{collections::BTreeMap, fmt::Write};
+use std::{
+    collections::BTreeMap,
+    fmt::Write,
+    os::unix::fs::{FileTypeExt, MetadataExt},
+    path::{Path, PathBuf},
+};
 
 use doorbell_load::Target;
 
@@ -33,7 +38,7 @@ pub fn describe(targets: &[Target]) -> String {
 }
 
 /// Refuses namespaces that are tested over more than one path, where what is written over one would be wrong over the other.
-pub fn refuse_twice(targets: &[Target]) -> Result<(), String> {
+pub fn refuse_twice(targets: &[Target], files: &[PathBuf]) -> Result<(), String> {
     for (at, target) in targets.iter().enumerate() {
         let identifier = target.namespace.identifier();
         let twin =
@@ -43,5 +48,19 @@ pub fn refuse_twice(targets: &[Target]) -> Result<(), String> {
             return Err(format!("--verify: {one} and {other} are the same namespace; name it once"));
         }
     }
+    let identities: Vec<_> = files.iter().map(|file| identity(file)).collect();
+    for (at, identity) in identities.iter().enumerate() {
+        if let Some(twin) = identities[..at].iter().position(|other| identity.is_some() && other == identity) {
+            let [one, other] = [twin, at].map(|at| files[at].display());
+            return Err(format!("--verify: {one} and {other} are the same file or device; name it once"));
+        }
+    }
     Ok(())
+}
+
+/// What two names of one file or device have in common.
+fn identity(file: &Path) -> Option<(u64, u64)> {
+    let found = file.metadata().ok()?;
+    let is_device = found.file_type().is_block_device() || found.file_type().is_char_device();
+    Some(if is_device { (u64::MAX, found.rdev()) } else { (found.dev(), found.ino()) })
 }

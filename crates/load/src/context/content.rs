@@ -39,7 +39,7 @@ impl<Q: IoQueue, C: Clock> Context<'_, Q, C> {
     /// Holds what an I/O that is over has read against what was written.
     pub(super) fn compare(&mut self, index: u32) {
         let Some(verifier) = &mut self.verifier else { return };
-        for wrong in verifier.end(index, &self.tags[index as usize], self.arena.region()) {
+        for wrong in verifier.end(index, &self.tags[index as usize], self.arena.region(), self.now) {
             self.reporter.error(&format!("{} from core {}: {wrong}", self.task.path, self.task.core));
         }
     }

@@ -13,6 +13,8 @@ pub(super) const UNKNOWN: u64 = 0;
 pub(super) const FOREIGN: u64 = 1 << 63;
 /// It has been read since it was written.
 const SEEN: u64 = 1 << 62;
+/// No write of this run was before it.
+const FIRST: u64 = 1 << 60;
 /// The rest of a block's word is the place of its entry.
 const OPEN: u64 = 1 << 61;
 /// The moment that does not come.
@@ -32,10 +34,28 @@ pub(super) struct Candidate {
     /// [`UNKNOWN`], [`FOREIGN`] with a checksum, or the sequence number of a write.
     pub value: u64,
     pub seen: bool,
+    /// What it replaced was there before the run.
+    pub first: bool,
     /// When its write was over.
     done: u64,
     /// When another was certain to be in its place.
     gone: u64,
+}
+
+impl Candidate {
+    fn certain(word: u64) -> Self {
+        let [seen, first] = [SEEN, FIRST].map(|bit| word & bit != 0);
+        Self { value: word & !(SEEN | FIRST), seen, first, done: 0, gone: NEVER }
+    }
+
+    fn word(&self) -> u64 {
+        self.value | if self.seen { SEEN } else { 0 } | if self.first { FIRST } else { 0 }
+    }
+
+    /// No write of this run.
+    pub fn is_foreign(&self) -> bool {
+        self.value == UNKNOWN || self.value & FOREIGN != 0
+    }
 }
 
 #[derive(Debug, Default)]
@@ -84,7 +104,8 @@ impl Ledger {
         let open = self.entry(lba);
         open.writers += 1;
         open.changed = moment;
-        open.candidates.push(Candidate { value: sequence, seen: false, done: NEVER, gone: NEVER });
+        let first = open.candidates.iter().all(|candidate| candidate.is_foreign());
+        open.candidates.push(Candidate { value: sequence, seen: false, first, done: NEVER, gone: NEVER });
     }
 
     /// A write that began at `began` is over.
@@ -151,8 +172,7 @@ impl Ledger {
                 self.open.push(Open::default());
                 self.open.len() as u64 - 1
             });
-            let certain = Candidate { value: *word & !SEEN, seen: *word & SEEN != 0, done: 0, gone: NEVER };
-            self.open[place as usize].candidates.push(certain);
+            self.open[place as usize].candidates.push(Candidate::certain(*word));
             *word = OPEN | place;
         }
         &mut self.open[(*word & !OPEN) as usize]
@@ -167,10 +187,10 @@ impl Ledger {
             return;
         }
         open.candidates.retain(|candidate| candidate.gone == NEVER);
-        if let [Candidate { value, seen, done, .. }] = open.candidates[..]
-            && done != NEVER
+        if let [candidate] = open.candidates[..]
+            && candidate.done != NEVER
         {
-            *word = value | if seen { SEEN } else { 0 };
+            *word = candidate.word();
             open.candidates.clear();
             open.changed = 0;
             self.free.push(place);

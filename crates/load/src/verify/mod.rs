@@ -37,11 +37,13 @@ struct Wrong {
 /// The verification of a context.
 #[derive(Debug)]
 pub(crate) struct Verifier {
-    block_size: u32,
+    /// Bytes from block to block in a buffer: data, and metadata behind it.
+    stride: u32,
     stamps: Stamps,
     ledger: Ledger,
     /// Of the last write.
     sequence: u64,
+    times: Times,
     ios: Box<[Io]>,
     /// Of the I/O that is looked at: what is wrong, and the writes that were found as they should be.
     wrong: Vec<Wrong>,
@@ -50,13 +52,15 @@ pub(crate) struct Verifier {
 }
 
 impl Verifier {
-    /// For `depth` I/Os on so many blocks from `first` on, in a run of this number.
-    pub fn new(run: u64, block_size: u32, first: u64, blocks: u64, depth: u32) -> Self {
+    /// For `depth` I/Os on so many blocks from `first` on, in a run of this number. A block has `block_size` bytes of data, each begins
+    /// `stride` bytes behind the last, and the clock has so many ticks a second.
+    pub fn new(run: u64, [block_size, stride]: [u32; 2], first: u64, blocks: u64, depth: u32, rate: f64) -> Self {
         Self {
-            block_size,
+            stride,
             stamps: Stamps::new(run, block_size),
             ledger: Ledger::new(first, blocks),
             sequence: 0,
+            times: Times { rate, marks: Vec::new() },
             ios: vec![Io::default(); depth as usize].into(),
             wrong: Vec::new(),
             found: Vec::new(),
@@ -72,12 +76,13 @@ impl Verifier {
     /// Stamps the blocks of the next write, which are in the buffer of an I/O.
     pub fn stamp(&self, region: &Region, buffer: u64, lba: u64, blocks: u32) {
         for block in 0..u64::from(blocks) {
-            self.stamps.put(region, buffer + block * u64::from(self.block_size), lba + block, self.sequence + 1);
+            self.stamps.put(region, buffer + block * u64::from(self.stride), lba + block, self.sequence + 1);
         }
     }
 
-    /// An I/O begins.
-    pub fn begin(&mut self, index: u32, kind: IoKind, lba: u64, blocks: u32) {
+    /// An I/O begins, by this reading of the clock.
+    pub fn begin(&mut self, index: u32, kind: IoKind, lba: u64, blocks: u32, now: u64) {
+        self.times.mark(self.sequence + 1, now);
         let began = self.ledger.step();
         let sequence = match kind {
             IoKind::Read => 0,
@@ -93,7 +98,7 @@ impl Verifier {
     }
 
     /// An I/O is over, and its data is in the buffer of its tag. Says what is wrong for the first time, if something is.
-    pub fn end(&mut self, index: u32, tag: &Tag, region: &Region) -> Vec<String> {
+    pub fn end(&mut self, index: u32, tag: &Tag, region: &Region, now: u64) -> Vec<String> {
         let Io { began, sequence, lba, blocks } = std::mem::take(&mut self.ios[index as usize]);
         if began == 0 {
             return Vec::new();
@@ -110,12 +115,12 @@ impl Verifier {
                 };
                 self.ledger.end_write(lba + block, sequence, began, end);
             } else {
-                let at = tag.buffer + block * u64::from(self.block_size);
+                let at = tag.buffer + block * u64::from(self.stride);
                 let content = good.then(|| self.stamps.look(region, at));
                 self.end_read(lba + block, began, content);
             }
         }
-        if self.wrong.is_empty() { Vec::new() } else { self.name_wrong() }
+        if self.wrong.is_empty() { Vec::new() } else { self.name_wrong(now) }
     }
 
     fn end_read(&mut self, lba: u64, began: u64, content: Option<Content>) {
@@ -150,25 +155,26 @@ impl Verifier {
     }
 
     #[cold]
-    fn name_wrong(&mut self) -> Vec<String> {
+    fn name_wrong(&mut self, now: u64) -> Vec<String> {
         let mut told = Vec::new();
         for Wrong { lba, expected, found } in std::mem::take(&mut self.wrong) {
             let kind = self.kind(lba, expected, found);
             *self.outcome.mismatches.entry(kind).or_default() += 1;
             if self.outcome.first.len() < KEPT {
-                let ours = expected.value != UNKNOWN && expected.value & FOREIGN == 0;
                 let one = Mismatch {
                     kind,
                     lba,
-                    sequence: ours.then_some(expected.value),
+                    path: String::new(),
+                    read_s: self.times.seconds(now),
+                    sequence: (!expected.is_foreign()).then_some(expected.value),
                     expected: match expected.value {
                         UNKNOWN => "what nobody wrote in this run".into(),
                         value if value & FOREIGN != 0 => {
                             format!("what was there before, of checksum {:08x}", value as u32)
                         }
-                        value => format!("write {value}"),
+                        value => self.times.told(value),
                     },
-                    found: told_content(found),
+                    found: self.told(found),
                 };
                 told.push(one.to_string());
                 self.outcome.first.push(one);
@@ -192,23 +198,53 @@ impl Verifier {
             }
             Content::Foreign { tail, .. } if tail == self.stamps.tail(expected.value) => MismatchKind::TornWrite,
             Content::Foreign { .. } if self.found.contains(&expected.value) => MismatchKind::TornWrite,
-            Content::Foreign { .. } => older,
+            Content::Foreign { .. } if expected.first => older,
+            Content::Foreign { .. } => MismatchKind::Garbled,
         }
     }
 
-    /// What it comes to.
-    pub fn finish(mut self) -> Verification {
+    fn told(&self, found: Content) -> String {
+        match found {
+            Content::Ours { lba, sequence } => format!("{} to LBA {lba}", self.times.told(sequence)),
+            Content::Flipped { bit } => format!("the same but bit {} of byte {}", bit % 8, bit / 8),
+            Content::Torn { sequence } => format!("the beginning of {} with another end", self.times.told(sequence)),
+            Content::Broken { sequence } => format!("{} with other bytes within", self.times.told(sequence)),
+            Content::Foreign { sum, .. } => format!("what this run did not write, of checksum {sum:08x}"),
+        }
+    }
+
+    /// What it comes to, for the namespace at this path.
+    pub fn finish(mut self, path: &str) -> Verification {
+        self.outcome.first.iter_mut().for_each(|one| one.path = path.into());
         self.outcome.mismatches.retain(|_, count| *count > 0);
         self.outcome
     }
 }
 
-fn told_content(found: Content) -> String {
-    match found {
-        Content::Ours { lba, sequence } => format!("write {sequence} to LBA {lba}"),
-        Content::Flipped { bit } => format!("the same but bit {} of byte {}", bit % 8, bit / 8),
-        Content::Torn { sequence } => format!("the beginning of write {sequence} with another end"),
-        Content::Broken { sequence } => format!("write {sequence} with other bytes within"),
-        Content::Foreign { sum, .. } => format!("what this run did not write, of checksum {sum:08x}"),
+/// When writes were issued, to a tenth of a second.
+#[derive(Debug)]
+struct Times {
+    /// Ticks a second.
+    rate: f64,
+    /// The first I/O at all and one in each tenth of a second: the number that the next write has, and the reading of the clock.
+    marks: Vec<(u64, u64)>,
+}
+
+impl Times {
+    fn mark(&mut self, sequence: u64, now: u64) {
+        if self.marks.last().is_none_or(|(_, last)| now.saturating_sub(*last) as f64 >= self.rate / 10.0) {
+            self.marks.push((sequence, now));
+        }
+    }
+
+    /// Seconds from the first I/O to this reading.
+    fn seconds(&self, now: u64) -> f64 {
+        self.marks.first().map_or(0.0, |(_, first)| now.saturating_sub(*first) as f64 / self.rate)
+    }
+
+    fn told(&self, sequence: u64) -> String {
+        let behind = self.marks.partition_point(|(first, _)| *first <= sequence);
+        let seconds = behind.checked_sub(1).map_or(0.0, |at| self.seconds(self.marks[at].1));
+        format!("write {sequence} (issued at {seconds:.1} s)")
     }
 }

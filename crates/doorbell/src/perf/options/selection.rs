@@ -133,6 +133,9 @@ pub fn resolve(draft: &Draft, pattern: Pattern, word: &str, notes: &mut Vec<Stri
             notes.push(format!("--fill has no effect: -w {word} sends no data"));
             selection.fill = Fill::Numbered;
         }
+        if selection.verify.is_some() && pattern.read_percent == 0 {
+            notes.push(format!("--verify checks nothing: -w {word} reads nothing; -w randrw -M 50 writes and reads"));
+        }
         return Ok(selection);
     };
     Err(refused.into())
