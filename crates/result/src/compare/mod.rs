@@ -3,10 +3,12 @@
 mod alike;
 mod estimate;
 mod metric;
+mod record;
 mod student;
 
 pub use estimate::{Estimate, MOST_RUNS};
 pub use metric::Metric;
+pub use record::{COMPARISON_VERSION, MetricRecord, Record};
 
 use crate::Document;
 use estimate::Course;

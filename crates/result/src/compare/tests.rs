@@ -311,3 +311,29 @@ fn slices_give_percentiles_by_batches() {
     assert!(outcomes[2].told.as_ref().is_err_and(|why| why.contains("longer ones")), "{outcomes:?}");
     assert!(outcomes[3].told.is_err());
 }
+
+#[test]
+fn a_comparison_is_written_as_its_grammar_says() {
+    let told = |verdict, high| Ok(Told { verdict, change: 0.1, interval: (0.05, high) });
+    let verdicts =
+        [Verdict::Better, Verdict::Worse, Verdict::Same, Verdict::NoDifference].map(|one| told(one, f64::INFINITY));
+    let outcomes = verdicts.into_iter().chain([Err("too few".into())]).zip(Metric::ALL);
+    let outcome = |(told, metric)| Outcome { metric, figures: Some((1.0, 2.0)), told, runs: Some(7) };
+    let comparison = Comparison {
+        basis: Basis::Sides(1, 2),
+        response: false,
+        outcomes: outcomes.map(outcome).collect(),
+        differences: vec!["kernel".into()],
+        doubts: vec!["debug".into()],
+    };
+    let tool = crate::document::Tool { build: "debug".into(), ..Default::default() };
+    let runs = [("a.json".to_owned(), Document::default())];
+    let record = Record::new(&comparison, &Question::default(), [&runs, &runs], tool, 1);
+    let value: serde_json::Value = serde_json::from_str(&record.to_text()).unwrap();
+    crate::schema::check_comparison(&value).unwrap();
+    let of = |at: usize, name: &str| value["metrics"][at][name].clone();
+    assert_eq!([of(0, "verdict"), of(1, "verdict"), of(2, "verdict")], ["better", "worse", "same"]);
+    assert_eq!((of(3, "interval_percent"), of(4, "interval_percent")), (serde_json::json!([5.0, null]), ().into()));
+    assert_eq!((of(4, "verdict"), of(4, "why")), ("not_told".into(), "too few".into()));
+    assert!(crate::schema::check(&value).is_err());
+}
