@@ -63,7 +63,7 @@ mapped block "$HOT1"
 # shellcheck disable=SC2086
 {
   perf mapped.read $QUICK -q 4 -w randread "$HOT1"
-  perf mapped.itself $QUICK -q 4 -w write /dev/mapper/over
+  perf mapped.itself $QUICK -q 4 -w write /dev/dm-0
 }
 check mapped.removed run 20 dmsetup remove --noudevsync over
 # shellcheck disable=SC2086

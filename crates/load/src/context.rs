@@ -489,8 +489,8 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
         let class = task.geometry.class(&tag);
         let (what, blocks) = (class.label.kind, class.blocks);
         let slba = tag.slba.saturating_sub(blocks.into());
-        if what == IoKind::Read && second_look::is_cause(tag.status) && self.suspects.len() < second_look::MOST {
-            self.suspects.push((slba, blocks));
+        if what == IoKind::Read && second_look::is_cause(tag.status) {
+            second_look::note(&mut self.suspects, (slba, blocks));
         }
         self.reporter.failed_io(|| {
             format!(

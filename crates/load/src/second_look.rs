@@ -12,13 +12,21 @@ use crate::{
 };
 
 /// Most reads of a context that are looked at again.
-pub(crate) const MOST: usize = 32;
+const MOST: usize = 32;
 
 /// Whether a status says that protection information is not what it should be.
 pub(crate) fn is_cause(status: Status) -> bool {
     [media::GUARD_CHECK_ERROR, media::APPLICATION_TAG_CHECK_ERROR, media::REFERENCE_TAG_CHECK_ERROR]
         .iter()
         .any(|&check| status.is(check))
+}
+
+/// Keeps an LBA and a number of blocks, once.
+#[cold]
+pub(crate) fn note(reads: &mut Vec<(u64, u32)>, read: (u64, u32)) {
+    if reads.len() < MOST && !reads.contains(&read) {
+        reads.push(read);
+    }
 }
 
 /// Reads blocks again, each with their number, and tells what is wrong with them.
