@@ -32,7 +32,7 @@ use crate::{
     second_look,
     slices::{Exchange, Slice},
     stop::Clock,
-    timing::{Batch, Exact, Mode, Off, Sampled, Sampler, Verified, cost_of_reading, in_mode},
+    timing::{Batch, Exact, Full, Mode, Off, Sampled, Sampler, cost_of_reading, in_mode},
     transport_counters::counters,
     verify::Verifier,
     workload::{Part, Workload},
@@ -183,6 +183,8 @@ pub(crate) struct Context<'a, Q, C> {
     pacing: Option<Box<Pacing>>,
     /// Whether what is read is what was written.
     verifier: Option<Box<Verifier>>,
+    /// None of the three, and I/Os are where they were sent.
+    plain: bool,
 }
 
 impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
@@ -264,6 +266,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             timeouts: Timeouts::default(),
             pacing: None,
             verifier: None,
+            plain: false,
         })
     }
 
@@ -319,7 +322,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
     #[inline(always)]
     fn issue<M: Mode>(&mut self, index: u32, lane: usize) {
         let draw = self.workload.draw();
-        if M::VERIFY {
+        if !M::PLAIN {
             self.stamp(index, draw);
         }
         let sampled = M::SAMPLED && self.sampler.picks();
@@ -345,13 +348,13 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             sampled,
             ..Tag::default()
         };
-        if let Some(protector) = &self.protector {
-            protector.issue(of, self.arena.region(), self.tags[index as usize].buffer, tag.slba);
-        }
-        if M::VERIFY
-            && let Some(verifier) = &mut self.verifier
-        {
-            verifier.begin(index, of.label.kind, tag.slba, tag.left);
+        if !M::PLAIN {
+            if let Some(protector) = &self.protector {
+                protector.issue(of, self.arena.region(), self.tags[index as usize].buffer, tag.slba);
+            }
+            if let Some(verifier) = &mut self.verifier {
+                verifier.begin(index, of.label.kind, tag.slba, tag.left);
+            }
         }
         self.lanes[lane].push(index, tag, geometry, &mut self.tags);
         if self.task.limit.is_some_and(|limit| self.recorder.submitted() >= limit) {
@@ -416,7 +419,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             let index = self.lanes[lane].retire(done);
             let tag = &mut self.tags[index as usize];
             tag.outstanding -= 1;
-            if self.task.placed {
+            if !M::PLAIN && self.task.placed {
                 tag.placed(done.result, &self.task.geometry);
             }
             let failed = !done.status.is_success();
@@ -428,9 +431,9 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
                 if !fresh && (M::EACH || sampled) {
                     self.look();
                 }
-                let looked = self.protector.is_some() && self.look_at_protection(index);
-                self.record(index, M::EACH || M::SHARED || sampled);
-                if M::VERIFY {
+                let looked = !M::PLAIN && self.look_at_protection(index);
+                self.record::<M>(index, M::EACH || M::SHARED || sampled);
+                if !M::PLAIN {
                     self.compare(index);
                 }
                 if M::EACH && (failed || looked) {
@@ -438,7 +441,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
                     self.look();
                 }
                 // What comes out of a stopped queue is not issued again: the others are stopped too, or the context has ended.
-                if let Some(pacing) = self.pacing.as_mut().filter(|_| !stopped) {
+                if let Some(pacing) = self.pacing.as_mut().filter(|_| !M::PLAIN && !stopped) {
                     pacing.over(index, next as u32);
                 } else if !stopped && self.running() {
                     self.issue::<M>(index, next);
@@ -460,15 +463,17 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
     }
 
     /// Records an I/O whose last piece is over.
-    #[inline]
-    fn record(&mut self, index: u32, timed: bool) {
+    #[inline(always)]
+    fn record<M: Mode>(&mut self, index: u32, timed: bool) {
         let tag = &self.tags[index as usize];
         if tag.fate == Fate::Abandoned {
             self.recorder.abandoned(tag.stamp, self.now);
         } else if tag.status.is_success() {
             let lba = tag.slba.wrapping_sub(self.task.geometry.class(tag).blocks.into());
             self.recorder.succeeded(tag.stamp, self.now, tag.class.into(), lba, timed);
-            if let Some(pacing) = &mut self.pacing {
+            if !M::PLAIN
+                && let Some(pacing) = &mut self.pacing
+            {
                 pacing.succeeded(index, self.now, timed);
             }
         } else {
@@ -524,7 +529,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
         self.look();
         for tag in self.lanes[index].stop(&mut self.tags) {
             if !self.tags[tag as usize].is_live() {
-                self.record(tag, false);
+                self.record::<Full<Off>>(tag, false);
                 self.compare(tag);
             }
         }
@@ -544,7 +549,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             let tag = &mut self.tags[index as usize];
             if tag.is_live() {
                 (tag.outstanding, tag.left, tag.fate) = (0, 0, Fate::Abandoned);
-                self.record(index, false);
+                self.record::<Full<Off>>(index, false);
                 self.compare(index);
             }
         }
@@ -588,6 +593,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
 
 impl<Q: IoQueue, C: Clock> Pass for Context<'_, Q, C> {
     fn begin(&mut self, warm_up: u64, time: u64) {
+        self.plain = self.verifier.is_none() && self.protector.is_none() && self.pacing.is_none() && !self.task.placed;
         self.clock_cost = cost_of_reading(&self.clock);
         self.now = self.clock.now();
         let start = self.now.saturating_add(warm_up);
