@@ -602,7 +602,7 @@ impl Run<'_> {
                     for (index, outcome) in outcomes {
                         ends.push(outcome.end);
                         self.result.problems.extend(outcome.problems);
-                        suspects.push((index, outcome.suspects, outcome.result.path.clone(), worker.core));
+                        suspects.push((index, outcome.suspects, worker.core));
                         self.add(index, outcome.result, outcome.last);
                     }
                     self.result.workers.push(WorkerResult { core: worker.core, ..result });
@@ -611,8 +611,10 @@ impl Run<'_> {
             }
         }
         // Now that their queues are gone.
-        for (index, reads, path, core) in suspects {
-            let found = second_look::take(&*ports[index], self.options.protect, &reads, &path, core);
+        for (index, reads, core) in suspects {
+            let port = &ports[index];
+            let shape = Shape { protect: self.options.protect, ..port.shape() };
+            let found = second_look::take(shape, &reads, core, |slba, blocks| port.stored(slba, blocks));
             found.into_iter().for_each(|what| self.problem(what));
         }
         self.tell_slices();

@@ -8,7 +8,6 @@ use doorbell_spec::status::{Status, media};
 use crate::{
     metadata::{Carried, Protect, Protector},
     plan::Shape,
-    port::Port,
 };
 
 /// Most reads of a context that are looked at again.
@@ -29,12 +28,19 @@ pub(crate) fn note(reads: &mut Vec<(u64, u32)>, read: (u64, u32)) {
     }
 }
 
-/// Reads blocks again, each with their number, and tells what is wrong with them.
-pub(crate) fn take(port: &dyn Port, protect: Protect, reads: &[(u64, u32)], path: &str, core: usize) -> Vec<String> {
-    let carried = Carried::of(&Shape { protect: Protect { by_controller: false, ..protect }, ..port.shape() });
+/// Reads blocks again by `stored`, as [`Port::stored`](crate::port::Port::stored), and tells what is wrong with them.
+pub(crate) fn take(
+    shape: Shape,
+    reads: &[(u64, u32)],
+    core: usize,
+    stored: impl Fn(u64, u32) -> Result<(Vec<u8>, Vec<u8>), String>,
+) -> Vec<String> {
+    let path = &shape.path;
+    let protect = Protect { by_controller: false, ..shape.protect };
+    let carried = Carried::of(&Shape { protect, ..shape.clone() });
     let Some(mut protector) = Protector::new(&carried, 0) else { return Vec::new() };
     let mut look = |&(slba, count): &(u64, u32)| {
-        let (data, metadata) = port.stored(slba, count)?;
+        let (data, metadata) = stored(slba, count)?;
         let region = Region::new(data.len() + metadata.len()).map_err(|why| why.to_string())?;
         let apart = data.len() as u64;
         region.write(0, &data);
@@ -55,4 +61,46 @@ pub(crate) fn take(port: &dyn Port, protect: Protect, reads: &[(u64, u32)], path
         Ok(()) => {}
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use doorbell_spec::{
+        command::control::PRCHK_REF,
+        protection::{Format, Guard},
+    };
+
+    use super::*;
+    use crate::plan::tests::shape;
+
+    #[test]
+    fn what_a_second_look_finds_is_told_or_that_it_finds_nothing() {
+        let shape = Shape {
+            metadata_size: 8,
+            protection: Some(Format::new(1, Guard::Crc16, 0, 8, false).unwrap()),
+            protect: Protect { by_controller: true, checks: PRCHK_REF },
+            ..shape()
+        };
+        // Blocks whose reference tags are right, but for one of another place.
+        let tags = |slba: u64, moved: u64| {
+            let one = move |lba: u64| [0, 0, 0, 0, 0, 0, 0, if lba == moved { 99 } else { lba as u8 }];
+            (vec![0; 8 * 512], (slba..slba + 8).flat_map(one).collect())
+        };
+        let reads = [(8, 8), (16, 8)];
+        let look = |moved| take(shape.clone(), &reads, 2, |slba, _| Ok(tags(slba, moved)));
+        let found = look(19);
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert_eq!(found[1], "ns from core 2: the reference tag of the block at LBA 19 is 63h, not 13h");
+        assert!(look(1000)[0].ends_with("nothing is when it is read again"), "it was wrong on its way");
+        let gone = take(shape.clone(), &reads, 2, |_, _| Err("it is gone".into()));
+        assert!(gone.len() == 1 && gone[0].ends_with("to see what is: it is gone"), "{gone:?}");
+        assert!(take(shape, &[], 2, |_, _| Err("nobody asked".into())).is_empty());
+    }
+
+    #[test]
+    fn a_read_is_kept_once() {
+        let mut reads = Vec::new();
+        (0..100).for_each(|slba| note(&mut reads, (slba / 2, 1)));
+        assert_eq!(reads, (0..32).map(|slba| (slba, 1)).collect::<Vec<_>>());
+    }
 }
