@@ -17,7 +17,7 @@ make_tree /tmp/tree 32
 
 # --- administration
 
-need target.starts start --ram 256M --ram 16M,metadata=8,pi=1 --listen "rdma:[$V6]:4421"
+need target.starts start --ram 256M --listen "rdma:[$V6]:4421"
 run 30 nvme discover -t rdma -a $V4 -s 4420 --hostnqn=$HOST_NQN --hostid=$HOST_ID
 check discover.lists grep -q "subnqn: *$NQN" $LOG
 check discover.transport grep -qE 'trtype: *rdma' $LOG
@@ -36,10 +36,6 @@ check flush run 30 nvme flush $DEV
 check write-zeroes zeroes blkdiscard -z -o 0 -l 4194304 $DEV
 check discard run 60 blkdiscard -o 0 -l 16777216 $DEV
 check after-discard blocks 4k
-# Protected blocks: the host has no place for what stands behind their data, so the target makes it and takes it away.
-protected() { (DEV=${DEV%1}2 && blocks "$1"); }
-for size in 4k 64k; do check protected.$size protected $size; done
-perf protected.read -r "trtype:rdma adrfam:IPv4 traddr:$V4 trsvcid:4420 subnqn:$NQN ns:2" -q 8 -o 4096 -w read -e 'PRCHK=GUARD|APPTAG|REFTAG' -d 1000 -t 60 -c 0x1
 
 # --- queues
 
@@ -110,6 +106,16 @@ check limits.entries [ "$(cat /sys/class/nvme/$CTRL/sqsize)" = 31 ]
 check limits.blocks blocks 1024k
 disconnect
 check limits.stop stop
+
+# --- protected blocks: the host has no place for what stands behind their data, so the target makes it and takes it away
+
+need protected.start start --ram 16M,metadata=8,pi=1
+need protected.connect connect
+for size in 4k 64k; do check protected.$size blocks $size; done
+perf protected.read -r "trtype:rdma adrfam:IPv4 traddr:$V4 trsvcid:4420 subnqn:$NQN ns:1" -q 8 -o 4096 -w read -e 'PRCHK=GUARD|APPTAG|REFTAG' -d 1000 \
+  -t 60 -c 0x1
+disconnect
+check protected.stop stop
 
 # --- receives that connections share
 
