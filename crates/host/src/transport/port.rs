@@ -120,6 +120,14 @@ impl Port {
         self.metadata = Some(self.buffer.part(BUFFER - room, bytes));
     }
 
+    /// So many bytes of metadata that a command brought which was to bring them.
+    pub fn metadata(&self, bytes: u32) -> Vec<u8> {
+        let mut metadata = vec![0; bytes as usize];
+        let room = bytes.next_multiple_of(4);
+        self.arena.region().read(self.buffer.part(BUFFER - room, bytes).offset, &mut metadata);
+        metadata
+    }
+
     /// Sends a command and waits for its answer, whatever its status.
     pub fn execute(
         &mut self,
