@@ -91,6 +91,8 @@ pub(crate) trait Pass {
     fn end(&mut self, why: EndReason);
     /// Stops the queues and gives up what is in flight.
     fn give_up(&mut self, why: &str);
+    /// Sleeps as its one queue can; false where there are more, or it cannot.
+    fn sleep(&mut self, longest: Duration) -> bool;
     /// Appends what to sleep on; false when there is something to do already.
     fn arm(&mut self, waits: &mut Vec<Wait>) -> bool;
     /// What was measured. Call when nothing is in flight.
@@ -659,6 +661,17 @@ impl<Q: IoQueue, C: Clock> Pass for Context<'_, Q, C> {
         self.problems.push(text);
         self.end(EndReason::Lost);
         self.abandon();
+    }
+
+    fn sleep(&mut self, longest: Duration) -> bool {
+        let [lane] = &mut self.lanes[..] else { return false };
+        if lane.stopped {
+            return false;
+        }
+        lane.queue.sleep(longest).unwrap_or_else(|down| {
+            self.lose(0, &down);
+            true
+        })
     }
 
     fn arm(&mut self, waits: &mut Vec<Wait>) -> bool {

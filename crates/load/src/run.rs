@@ -732,10 +732,9 @@ fn work(
     let longest = common.options.timeout.map_or(LONGEST_SLEEP, |timeout| LONGEST_SLEEP.min(timeout / 4));
     // A slice is given away when a worker is awake.
     let longest = common.options.interval.map_or(longest, |interval| longest.min(interval / 4));
-    let sleep = move |waits: &[Wait]| sleep(waits, longest);
     let beside = Beside {
         companion: companion.as_deref_mut().map(|run| run as _),
-        rest: spin.map(|spin| Rest { spin, sleep: &sleep }),
+        rest: spin.map(|spin| Rest { spin, longest, sleep: &sleep }),
     };
     let (begin, had) = (Instant::now(), cpu::time_of_thread());
     drive(&mut contexts, &Tsc, common.times, common.ending, progress, beside);
