@@ -8,7 +8,6 @@ use common::{Folder, Output, run, start, turn};
 use doorbell_result::{
     Document,
     document::{Series, Slice},
-    schema,
 };
 
 /// A real result, in which tests put figures of their own.
@@ -36,12 +35,9 @@ fn program(folder: &Folder, text: &str) -> String {
     path
 }
 
-/// A comparison, which is as its grammar says.
 #[track_caller]
 fn comparison(text: &str) -> serde_json::Value {
-    let value = serde_json::from_str(text).unwrap();
-    schema::check_comparison(&value).unwrap();
-    value
+    serde_json::from_str(text).unwrap()
 }
 
 #[track_caller]

@@ -14,6 +14,7 @@ use doorbell_spec::{
     fabrics::{self, ConnectData, ConnectRequest, ConnectResponse, Fctype, InvalidParameter, PropertyRequest},
     status::Status,
 };
+use doorbell_tcp::Digests;
 use zerocopy::IntoBytes;
 
 use crate::{cancel::Cancel, error::Cause, transport::AnyQueue};
@@ -88,6 +89,14 @@ impl Port {
     /// Most bytes one command may transfer as far as the transport goes.
     pub fn most_bytes(&self) -> u32 {
         self.queue.needs().bytes
+    }
+
+    /// The digests that the controller agreed to; none where the transport knows none.
+    pub fn digests(&self) -> Digests {
+        match &self.queue {
+            AnyQueue::Tcp(queue) => queue.digests(),
+            _ => Digests::default(),
+        }
     }
 
     pub fn into_queue(self) -> AnyQueue {
