@@ -15,7 +15,7 @@ use std::{
 use doorbell_platform::{Arena, Backing};
 use doorbell_queue::{Counters, Done, Down, Drain, IoQueue, REAP_BATCH, Slot, Wait};
 use doorbell_result::{
-    ContextResult, EndReason, Layout, Precision, QueueUse, SlowRecord, Timeouts, Timing, document::QueuePlan,
+    ContextResult, EndReason, IoKind, Layout, Precision, QueueUse, SlowRecord, Timeouts, Timing, document::QueuePlan,
 };
 use doorbell_spec::status::{self, Status};
 
@@ -29,9 +29,10 @@ use crate::{
     pacing::Pacing,
     port::AnyQueue,
     recorder::{Errors, Recorder, Slow},
+    second_look,
     slices::{Exchange, Slice},
     stop::Clock,
-    timing::{Batch, Exact, Mode, Off, Sampled, Sampler, Verified, cost_of_reading, in_mode},
+    timing::{Batch, Exact, Full, Mode, Off, Sampled, Sampler, cost_of_reading, in_mode},
     transport_counters::counters,
     verify::Verifier,
     workload::{Part, Workload},
@@ -90,6 +91,8 @@ pub(crate) trait Pass {
     fn end(&mut self, why: EndReason);
     /// Stops the queues and gives up what is in flight.
     fn give_up(&mut self, why: &str);
+    /// Sleeps as its one queue can; false where there are more, or it cannot.
+    fn sleep(&mut self, longest: Duration) -> bool;
     /// Appends what to sleep on; false when there is something to do already.
     fn arm(&mut self, waits: &mut Vec<Wait>) -> bool;
     /// What was measured. Call when nothing is in flight.
@@ -121,6 +124,8 @@ pub(crate) struct Outcome {
     pub problems: Vec<String>,
     /// What was recorded last, and what failed, when slices were given away; the result has none of their sums then.
     pub last: Option<(Box<Slice>, Errors)>,
+    /// The first reads whose protection information the controller found wrong: LBA and blocks.
+    pub suspects: Vec<(u64, u32)>,
 }
 
 /// The load on one namespace over queues of one kind.
@@ -171,6 +176,7 @@ pub(crate) struct Context<'a, Q, C> {
     counted: Vec<Counters>,
     /// Makes protection information and looks at it, where that is this process's to do.
     protector: Option<Box<Protector>>,
+    suspects: Vec<(u64, u32)>,
     patience: Option<Patience>,
     /// When to look at the ages of I/Os.
     next_look: u64,
@@ -179,6 +185,8 @@ pub(crate) struct Context<'a, Q, C> {
     pacing: Option<Box<Pacing>>,
     /// Whether what is read is what was written.
     verifier: Option<Box<Verifier>>,
+    /// None of the three, and I/Os are where they were sent.
+    plain: bool,
 }
 
 impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
@@ -199,8 +207,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             format!("{} on core {}: {what} for {} I/Os of {io_size} bytes: {error}", task.path, task.core, task.depth)
         };
         let carried = task.geometry.carried;
-        let (apart_at, apart) = task.geometry.metadata();
-        let whole = if apart > 0 { apart_at + apart } else { io_size };
+        let (apart_at, whole) = (task.geometry.metadata().0, task.geometry.whole());
         let bytes = u64::from(whole).next_multiple_of(align.into()) * u64::from(task.depth);
         // All queues lead to one controller and want the same.
         let backing = queues.first().map_or(Backing::Any, |queue| queue.needs().backing);
@@ -255,11 +262,13 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             outages: Vec::new(),
             counted: Vec::new(),
             protector: Protector::new(&carried, apart_at).map(Box::new),
+            suspects: Vec::new(),
             patience: None,
             next_look: u64::MAX,
             timeouts: Timeouts::default(),
             pacing: None,
             verifier: None,
+            plain: false,
         })
     }
 
@@ -315,7 +324,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
     #[inline(always)]
     fn issue<M: Mode>(&mut self, index: u32, lane: usize) {
         let draw = self.workload.draw();
-        if M::VERIFY {
+        if !M::PLAIN {
             self.stamp(index, draw);
         }
         let sampled = M::SAMPLED && self.sampler.picks();
@@ -341,13 +350,13 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             sampled,
             ..Tag::default()
         };
-        if let Some(protector) = &self.protector {
-            protector.issue(of, self.arena.region(), self.tags[index as usize].buffer, tag.slba);
-        }
-        if M::VERIFY
-            && let Some(verifier) = &mut self.verifier
-        {
-            verifier.begin(index, of.label.kind, tag.slba, tag.left);
+        if !M::PLAIN {
+            if let Some(protector) = &self.protector {
+                protector.issue(of, self.arena.region(), self.tags[index as usize].buffer, tag.slba);
+            }
+            if let Some(verifier) = &mut self.verifier {
+                verifier.begin(index, of.label.kind, tag.slba, tag.left);
+            }
         }
         self.lanes[lane].push(index, tag, geometry, &mut self.tags);
         if self.task.limit.is_some_and(|limit| self.recorder.submitted() >= limit) {
@@ -412,7 +421,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             let index = self.lanes[lane].retire(done);
             let tag = &mut self.tags[index as usize];
             tag.outstanding -= 1;
-            if self.task.placed {
+            if !M::PLAIN && self.task.placed {
                 tag.placed(done.result, &self.task.geometry);
             }
             let failed = !done.status.is_success();
@@ -424,9 +433,9 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
                 if !fresh && (M::EACH || sampled) {
                     self.look();
                 }
-                let looked = self.protector.is_some() && self.look_at_protection(index);
-                self.record(index, M::EACH || M::SHARED || sampled);
-                if M::VERIFY {
+                let looked = !M::PLAIN && self.look_at_protection(index);
+                self.record::<M>(index, M::EACH || M::SHARED || sampled);
+                if !M::PLAIN {
                     self.compare(index);
                 }
                 if M::EACH && (failed || looked) {
@@ -434,7 +443,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
                     self.look();
                 }
                 // What comes out of a stopped queue is not issued again: the others are stopped too, or the context has ended.
-                if let Some(pacing) = self.pacing.as_mut().filter(|_| !stopped) {
+                if let Some(pacing) = self.pacing.as_mut().filter(|_| !M::PLAIN && !stopped) {
                     pacing.over(index, next as u32);
                 } else if !stopped && self.running() {
                     self.issue::<M>(index, next);
@@ -456,15 +465,17 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
     }
 
     /// Records an I/O whose last piece is over.
-    #[inline]
-    fn record(&mut self, index: u32, timed: bool) {
+    #[inline(always)]
+    fn record<M: Mode>(&mut self, index: u32, timed: bool) {
         let tag = &self.tags[index as usize];
         if tag.fate == Fate::Abandoned {
             self.recorder.abandoned(tag.stamp, self.now);
         } else if tag.status.is_success() {
             let lba = tag.slba.wrapping_sub(self.task.geometry.class(tag).blocks.into());
             self.recorder.succeeded(tag.stamp, self.now, tag.class.into(), lba, timed);
-            if let Some(pacing) = &mut self.pacing {
+            if !M::PLAIN
+                && let Some(pacing) = &mut self.pacing
+            {
                 pacing.succeeded(index, self.now, timed);
             }
         } else {
@@ -482,10 +493,13 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
         self.timeouts.aborted +=
             u64::from(tag.fate == Fate::Overdue && tag.status.is(status::generic::ABORT_REQUESTED));
         let task = &self.task;
+        let class = task.geometry.class(&tag);
+        let (what, blocks) = (class.label.kind, class.blocks);
+        let slba = tag.slba.saturating_sub(blocks.into());
+        if what == IoKind::Read && second_look::is_cause(tag.status) {
+            second_look::note(&mut self.suspects, (slba, blocks));
+        }
         self.reporter.failed_io(|| {
-            let class = task.geometry.class(&tag);
-            let (what, blocks) = (class.label.kind, class.blocks);
-            let slba = tag.slba.saturating_sub(blocks.into());
             format!(
                 "{} from core {}: {what} of {blocks} blocks at LBA {slba} failed: {}",
                 task.path, task.core, tag.status
@@ -517,7 +531,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
         self.look();
         for tag in self.lanes[index].stop(&mut self.tags) {
             if !self.tags[tag as usize].is_live() {
-                self.record(tag, false);
+                self.record::<Full<Off>>(tag, false);
                 self.compare(tag);
             }
         }
@@ -537,7 +551,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             let tag = &mut self.tags[index as usize];
             if tag.is_live() {
                 (tag.outstanding, tag.left, tag.fate) = (0, 0, Fate::Abandoned);
-                self.record(index, false);
+                self.record::<Full<Off>>(index, false);
                 self.compare(index);
             }
         }
@@ -581,6 +595,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
 
 impl<Q: IoQueue, C: Clock> Pass for Context<'_, Q, C> {
     fn begin(&mut self, warm_up: u64, time: u64) {
+        self.plain = self.verifier.is_none() && self.protector.is_none() && self.pacing.is_none() && !self.task.placed;
         self.clock_cost = cost_of_reading(&self.clock);
         self.now = self.clock.now();
         let start = self.now.saturating_add(warm_up);
@@ -646,6 +661,17 @@ impl<Q: IoQueue, C: Clock> Pass for Context<'_, Q, C> {
         self.problems.push(text);
         self.end(EndReason::Lost);
         self.abandon();
+    }
+
+    fn sleep(&mut self, longest: Duration) -> bool {
+        let [lane] = &mut self.lanes[..] else { return false };
+        if lane.stopped {
+            return false;
+        }
+        lane.queue.sleep(longest).unwrap_or_else(|down| {
+            self.lose(0, &down);
+            true
+        })
     }
 
     fn arm(&mut self, waits: &mut Vec<Wait>) -> bool {
@@ -760,7 +786,8 @@ impl<Q: IoQueue, C: Clock> Pass for Context<'_, Q, C> {
                 None
             }
         };
-        Outcome { result, end: self.ended.unwrap_or_default(), problems: self.problems, last }
+        let (end, problems, suspects) = (self.ended.unwrap_or_default(), self.problems, self.suspects);
+        Outcome { result, end, problems, last, suspects }
     }
 }
 

@@ -132,6 +132,12 @@ impl Geometry {
         (self.buffer().next_multiple_of(8), blocks * self.carried.apart)
     }
 
+    /// Bytes of a buffer with that metadata.
+    pub fn whole(&self) -> u32 {
+        let (at, bytes) = self.metadata();
+        if bytes > 0 { at + bytes } else { self.buffer() }
+    }
+
     /// Says what memory the commands in a slot use.
     fn prepare(
         &self,
@@ -242,9 +248,8 @@ pub(crate) struct Lane<Q> {
     pub stopped: bool,
     /// Tags with pieces that have no slot yet, in the order they were issued.
     waiting: VecDeque<u32>,
-    /// Commands with a slot; the queue has taken the first `taken`.
+    /// Commands with a slot, which the queue has not taken.
     ops: Vec<Op>,
-    taken: usize,
     uncommitted: bool,
     /// The tag whose piece a slot carries.
     owner: Vec<u32>,
@@ -297,8 +302,7 @@ impl<Q: IoQueue> Lane<Q> {
             queue,
             stopped: false,
             waiting: VecDeque::with_capacity(own.len()),
-            ops: Vec::with_capacity(REAP_BATCH),
-            taken: 0,
+            ops: Vec::with_capacity(own.len().max(REAP_BATCH)),
             uncommitted: false,
             owner: own.iter().copied().chain(std::iter::repeat(0)).take(slots).collect(),
             prepared,
@@ -316,11 +320,11 @@ impl<Q: IoQueue> Lane<Q> {
     }
 
     /// Takes an I/O in that is issued now; it goes to the queue with the next [`Lane::flush`].
-    #[inline]
-    pub fn push(&mut self, index: u32, mut tag: Tag, geometry: &Geometry, tags: &mut [Tag]) {
+    #[inline(always)]
+    pub fn push(&mut self, index: u32, tag: Tag, geometry: &Geometry, tags: &mut [Tag]) {
         let kept = &mut tags[index as usize];
-        (tag.buffer, tag.number) = (kept.buffer, kept.number);
-        if self.direct && self.waiting.is_empty() && self.ops.len() < REAP_BATCH {
+        let mut tag = Tag { buffer: kept.buffer, number: kept.number, ..tag };
+        if self.direct {
             let blocks = tag.left;
             self.ops.push(geometry.op(tag.number, &tag, blocks));
             tag.taken(blocks, geometry);
@@ -337,20 +341,19 @@ impl<Q: IoQueue> Lane<Q> {
     #[inline]
     pub fn flush(&mut self, geometry: &Geometry, tags: &mut [Tag]) -> Result<(), Down> {
         loop {
-            if self.taken == self.ops.len() {
-                self.ops.clear();
-                self.taken = 0;
+            if self.ops.is_empty() && !self.waiting.is_empty() {
                 self.build(geometry, tags)?;
-                if self.ops.is_empty() {
-                    break;
-                }
             }
-            let taken = self.queue.submit(&self.ops[self.taken..]);
-            self.taken += taken;
-            self.uncommitted |= taken > 0;
-            if self.taken < self.ops.len() {
+            if self.ops.is_empty() {
                 break;
             }
+            let taken = self.queue.submit(&self.ops);
+            self.uncommitted |= taken > 0;
+            if taken < self.ops.len() {
+                self.ops.drain(..taken);
+                break;
+            }
+            self.ops.clear();
         }
         if self.uncommitted {
             self.uncommitted = self.queue.commit()? == Progress::Pending;
@@ -400,9 +403,7 @@ impl<Q: IoQueue> Lane<Q> {
         self.stopped = true;
         self.uncommitted = false;
         self.queue.stop();
-        let mut lost: Vec<u32> =
-            self.ops.drain(..).skip(self.taken).map(|op| self.owner[usize::from(op.slot)]).collect();
-        self.taken = 0;
+        let mut lost: Vec<u32> = self.ops.drain(..).map(|op| self.owner[usize::from(op.slot)]).collect();
         lost.iter().for_each(|&tag| tags[tag as usize].outstanding -= 1);
         lost.extend(self.waiting.drain(..));
         lost.sort_unstable();

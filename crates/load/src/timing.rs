@@ -12,8 +12,8 @@ pub(crate) trait Mode {
     const SHARED: bool = false;
     /// The stamps of some I/Os have readings of their own.
     const SAMPLED: bool = false;
-    /// What is read is held against what was written (`--verify`).
-    const VERIFY: bool = false;
+    /// Nothing but the load is wanted: no `--verify`, no protection information, no places of appends, no arrivals.
+    const PLAIN: bool = true;
 }
 
 /// [`Timing::Exact`](doorbell_result::Timing::Exact).
@@ -36,28 +36,28 @@ impl Mode for Sampled {
 }
 impl Mode for Off {}
 
-/// The same with `--verify`.
-pub(crate) struct Verified<M>(PhantomData<M>);
+/// The same with whatever else a load may want.
+pub(crate) struct Full<M>(PhantomData<M>);
 
-impl<M: Mode> Mode for Verified<M> {
+impl<M: Mode> Mode for Full<M> {
     const EACH: bool = M::EACH;
     const SHARED: bool = M::SHARED;
     const SAMPLED: bool = M::SAMPLED;
-    const VERIFY: bool = true;
+    const PLAIN: bool = false;
 }
 
 /// Calls a function of a [`Mode`] in the one that a context's load is in.
 macro_rules! in_mode {
     ($context:ident.$function:ident($($argument:expr),*)) => {
-        match ($context.task.timing, $context.verifier.is_some()) {
-            (Timing::Exact, false) => $context.$function::<Exact>($($argument),*),
-            (Timing::Batch, false) => $context.$function::<Batch>($($argument),*),
-            (Timing::Sampled(_), false) => $context.$function::<Sampled>($($argument),*),
-            (Timing::Off, false) => $context.$function::<Off>($($argument),*),
-            (Timing::Exact, true) => $context.$function::<Verified<Exact>>($($argument),*),
-            (Timing::Batch, true) => $context.$function::<Verified<Batch>>($($argument),*),
-            (Timing::Sampled(_), true) => $context.$function::<Verified<Sampled>>($($argument),*),
-            (Timing::Off, true) => $context.$function::<Verified<Off>>($($argument),*),
+        match ($context.task.timing, $context.plain) {
+            (Timing::Exact, true) => $context.$function::<Exact>($($argument),*),
+            (Timing::Batch, true) => $context.$function::<Batch>($($argument),*),
+            (Timing::Sampled(_), true) => $context.$function::<Sampled>($($argument),*),
+            (Timing::Off, true) => $context.$function::<Off>($($argument),*),
+            (Timing::Exact, false) => $context.$function::<Full<Exact>>($($argument),*),
+            (Timing::Batch, false) => $context.$function::<Full<Batch>>($($argument),*),
+            (Timing::Sampled(_), false) => $context.$function::<Full<Sampled>>($($argument),*),
+            (Timing::Off, false) => $context.$function::<Full<Off>>($($argument),*),
         }
     };
 }

@@ -7,7 +7,7 @@ use super::Context;
 use crate::{
     pacing::Pacing,
     stop::Clock,
-    timing::{Batch, Exact, Mode, Off, Sampled, Verified, in_mode},
+    timing::{Batch, Exact, Full, Mode, Off, Sampled, in_mode},
 };
 
 impl<Q: IoQueue, C: Clock> Context<'_, Q, C> {

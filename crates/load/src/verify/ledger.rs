@@ -5,8 +5,6 @@
 //! and nothing else, so order is never guessed. One that failed may have been carried out or not. One that was given up with its queue
 //! may still come, so it supersedes nothing and is never superseded.
 
-use std::collections::HashMap;
-
 use super::stamp::Content;
 
 /// Nobody knows: it was neither read nor written so far.
@@ -15,6 +13,8 @@ pub(super) const UNKNOWN: u64 = 0;
 pub(super) const FOREIGN: u64 = 1 << 63;
 /// It has been read since it was written.
 const SEEN: u64 = 1 << 62;
+/// The rest of a block's word is the place of its entry.
+const OPEN: u64 = 1 << 61;
 /// The moment that does not come.
 const NEVER: u64 = u64::MAX;
 
@@ -51,18 +51,17 @@ struct Open {
 #[derive(Debug)]
 pub(super) struct Ledger {
     first: u64,
-    certain: Vec<u64>,
-    open: HashMap<u64, Open>,
+    words: Vec<u64>,
+    open: Vec<Open>,
+    /// Places of entries that no block has.
+    free: Vec<u64>,
     moment: u64,
-    /// Lists to be used again.
-    spare: Vec<Vec<Candidate>>,
 }
 
 impl Ledger {
     /// For so many blocks from `first` on.
     pub fn new(first: u64, blocks: u64) -> Self {
-        let certain = vec![UNKNOWN; blocks as usize];
-        Self { first, certain, open: HashMap::new(), moment: 0, spare: Vec::new() }
+        Self { first, words: vec![UNKNOWN; blocks as usize], open: Vec::new(), free: Vec::new(), moment: 0 }
     }
 
     /// Bytes that it takes when nothing is under way.
@@ -146,27 +145,35 @@ impl Ledger {
     }
 
     fn entry(&mut self, lba: u64) -> &mut Open {
-        let (at, spare) = ((lba - self.first) as usize, &mut self.spare);
-        self.open.entry(lba).or_insert_with(|| {
-            let word = self.certain[at];
-            let mut candidates = spare.pop().unwrap_or_default();
-            candidates.push(Candidate { value: word & !SEEN, seen: word & SEEN != 0, done: 0, gone: NEVER });
-            Open { candidates, ..Open::default() }
-        })
+        let word = &mut self.words[(lba - self.first) as usize];
+        if *word & OPEN == 0 {
+            let place = self.free.pop().unwrap_or_else(|| {
+                self.open.push(Open::default());
+                self.open.len() as u64 - 1
+            });
+            let certain = Candidate { value: *word & !SEEN, seen: *word & SEEN != 0, done: 0, gone: NEVER };
+            self.open[place as usize].candidates.push(certain);
+            *word = OPEN | place;
+        }
+        &mut self.open[(*word & !OPEN) as usize]
     }
 
     /// Makes one word of an entry again that nothing is under way for and that holds one possibility.
     fn close(&mut self, lba: u64) {
-        let Some(open) = self.open.get_mut(&lba).filter(|open| open.readers == 0 && open.writers == 0) else { return };
+        let word = &mut self.words[(lba - self.first) as usize];
+        let place = *word & !OPEN;
+        let open = &mut self.open[place as usize];
+        if open.readers > 0 || open.writers > 0 {
+            return;
+        }
         open.candidates.retain(|candidate| candidate.gone == NEVER);
         if let [Candidate { value, seen, done, .. }] = open.candidates[..]
             && done != NEVER
         {
-            self.certain[(lba - self.first) as usize] = value | if seen { SEEN } else { 0 };
-            if let Some(mut open) = self.open.remove(&lba) {
-                open.candidates.clear();
-                self.spare.push(open.candidates);
-            }
+            *word = value | if seen { SEEN } else { 0 };
+            open.candidates.clear();
+            open.changed = 0;
+            self.free.push(place);
         }
     }
 }
@@ -186,6 +193,10 @@ mod tests {
     const LBA: u64 = 7;
 
     impl Ledger {
+        fn is_certain(&self) -> bool {
+            self.words.iter().all(|word| word & OPEN == 0)
+        }
+
         fn write(&mut self, sequence: u64) -> u64 {
             let began = self.step();
             self.begin_write(LBA, sequence);
@@ -230,7 +241,7 @@ mod tests {
             assert!(ledger.finds(read, new));
             ledger.over(2, write, End::Written);
             assert!(!ledger.finds_now(1) && ledger.finds_now(2));
-            assert!(ledger.open.is_empty());
+            assert!(ledger.is_certain());
         }
         // It began before the write, and is over after it.
         let mut ledger = written();
@@ -239,7 +250,7 @@ mod tests {
         ledger.over(2, write, End::Written);
         assert!(!ledger.finds_now(1), "this one began behind it");
         assert!(ledger.finds(read, 1));
-        assert!(ledger.open.is_empty());
+        assert!(ledger.is_certain());
     }
 
     #[test]
@@ -252,7 +263,7 @@ mod tests {
             assert!(!ledger.finds_now(1));
             assert!(ledger.finds_now(last) && ledger.finds_now(last));
             assert!(!ledger.finds_now(5 - last), "it was the other one");
-            assert!(ledger.open.is_empty());
+            assert!(ledger.is_certain());
         }
     }
 

@@ -99,6 +99,7 @@ impl Verifier {
             return Vec::new();
         }
         self.ledger.step();
+        self.found.clear();
         let good = tag.fate != Fate::Abandoned && tag.status.is_success();
         for block in 0..u64::from(blocks) {
             if sequence > 0 {
@@ -133,10 +134,6 @@ impl Verifier {
                 self.confirm(lba, sequence);
             }
             (None, _) => self.outcome.foreign += 1,
-        }
-        if self.wrong.is_empty() && self.found.len() > 1 {
-            // They are compared with what is wrong in the same I/O: one of each is enough.
-            self.found.dedup();
         }
     }
 
@@ -177,7 +174,6 @@ impl Verifier {
                 self.outcome.first.push(one);
             }
         }
-        self.found.clear();
         told
     }
 
