@@ -14,7 +14,7 @@ readonly CANNOT=3
 # Modules put into the initramfs, with what they depend on; a scenario says which of them to load.
 MODULES="virtio_pci virtio_console virtio_net virtio_blk null_blk brd loop ext4 crc32c_generic crc32c_intel crc32_generic libcrc32c
   configfs nvme nvme-core nvme-fabrics nvme-tcp nvmet nvmet-tcp inet_diag tcp_diag
-  nvme-auth nvme-keyring tls nvme-rdma nvmet-rdma rdma_rxe rdma_ucm vfio-pci vfio_iommu_type1 veth dummy"
+  nvme-auth nvme-keyring tls nvme-rdma nvmet-rdma rdma_rxe rdma_ucm vfio-pci vfio_iommu_type1 veth dummy dm-mod"
 
 say() { printf 'lab: %s\n' "$*" >&2; }
 cannot() { say "cannot run here: $*"; exit $CANNOT; }
@@ -86,7 +86,7 @@ install_needed() {
   case $(codename) in debian\ ?*) ;; *) cannot "the lab boots Debian's kernel, fetched by Debian's apt; this is $(codename)" ;; esac
   PATH=$PATH:/usr/sbin:/sbin
   mapfile -t need < <(missing qemu-system-x86_64=qemu-system-x86 cpio=cpio depmod=kmod zstd=zstd xz=xz-utils \
-    nvme=nvme-cli mkfs.ext4=e2fsprogs ss=iproute2 rping=rdmacm-utils)
+    nvme=nvme-cli mkfs.ext4=e2fsprogs ss=iproute2 rping=rdmacm-utils dmsetup=dmsetup)
   [ -e /etc/libibverbs.d/rxe.driver ] || need+=(ibverbs-providers)
   install_packages "${need[@]}"
 }

@@ -1,9 +1,11 @@
 # shellcheck shell=sh
 #: machine drives
 #: parameters nvme.poll_queues=2
-#: modules nvme
+#: modules nvme dm-mod
+#: programs dmsetup
 #: seconds 240
-# Drives that the kernel's driver has: its block devices by libaio and io_uring, polled queues, and commands that it passes through.
+# Drives that the kernel's driver has: its block devices by libaio and io_uring, polled queues, and commands that it
+# passes through; what device-mapper has is not written until that is insisted on.
 . /lab/guest.sh
 . /lab/drives.sh
 
@@ -46,6 +48,26 @@ if [ -e "$NG" ]; then
 else skip passthrough 'this kernel has no generic devices'; fi
 check_refused passthrough.metadata 20 'bytes of metadata' doorbell perf -q 1 -o 4096 -w read -t 1 "$(generic "$META")"
 check_refused block.passthrough 20 'for NVMe devices that take commands' doorbell perf -q 1 -o 4096 -w read -t 1 --engine io_uring_cmd "$HOT1"
+
+# A part of a drive that device-mapper has under another name.
+need mapped run 20 dmsetup create over --noudevsync --table "0 8192 linear $HOT1 0"
+mapped() { # NAME DEVICE
+  # shellcheck disable=SC2086
+  check_refused mapped.$1 20 'held by dm-[0-9]+ .device-mapper: over' doorbell perf $QUICK -q 4 -w write "$2"
+  insist=$(sed -n "s/.* add --overwrite '\(.*\)'\$/\1/p" $LOG)
+  # shellcheck disable=SC2086
+  perf mapped.$1.insisted $QUICK -q 4 -w write --overwrite "$insist" "$2"
+}
+mapped block "$HOT1"
+[ ! -e "$NG" ] || mapped passthrough "$(generic "$HOT1")"
+# shellcheck disable=SC2086
+{
+  perf mapped.read $QUICK -q 4 -w randread "$HOT1"
+  perf mapped.itself $QUICK -q 4 -w write /dev/dm-0
+}
+check mapped.removed run 20 dmsetup remove --noudevsync over
+# shellcheck disable=SC2086
+perf mapped.free $QUICK -q 4 -w write "$HOT1"
 
 # A file and a drive side by side; the drive is pulled, and the other goes on.
 monitor '{"execute": "query-version"}'

@@ -107,6 +107,16 @@ check limits.blocks blocks 1024k
 disconnect
 check limits.stop stop
 
+# --- protected blocks: the host has no place for what stands behind their data, so the target makes it and takes it away
+
+need protected.start start --ram 16M,metadata=8,pi=1
+need protected.connect connect
+for size in 4k 64k; do check protected.$size blocks $size; done
+perf protected.read -r "trtype:rdma adrfam:IPv4 traddr:$V4 trsvcid:4420 subnqn:$NQN ns:1" -q 8 -o 4096 -w read -e 'PRCHK=GUARD|APPTAG|REFTAG' -d 1000 \
+  -t 60 -c 0x1
+disconnect
+check protected.stop stop
+
 # --- receives that connections share
 
 size=64; [ "$SOFT" != siw ] || size=1024

@@ -36,6 +36,11 @@ fn program(folder: &Folder, text: &str) -> String {
 }
 
 #[track_caller]
+fn comparison(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).unwrap()
+}
+
+#[track_caller]
 fn ends(output: &Output, status: i32, said: &[&str]) {
     assert_eq!(output.status, Some(status), "{output:#?}");
     for said in said {
@@ -72,7 +77,7 @@ fn interleaved_runs_tell_better_from_worse() {
     let [fast, slow] = ["fast", "slow"].map(|side| format!("'{program}' -x {side}"));
     let ab = |a: &str, b: &str| {
         fs::write(&count, "").unwrap();
-        run(&["ab", "--pairs", "2", "--metric", "iops", "--", a, b])
+        run(&["ab", "--pairs", "2", "--metric", "iops", "--json", &folder.file("ab.json"), "--", a, b])
     };
     ends(
         &ab(&fast, &slow),
@@ -80,6 +85,8 @@ fn interleaved_runs_tell_better_from_worse() {
         &["Run 2 of 4: B: 1002", "Run 3 of 4: B: 1003", "Run 4 of 4: A: 2004", "WORSE", "2 pairs"],
     );
     ends(&ab(&slow, &fast), 0, &["better"]);
+    let written = comparison(&fs::read_to_string(folder.file("ab.json")).unwrap());
+    assert_eq!((&written["base"][1], &written["metrics"][0]["verdict"]), (&"002-a".into(), &"better".into()));
 
     let [a, aa, b, bb] = ["fast-1", "fast-2", "slow-1", "slow-2"].map(|name| folder.file(&format!("{name}.json")));
     let compare = |args: &[&str]| run(&[&["compare", "--metric", "iops"], args].concat());
@@ -87,6 +94,23 @@ fn interleaved_runs_tell_better_from_worse() {
     ends(&compare(&[&b, &bb, "--", &a, &aa]), 0, &["better", "2 and 2 runs"]);
     ends(&compare(&["--threshold", "200%", "--find", "300%", &b, &bb, "--", &a, &aa]), 0, &["the same within 200%"]);
     ends(&compare(&[&a, &b]), 3, &["one run without a time series", "these runs cannot tell"]);
+
+    let output = compare(&["--json", "-", "--paired", &a, &aa, "--", &b, &bb]);
+    let (written, metric) = (comparison(&output.stdout), &comparison(&output.stdout)["metrics"][0]);
+    assert!(output.status == Some(1) && output.stderr.contains("WORSE") && written["exit_status"] == 1, "{output:#?}");
+    assert_eq!((&written["basis"], &written["base"][0]), (&"pairs".into(), &a.as_str().into()));
+    assert!(
+        (metric["change_percent"].as_f64().unwrap() + 50.0).abs() < 1.0 && metric["verdict"] == "worse",
+        "{metric}"
+    );
+    let output = compare(&["--json", "-", &a, &b]);
+    let written = comparison(&output.stdout);
+    assert_eq!((output.status, &written["exit_status"]), (Some(3), &3.into()));
+    assert!(written["metrics"][0]["why"].as_str().unwrap().contains("without a time series"), "{written}");
+    let file = folder.file("none.json");
+    ends(&compare(&["--json", &file, &a, "/nowhere"]), 2, &["/nowhere cannot be read"]);
+    assert!(!fs::exists(&file).unwrap());
+    ends(&compare(&["--json", "/nowhere/x", &a, &b]), 2, &["--json: /nowhere/x cannot be written"]);
     for (args, said) in [
         (&[a.as_str()][..], "give two results"),
         (&[&a, &aa, &b], "with -- between"),

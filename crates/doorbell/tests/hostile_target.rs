@@ -13,7 +13,7 @@ use std::{
 
 use common::{rows, run, start, total, turn};
 use doorbell_hostile::{
-    BLOCK, BLOCKS, Misdeed, Moment, Reply, Step, TargetPeer, identify_controller, identify_namespace,
+    BLOCK, BLOCKS, Framing, Misdeed, Moment, Reply, Step, TargetPeer, identify_controller, identify_namespace,
 };
 use doorbell_spec::{
     command::{AdminOpcode, Command, IdentifyRequest, LogRequest, NvmOpcode},
@@ -21,6 +21,7 @@ use doorbell_spec::{
     identify::{Cns, cmic, nmic},
     log::{AnaGroupDescriptor, AnaHeader, AnaState, ChangedNamespaces, Lid},
     status::Status,
+    tcp::{IcResp, MAXH2CDATA_MIN, digest},
 };
 use zerocopy::IntoBytes;
 
@@ -50,6 +51,26 @@ fn changing() -> TargetPeer {
         }
         _ => Reply::Model,
     })
+}
+
+#[test]
+fn the_result_has_the_digests_that_were_granted_not_those_that_were_asked_for() {
+    let _turn = turn();
+    let peer = TargetPeer::start(|connection, moment| match moment {
+        Moment::Initialize(icreq) => {
+            let granted = icreq.digest & digest::HDGST;
+            connection.wire.send(IcResp::new(0, granted, MAXH2CDATA_MIN).as_bytes()).expect("the host is there");
+            connection.wire.framing = Framing::new(granted, icreq.hpda);
+            Reply::Done
+        }
+        _ => Reply::Model,
+    });
+    for (asked, header) in [("-HI", true), ("-I", false), ("-H", true)] {
+        let output = run(&[&["perf", "-r", &peer.id(), "-t", "1", "--json", "-", asked], &LOAD[..]].concat());
+        assert_eq!(output.status, Some(0), "{output:#?}");
+        let path = serde_json::from_str::<serde_json::Value>(&output.stdout).unwrap()["paths"][0].clone();
+        assert_eq!((&path["header_digest"], &path["data_digest"]), (&header.into(), &false.into()), "{asked}");
+    }
 }
 
 #[test]

@@ -69,7 +69,12 @@ impl Drop for Loop {
 
 fn perf(args: &str) -> Output {
     eprintln!("perf {args}");
-    run(&["perf"].into_iter().chain(args.split(' ')).collect::<Vec<_>>())
+    let folder = Folder::new();
+    let json = folder.0.join("result.json");
+    let words = ["perf", "--json", json.to_str().unwrap()].into_iter().chain(args.split(' '));
+    let output = run(&words.collect::<Vec<_>>());
+    assert!(json.exists(), "{output:#?}");
+    output
 }
 
 #[track_caller]

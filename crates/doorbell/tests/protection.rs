@@ -132,10 +132,18 @@ fn a_wrong_block_is_named_and_fails_the_run() {
             let said = perf(&id, &format!("-w read -q 4 -o 4096 -d 1024 -Q 1 -e {action},PRCHK=GUARD --json -"));
             assert_eq!(said.stderr.matches("at LBA 72 failed").count(), 1, "{}", said.stderr);
             assert!(said.stderr.contains("End-to-end Guard Check Error (sct 2h, sc 82h)"), "{}", said.stderr);
+            // It is named by a second look.
+            assert!(said.stderr.contains("core 0: the guard of the block at LBA 77 is 5a5ah, not "), "{}", said.stderr);
+            assert!(said.stdout.contains("the guard of the block at LBA 77 is 5a5ah, not "), "{}", said.stdout);
         }
         // Without the check of the guard nothing is wrong with it but its reference tag.
         let said = perf(&id, "-w read -q 4 -o 4096 -d 1024 -e PRCHK=REFTAG");
         assert!(said.status == Some(1) && said.stderr.contains("Reference Tag Check Error"), "{}", said.stderr);
+        assert!(
+            said.stderr.contains("the reference tag of the block at LBA 77 is 5a5a5a5ah, not 4dh"),
+            "{}",
+            said.stderr
+        );
         assert_eq!(perf(&id, "-w read -q 4 -o 4096 -d 1024").status, Some(0));
     }
 }

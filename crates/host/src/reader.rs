@@ -1,8 +1,12 @@
 //! Reading a few blocks at leisure, over an I/O queue of its own: what is on a namespace is looked at by the way it will be used.
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
-use doorbell_spec::{command, status::media};
+use doorbell_queue::Done;
+use doorbell_spec::{
+    command::{self, Command},
+    status::media,
+};
 
 use crate::{
     error::{Cause, Error},
@@ -30,7 +34,46 @@ impl Reader {
         self.blocks(namespace, offset, bytes).map_err(|cause| cause.of(&self.controller))
     }
 
+    /// Blocks from an LBA on as they are stored: their data, with metadata that stands behind it, and metadata that is apart. The
+    /// controller does not check them.
+    ///
+    /// # Errors
+    /// As [`Reader::read`]; blocks that were never written, where the controller reports them.
+    pub fn stored(&mut self, namespace: &Namespace, slba: u64, blocks: u32) -> Result<(Vec<u8>, Vec<u8>), Error> {
+        let (mut data, mut metadata) = (Vec::new(), Vec::new());
+        let take = |command: &Command, done: &Done, some: &[u8], apart: &[u8], _| {
+            data.extend_from_slice(some);
+            metadata.extend_from_slice(apart);
+            if done.status.is_success() { Ok(()) } else { Err(refused(command, done.status, String::new())) }
+        };
+        self.each(namespace, slba..slba + u64::from(blocks), take).map_err(|cause| cause.of(&self.controller))?;
+        Ok((data, metadata))
+    }
+
     fn blocks(&mut self, namespace: &Namespace, offset: u64, bytes: usize) -> Result<Vec<u8>, Cause> {
+        let (block, stored) = (namespace.block_size, namespace.stored_block_size() as usize);
+        let mut data = Vec::with_capacity(bytes);
+        let range = offset / u64::from(block)..(offset + bytes as u64) / u64::from(block);
+        self.each(namespace, range, |command, done, some, _, count| {
+            if done.status.is_success() {
+                some.chunks_exact(stored).for_each(|one| data.extend_from_slice(&one[..block as usize]));
+            } else if done.status.is(media::DEALLOCATED_OR_UNWRITTEN) {
+                data.resize(data.len() + count as usize * block as usize, 0);
+            } else {
+                return Err(refused(command, done.status, String::new()));
+            }
+            Ok(())
+        })?;
+        Ok(data)
+    }
+
+    /// Reads blocks in as many commands as they take; `take` has each, what came of it, data, metadata that is apart, and its blocks.
+    fn each(
+        &mut self,
+        namespace: &Namespace,
+        range: Range<u64>,
+        mut take: impl FnMut(&Command, &Done, &[u8], &[u8], u32) -> Result<(), Cause>,
+    ) -> Result<(), Cause> {
         let stored = namespace.stored_block_size();
         let apart = if namespace.extended { 0 } else { u32::from(namespace.metadata_size) };
         // Metadata begins at a dword.
@@ -42,9 +85,7 @@ impl Reader {
             )));
         }
         self.port.grant("the look at what is there", SPAN);
-        let mut data = Vec::with_capacity(bytes);
-        let (mut block, end) =
-            (offset / u64::from(namespace.block_size), (offset + bytes as u64) / u64::from(namespace.block_size));
+        let Range { start: mut block, end } = range;
         while block < end {
             // A read must not cross from one zone to the next.
             let in_zone = namespace.zoned.map_or(u64::MAX, |zoned| zoned.zone_blocks - block % zoned.zone_blocks);
@@ -53,17 +94,10 @@ impl Reader {
             if apart > 0 {
                 self.port.expect_metadata(count * apart);
             }
-            let (done, stored_data) = self.port.execute(&command, &AdminData::In(count * stored), self.timeout)?;
-            if done.status.is_success() {
-                let parts = stored_data.chunks_exact(stored as usize);
-                parts.for_each(|one| data.extend_from_slice(&one[..namespace.block_size as usize]));
-            } else if done.status.is(media::DEALLOCATED_OR_UNWRITTEN) {
-                data.resize(data.len() + count as usize * namespace.block_size as usize, 0);
-            } else {
-                return Err(refused(&command, done.status, String::new()));
-            }
+            let (done, data) = self.port.execute(&command, &AdminData::In(count * stored), self.timeout)?;
+            take(&command, &done, &data, &self.port.metadata(count * apart), count)?;
             block += u64::from(count);
         }
-        Ok(data)
+        Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! Reads, writes and flushes by Linux AIO.
 
-use std::{io, os::fd::RawFd, sync::Arc};
+use std::{io, os::fd::RawFd, sync::Arc, time::Duration};
 
 use doorbell_platform::{
     Range, Region,
@@ -81,6 +81,10 @@ impl Backend for Libaio {
 
     fn ready(&self) -> u32 {
         self.aio.ready()
+    }
+
+    fn sleep(&mut self, longest: Duration) -> io::Result<bool> {
+        Ok(self.aio.sleep(longest))
     }
 
     fn arm(&mut self) -> io::Result<Option<RawFd>> {

@@ -1,6 +1,6 @@
 //! NVMe commands that the kernel's driver passes through, by io_uring.
 
-use std::{io, os::fd::RawFd, sync::Arc};
+use std::{io, os::fd::RawFd, sync::Arc, time::Duration};
 
 use doorbell_platform::{
     Range, Region,
@@ -65,6 +65,10 @@ impl Backend for Passthrough {
 
     fn ready(&self) -> u32 {
         self.ring.ready()
+    }
+
+    fn sleep(&mut self, longest: Duration) -> io::Result<bool> {
+        self.ring.sleep(longest)
     }
 
     fn arm(&mut self) -> io::Result<Option<RawFd>> {

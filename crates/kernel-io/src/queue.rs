@@ -1,6 +1,6 @@
 //! What the kernel's ways to do I/O have in common, as queues: slots, what is over at once, and the end.
 
-use std::{io, os::fd::RawFd, sync::Arc};
+use std::{io, os::fd::RawFd, sync::Arc, time::Duration};
 
 use doorbell_platform::{Arena, Backing, Range, Region};
 use doorbell_queue::{Counters, Done, Down, Drain, IoQueue, Needs, Op, PrepareError, Progress, Slot, Wait};
@@ -29,6 +29,8 @@ pub trait Backend: Send + Sized {
     fn status(answer: i64, moves: u32) -> Status;
     /// How many are over and not told of.
     fn ready(&self) -> u32;
+    /// Sleeps until something may be over, or so long; false where that cannot be done but by what `arm` gives.
+    fn sleep(&mut self, longest: Duration) -> io::Result<bool>;
     /// What to sleep on; nothing when something may be over.
     fn arm(&mut self) -> io::Result<Option<RawFd>>;
     /// Asks for the end of a slot's I/O, or of all; returns whether that is possible.
@@ -254,6 +256,13 @@ impl<B: Backend> IoQueue for Queue<B> {
             Ok(Some(fd)) => Ok(Wait::Fd { fd, writable: false }),
             Ok(None) => Ok(Wait::Ready),
             Err(error) => Err(self.down(&error)),
+        }
+    }
+
+    fn sleep(&mut self, longest: Duration) -> Result<bool, Down> {
+        match self.backend.as_mut().filter(|_| self.ended.is_empty()).map(|backend| backend.sleep(longest)) {
+            None => Ok(true),
+            Some(outcome) => outcome.map_err(|error| self.down(&error)),
         }
     }
 

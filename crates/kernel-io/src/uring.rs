@@ -1,6 +1,6 @@
 //! Reads, writes and flushes by io_uring.
 
-use std::{io, os::fd::RawFd, sync::Arc};
+use std::{io, os::fd::RawFd, sync::Arc, time::Duration};
 
 use doorbell_platform::{
     Range, Region,
@@ -62,6 +62,10 @@ impl Backend for Uring {
 
     fn ready(&self) -> u32 {
         self.ring.ready()
+    }
+
+    fn sleep(&mut self, longest: Duration) -> io::Result<bool> {
+        self.ring.sleep(longest)
     }
 
     fn arm(&mut self) -> io::Result<Option<RawFd>> {

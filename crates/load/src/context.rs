@@ -15,7 +15,7 @@ use std::{
 use doorbell_platform::{Arena, Backing};
 use doorbell_queue::{Counters, Done, Down, Drain, IoQueue, REAP_BATCH, Slot, Wait};
 use doorbell_result::{
-    ContextResult, EndReason, Layout, Precision, QueueUse, SlowRecord, Timeouts, Timing, document::QueuePlan,
+    ContextResult, EndReason, IoKind, Layout, Precision, QueueUse, SlowRecord, Timeouts, Timing, document::QueuePlan,
 };
 use doorbell_spec::status::{self, Status};
 
@@ -29,6 +29,7 @@ use crate::{
     pacing::Pacing,
     port::AnyQueue,
     recorder::{Errors, Recorder, Slow},
+    second_look,
     slices::{Exchange, Slice},
     stop::Clock,
     timing::{Batch, Exact, Full, Mode, Off, Sampled, Sampler, cost_of_reading, in_mode},
@@ -90,6 +91,8 @@ pub(crate) trait Pass {
     fn end(&mut self, why: EndReason);
     /// Stops the queues and gives up what is in flight.
     fn give_up(&mut self, why: &str);
+    /// Sleeps as its one queue can; false where there are more, or it cannot.
+    fn sleep(&mut self, longest: Duration) -> bool;
     /// Appends what to sleep on; false when there is something to do already.
     fn arm(&mut self, waits: &mut Vec<Wait>) -> bool;
     /// What was measured. Call when nothing is in flight.
@@ -121,6 +124,8 @@ pub(crate) struct Outcome {
     pub problems: Vec<String>,
     /// What was recorded last, and what failed, when slices were given away; the result has none of their sums then.
     pub last: Option<(Box<Slice>, Errors)>,
+    /// The first reads whose protection information the controller found wrong: LBA and blocks.
+    pub suspects: Vec<(u64, u32)>,
 }
 
 /// The load on one namespace over queues of one kind.
@@ -171,6 +176,7 @@ pub(crate) struct Context<'a, Q, C> {
     counted: Vec<Counters>,
     /// Makes protection information and looks at it, where that is this process's to do.
     protector: Option<Box<Protector>>,
+    suspects: Vec<(u64, u32)>,
     patience: Option<Patience>,
     /// When to look at the ages of I/Os.
     next_look: u64,
@@ -201,8 +207,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             format!("{} on core {}: {what} for {} I/Os of {io_size} bytes: {error}", task.path, task.core, task.depth)
         };
         let carried = task.geometry.carried;
-        let (apart_at, apart) = task.geometry.metadata();
-        let whole = if apart > 0 { apart_at + apart } else { io_size };
+        let (apart_at, whole) = (task.geometry.metadata().0, task.geometry.whole());
         let bytes = u64::from(whole).next_multiple_of(align.into()) * u64::from(task.depth);
         // All queues lead to one controller and want the same.
         let backing = queues.first().map_or(Backing::Any, |queue| queue.needs().backing);
@@ -257,6 +262,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             outages: Vec::new(),
             counted: Vec::new(),
             protector: Protector::new(&carried, apart_at).map(Box::new),
+            suspects: Vec::new(),
             patience: None,
             next_look: u64::MAX,
             timeouts: Timeouts::default(),
@@ -487,10 +493,13 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
         self.timeouts.aborted +=
             u64::from(tag.fate == Fate::Overdue && tag.status.is(status::generic::ABORT_REQUESTED));
         let task = &self.task;
+        let class = task.geometry.class(&tag);
+        let (what, blocks) = (class.label.kind, class.blocks);
+        let slba = tag.slba.saturating_sub(blocks.into());
+        if what == IoKind::Read && second_look::is_cause(tag.status) {
+            second_look::note(&mut self.suspects, (slba, blocks));
+        }
         self.reporter.failed_io(|| {
-            let class = task.geometry.class(&tag);
-            let (what, blocks) = (class.label.kind, class.blocks);
-            let slba = tag.slba.saturating_sub(blocks.into());
             format!(
                 "{} from core {}: {what} of {blocks} blocks at LBA {slba} failed: {}",
                 task.path, task.core, tag.status
@@ -654,6 +663,17 @@ impl<Q: IoQueue, C: Clock> Pass for Context<'_, Q, C> {
         self.abandon();
     }
 
+    fn sleep(&mut self, longest: Duration) -> bool {
+        let [lane] = &mut self.lanes[..] else { return false };
+        if lane.stopped {
+            return false;
+        }
+        lane.queue.sleep(longest).unwrap_or_else(|down| {
+            self.lose(0, &down);
+            true
+        })
+    }
+
     fn arm(&mut self, waits: &mut Vec<Wait>) -> bool {
         for index in 0..self.lanes.len() {
             if self.lanes[index].stopped {
@@ -766,7 +786,8 @@ impl<Q: IoQueue, C: Clock> Pass for Context<'_, Q, C> {
                 None
             }
         };
-        Outcome { result, end: self.ended.unwrap_or_default(), problems: self.problems, last }
+        let (end, problems, suspects) = (self.ended.unwrap_or_default(), self.problems, self.suspects);
+        Outcome { result, end, problems, last, suspects }
     }
 }
 

@@ -132,6 +132,12 @@ impl Geometry {
         (self.buffer().next_multiple_of(8), blocks * self.carried.apart)
     }
 
+    /// Bytes of a buffer with that metadata.
+    pub fn whole(&self) -> u32 {
+        let (at, bytes) = self.metadata();
+        if bytes > 0 { at + bytes } else { self.buffer() }
+    }
+
     /// Says what memory the commands in a slot use.
     fn prepare(
         &self,

@@ -34,6 +34,7 @@ mod rest_tests;
 mod run;
 #[cfg(test)]
 mod run_tests;
+mod second_look;
 mod slices;
 mod stop;
 mod survey;

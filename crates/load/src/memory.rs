@@ -8,16 +8,38 @@ use crate::{
     verify::Verifier,
 };
 
+/// The buffers of a context.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Buffers {
+    pub access: Access,
+    pub count: u32,
+    /// Bytes of each: data, metadata, and what alignment leaves free.
+    pub bytes: u64,
+}
+
+impl Buffers {
+    fn all(self) -> u64 {
+        self.bytes.saturating_mul(self.count.into())
+    }
+
+    fn sum<'a>(of: impl Iterator<Item = &'a Self>) -> u64 {
+        of.fold(0, |sum, one| sum.saturating_add(one.all()))
+    }
+}
+
 /// Whether there is enough for the buffers of these contexts.
 ///
 /// # Errors
 /// What is missing, and what to change.
-pub(crate) fn check(options: &RunOptions, contexts: &[Access]) -> Result<(), String> {
+pub(crate) fn check(options: &RunOptions, contexts: &[Buffers]) -> Result<(), String> {
     let pools = Pool::all(&Sysfs::default());
     let huge = pools.iter().filter(|pool| pool.node.is_none()).map(|pool| pool.page.saturating_mul(pool.free)).sum();
     compare(options, contexts, available(), huge)?;
-    let pinned = contexts.iter().filter(|access| matches!(access, Access::Pinned | Access::Registered)).count();
-    if pinned > 0 { memlock::reckon(buffers(options, pinned)) } else { Ok(()) }
+    let pinned = contexts.iter().filter(|one| matches!(one.access, Access::Pinned | Access::Registered));
+    match Buffers::sum(pinned) {
+        0 => Ok(()),
+        bytes => memlock::reckon(bytes),
+    }
 }
 
 /// Whether there is enough for what each block of so many may hold (`--verify`), beside the buffers of so many contexts.
@@ -41,17 +63,18 @@ fn compare_ledger(blocks: u64, available: Option<u64>) -> Result<(), String> {
 }
 
 /// `available` is what the system can give, where it says so, and `huge` what is set aside in free huge pages, both in bytes.
-fn compare(options: &RunOptions, contexts: &[Access], available: Option<u64>, huge: u64) -> Result<(), String> {
+fn compare(options: &RunOptions, contexts: &[Buffers], available: Option<u64>, huge: u64) -> Result<(), String> {
     let Some(available) = available else { return Ok(()) };
     // Huge pages are for what others reach, and neither kind is for all.
-    let within_reach = contexts.iter().any(|access| matches!(access, Access::Shared | Access::Pinned));
+    let within_reach = contexts.iter().any(|one| matches!(one.access, Access::Shared | Access::Pinned));
     let available = if within_reach { available.saturating_add(huge) } else { available };
-    let (count, needed) = (contexts.len(), buffers(options, contexts.len()));
+    let (count, needed) = (contexts.len(), Buffers::sum(contexts.iter()));
     if needed > available {
+        let largest = contexts.iter().map(|one| one.bytes).max().unwrap_or(0);
         return Err(format!(
-            "{count} x {} buffers (-q) of {} bytes (-o) are {} MiB, more than the {} MiB the machine has free; lower -q or -o",
+            "{count} x {} buffers (-q) of {largest} bytes (-o, with metadata) are {} MiB, more than the {} MiB the machine has free; \
+             lower -q or -o",
             options.io_depth,
-            buffer(options),
             needed >> 20,
             available >> 20
         ));
@@ -66,14 +89,6 @@ fn compare(options: &RunOptions, contexts: &[Access], available: Option<u64>, hu
         ));
     }
     Ok(())
-}
-
-fn buffer(options: &RunOptions) -> u64 {
-    u64::from(options.buffer()).next_multiple_of(options.alignment.max(1).into())
-}
-
-fn buffers(options: &RunOptions, contexts: usize) -> u64 {
-    buffer(options).saturating_mul(options.io_depth.into()).saturating_mul(contexts as u64)
 }
 
 /// Bytes the system can give without swapping, where it says so.
@@ -94,12 +109,18 @@ mod tests {
     fn what_is_missing_is_said() {
         // 2 contexts of 256 MiB.
         let options = RunOptions { io_size: 1 << 20, io_depth: 256, memory: 600 * MIB, ..options() };
-        let [own, shared] = [[Access::Own, Access::Registered], [Access::Own, Access::Shared]];
+        let of = |access| Buffers { access, count: 256, bytes: MIB };
+        let [own, shared] = [[Access::Own, Access::Registered], [Access::Own, Access::Shared]].map(|all| all.map(of));
         assert_eq!(compare(&options, &own, Some(512 * MIB), 0), Ok(()), "-s is for what others reach");
         assert_eq!(compare(&options, &shared, Some(300 * MIB), 300 * MIB), Ok(()));
         assert_eq!(compare(&options, &shared, None, 0), Ok(()));
         let few = compare(&options, &own, Some(500 * MIB), 300 * MIB).unwrap_err();
-        assert!(few.starts_with("2 x 256 buffers (-q) of 1048576 bytes (-o) are 512 MiB, more than the 500"), "{few}");
+        assert!(
+            few.starts_with("2 x 256 buffers (-q) of 1048576 bytes (-o, with metadata) are 512 MiB, more than the 500"),
+            "{few}"
+        );
+        let larger = [own[0], Buffers { bytes: MIB + (64 << 10), ..own[1] }];
+        assert!(compare(&options, &larger, Some(512 * MIB), 0).is_err(), "metadata counts");
         let asked = compare(&options, &shared, Some(500 * MIB), 50 * MIB).unwrap_err();
         let ledger = compare_ledger(1 << 28, Some(MIB << 10)).unwrap_err();
         assert!(ledger.starts_with("--verify keeps 2048 MiB for what each of 268435456 blocks"), "{ledger}");

@@ -104,13 +104,20 @@ impl Protector {
         if !class.plain || data_direction(class.opcode) != Direction::ControllerToHost {
             return 0;
         }
+        let before = self.wrong;
+        self.look(region, self.blocks(class, buffer), slba);
+        self.wrong - before
+    }
+
+    /// Looks at blocks in memory.
+    #[inline]
+    pub fn look(&mut self, region: &Region, blocks: Blocks, slba: u64) {
         let tags = (slba & self.reference_mask).into();
         let expected = Expected { checks: self.checks, application: (0, u16::MAX), tags };
-        let (layout, before) = (self.layout, self.wrong);
-        layout.verify(region, self.blocks(class, buffer), expected, |block, mismatch| {
+        let layout = self.layout;
+        layout.verify(region, blocks, expected, |block, mismatch| {
             self.note(slba + u64::from(block), mismatch);
         });
-        self.wrong - before
     }
 
     fn blocks(&self, class: &Class, buffer: u64) -> Blocks {

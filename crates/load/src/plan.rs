@@ -203,14 +203,6 @@ impl RunOptions {
         }
     }
 
-    /// Bytes of the buffer of an I/O, as far as they are known before the namespace is.
-    pub(crate) fn buffer(&self) -> u32 {
-        let moves =
-            |label: &Label| matches!(label.kind, IoKind::Read | IoKind::Write | IoKind::Compare | IoKind::Append);
-        let whole = self.labels().iter().step_by(2).any(moves);
-        if whole { self.io_size } else { self.io_size.min(4096) }
-    }
-
     /// The classes of I/Os, in the order of [`crate::classes`].
     pub(crate) fn labels(&self) -> Vec<Label> {
         let kinds = [self.selection.operation.unwrap_or(IoKind::Read), IoKind::Write];
@@ -420,6 +412,13 @@ impl Shape {
         };
         if let Some((size, _)) = sizes.iter().find(|(size, _)| !whole(*size)) {
             return skip(format!("the I/O size {size} (-o) is not a multiple of its block size {block}"));
+        }
+        // Places in a buffer are 32 bits, and metadata that is apart begins at a multiple of 8.
+        let carried_bytes = u64::from(io_size / block) * u64::from(carried.block + carried.apart);
+        if carried_bytes + 8 > u64::from(u32::MAX) {
+            return skip(format!(
+                "an I/O of {io_size} bytes (-o) is {carried_bytes} with its metadata, and 4 GiB are too many"
+            ));
         }
         if let Err(why) = self.range(options) {
             return skip(why);

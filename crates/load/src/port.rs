@@ -78,6 +78,13 @@ pub(crate) trait Port: Send + Sync {
     fn survey(&self, _: &Survey) -> Result<Vec<Share>, String> {
         Err("this path has no zones".into())
     }
+    /// Blocks from an LBA on as they are stored, unchecked: data, with metadata that stands behind it, and metadata that is apart.
+    ///
+    /// # Errors
+    /// Why they cannot be read.
+    fn stored(&self, _slba: u64, _blocks: u32) -> Result<(Vec<u8>, Vec<u8>), String> {
+        Err("this path has no metadata".into())
+    }
     /// Whether the namespace is what it was, after the controller was brought back, and takes I/O.
     fn check(&self) -> Result<(), String>;
 }
@@ -210,6 +217,11 @@ impl Port for Target {
         let shares = survey.take(&mut queue);
         queue.stop();
         shares
+    }
+
+    fn stored(&self, slba: u64, blocks: u32) -> Result<(Vec<u8>, Vec<u8>), String> {
+        let stored = self.controller.reader().and_then(|mut reader| reader.stored(&self.namespace, slba, blocks));
+        stored.map_err(|error| error.to_string())
     }
 
     fn check(&self) -> Result<(), String> {

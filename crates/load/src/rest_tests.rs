@@ -40,12 +40,12 @@ fn sleeps(spin: u64, delay: u64, nap: u64) -> (Vec<u64>, u64) {
     let context = Context::new(task, workload(true, 70, 9), vec![queue], clock.clone(), &reporter).unwrap();
     let mut contexts: Vec<Box<dyn Pass + '_>> = vec![Box::new(context)];
     let moments = RefCell::new(Vec::new());
-    let sleep = |waits: &[Wait]| {
+    let sleep = |waits: &[Wait], _| {
         assert_eq!(waits.len(), 1);
         moments.borrow_mut().push(crate::stop::Clock::now(&clock));
         clock.skip(nap);
     };
-    let beside = Beside { companion: None, rest: Some(Rest { spin, sleep: &sleep }) };
+    let beside = Beside { companion: None, rest: Some(Rest { spin, longest: Duration::MAX, sleep: &sleep }) };
     let times = Times { time: u64::MAX / 4, ..TIMES };
     drive(&mut contexts, &clock, times, &Ending::default(), &Watched::default(), beside);
     let result = contexts.remove(0).finish().result;
@@ -170,16 +170,17 @@ fn an_event_descriptor_wakes_a_worker_whatever_the_moment() {
         let context = Context::new(task, workload(true, 70, 9), queues, Tsc, &reporter).unwrap();
         let mut contexts: Vec<Box<dyn Pass + '_>> = vec![Box::new(context)];
         let slept = Cell::new(0);
-        let sleep = |waits: &[Wait]| {
+        let sleep = |waits: &[Wait], longest| {
             let fd = |wait: &Wait| match *wait {
                 Wait::Fd { fd, writable } => (fd, writable),
                 Wait::Ready => panic!("nothing to sleep on"),
             };
             let fds: Vec<_> = waits.iter().map(fd).collect();
             slept.set(slept.get() + 1);
-            assert!(poll::wait(&fds, Duration::from_secs(20)), "a wake-up was lost");
+            assert!(poll::wait(&fds, longest), "a wake-up was lost");
         };
-        let beside = Beside { companion: None, rest: Some(Rest { spin, sleep: &sleep }) };
+        let rest = Rest { spin, longest: Duration::from_secs(20), sleep: &sleep };
+        let beside = Beside { companion: None, rest: Some(rest) };
         let times = Times { warm_up: 0, time: u64::MAX / 4, drain: u64::MAX / 4, hurried_drain: 0 };
         drive(&mut contexts, &Tsc, times, &Ending::default(), &Watched::default(), beside);
         let outcome = contexts.remove(0).finish();

@@ -32,7 +32,7 @@ use crate::{
     fill::Filling,
     head_room::{self, Again},
     lane::Geometry,
-    memory,
+    memory::{self, Buffers},
     metadata::Carried,
     observer::{Event, Observer, Reporter, Second},
     outage::{Keeper, News, Queues},
@@ -41,6 +41,7 @@ use crate::{
     plan::{Access, Association, Limit, PollMode, RunOptions, Shape, associate},
     port::{AnyQueue, Port, Target},
     recorder::Errors,
+    second_look,
     slices::{Exchange, Series, Slice},
     stop::{StopFlag, Tsc},
     survey::{self, Survey},
@@ -397,7 +398,12 @@ impl Run<'_> {
     }
 
     fn has_memory(&mut self, plans: &[Plan]) -> bool {
-        let contexts: Vec<_> = plans.iter().map(|plan| plan.access).collect();
+        let buffers = |plan: &Plan| Buffers {
+            access: plan.access,
+            count: plan.task.depth,
+            bytes: u64::from(plan.task.geometry.whole()).next_multiple_of(plan.task.alignment.max(1).into()),
+        };
+        let contexts: Vec<_> = plans.iter().map(buffers).collect();
         let verified = plans.iter().filter_map(|plan| plan.verify).map(|(_, _, part)| part.end - part.start).sum();
         let checked = memory::check(self.options, &contexts)
             .and_then(|()| memory::check_ledger(self.options, contexts.len(), verified));
@@ -459,7 +465,7 @@ impl Run<'_> {
                 }
                 self.watch(&ports, &mut keepers, &progress, &reports);
             }
-            self.gather(workers);
+            self.gather(workers, &ports);
         });
     }
 
@@ -591,8 +597,8 @@ impl Run<'_> {
     }
 
     /// Joins the workers and completes the result.
-    fn gather(&mut self, workers: Vec<Worker<'_>>) {
-        let mut ends = Vec::new();
+    fn gather(&mut self, workers: Vec<Worker<'_>>, ports: &[Arc<dyn Port>]) {
+        let (mut ends, mut suspects) = (Vec::new(), Vec::new());
         for worker in workers {
             drop(worker.jobs);
             match worker.thread.join() {
@@ -600,12 +606,20 @@ impl Run<'_> {
                     for (index, outcome) in outcomes {
                         ends.push(outcome.end);
                         self.result.problems.extend(outcome.problems);
+                        suspects.push((index, outcome.suspects, worker.core));
                         self.add(index, outcome.result, outcome.last);
                     }
                     self.result.workers.push(WorkerResult { core: worker.core, ..result });
                 }
                 Err(_) => self.problem(format!("the worker on core {} broke down", worker.core)),
             }
+        }
+        // Now that their queues are gone.
+        for (index, reads, core) in suspects {
+            let port = &ports[index];
+            let shape = Shape { protect: self.options.protect, ..port.shape() };
+            let found = second_look::take(shape, &reads, core, |slba, blocks| port.stored(slba, blocks));
+            found.into_iter().for_each(|what| self.problem(what));
         }
         self.tell_slices();
         self.result.series = std::mem::take(&mut self.series.slices);
@@ -722,10 +736,9 @@ fn work(
     let longest = common.options.timeout.map_or(LONGEST_SLEEP, |timeout| LONGEST_SLEEP.min(timeout / 4));
     // A slice is given away when a worker is awake.
     let longest = common.options.interval.map_or(longest, |interval| longest.min(interval / 4));
-    let sleep = move |waits: &[Wait]| sleep(waits, longest);
     let beside = Beside {
         companion: companion.as_deref_mut().map(|run| run as _),
-        rest: spin.map(|spin| Rest { spin, sleep: &sleep }),
+        rest: spin.map(|spin| Rest { spin, longest, sleep: &sleep }),
     };
     let (begin, had) = (Instant::now(), cpu::time_of_thread());
     drive(&mut contexts, &Tsc, common.times, common.ending, progress, beside);

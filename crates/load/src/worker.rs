@@ -1,6 +1,9 @@
 //! The loop of a worker: passes over its contexts from the start signal to the end of the drain.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::{
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::Duration,
+};
 
 use doorbell_queue::Wait;
 use doorbell_result::EndReason;
@@ -62,8 +65,10 @@ pub(crate) struct Beside<'a> {
 pub(crate) struct Rest<'a> {
     /// Ticks without a completion before it does.
     pub spin: u64,
-    /// Sleeps until one of the descriptors is ready, or a moment has passed.
-    pub sleep: &'a dyn Fn(&[Wait]),
+    /// The longest sleep.
+    pub longest: Duration,
+    /// Sleeps until one of the descriptors is ready, or so long.
+    pub sleep: &'a dyn Fn(&[Wait], Duration),
 }
 
 /// Runs contexts to their end: warm-up, window, drain.
@@ -128,8 +133,12 @@ pub(crate) fn drive<C: Clock>(
             } else if now.saturating_sub(busy_until) >= rest.spin {
                 // Who is woken for nothing sleeps again at once.
                 waits.clear();
-                if contexts.iter_mut().all(|context| context.arm(&mut waits)) {
-                    (rest.sleep)(&waits);
+                let slept = match contexts {
+                    [only] => only.sleep(rest.longest),
+                    _ => false,
+                };
+                if !slept && contexts.iter_mut().all(|context| context.arm(&mut waits)) {
+                    (rest.sleep)(&waits, rest.longest);
                 }
             }
         }

@@ -8,6 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
+    time::Duration,
 };
 
 use libc::{c_long, c_ulong, iocb};
@@ -17,7 +18,7 @@ use crate::memory::{Range, Region};
 /// What the header of the mapped ring says when its layout is this one.
 const MAGIC: u32 = 0xa10a_10a1;
 const RESFD: u32 = 1;
-/// Completions that one call returns where the ring cannot be read.
+/// Completions that one call returns.
 const BATCH: usize = 32;
 
 /// What an I/O does with its file; the numbers are those of `IOCB_CMD_*`.
@@ -68,6 +69,9 @@ pub struct Aio {
     /// Those that the kernel has not taken yet.
     pushed: Vec<NonNull<iocb>>,
     in_flight: u32,
+    /// What calls returned: those from `told` on have not been told of.
+    returned: Vec<Event>,
+    told: usize,
 }
 
 // SAFETY: the pointers lead to memory that this context owns or the kernel mapped for it, wherever its thread is.
@@ -120,6 +124,8 @@ impl Aio {
             blocks,
             pushed: Vec::with_capacity(depth as usize),
             in_flight: 0,
+            returned: Vec::with_capacity(BATCH),
+            told: 0,
         })
     }
 
@@ -176,53 +182,80 @@ impl Aio {
     /// kernel's ring cannot be read.
     #[inline]
     pub fn reap(&mut self, most: usize, mut over: impl FnMut(u64, i64)) -> usize {
-        let Some(ring) = self.ring else { return self.ask(most, over) };
-        // SAFETY: as in `new`; the kernel changes only `head` and `tail`, which are atomic.
-        let header = unsafe { ring.as_ref() };
-        let (mut head, tail) = (header.head.load(Ordering::Relaxed), header.tail.load(Ordering::Acquire));
+        if self.told == self.returned.len() && self.ring.is_none() {
+            self.ask(0, Duration::ZERO);
+        }
         let mut count = 0;
-        while head != tail && count < most && head < header.entries {
-            // SAFETY: behind the header lie `entries` events, and the kernel has written those before `tail`.
-            let event = unsafe { ring.add(1).cast::<Event>().add(head as usize).read() };
+        while count < most
+            && let Some(event) = self.returned.get(self.told)
+        {
             over(event.data, event.result);
-            head = if head + 1 == header.entries { 0 } else { head + 1 };
+            self.told += 1;
             count += 1;
         }
-        if count > 0 {
-            header.head.store(head, Ordering::Release);
-            self.in_flight -= count as u32;
+        if let Some(ring) = self.ring {
+            // SAFETY: as in `new`; the kernel changes only `head` and `tail`, which are atomic.
+            let header = unsafe { ring.as_ref() };
+            let (mut head, tail) = (header.head.load(Ordering::Relaxed), header.tail.load(Ordering::Acquire));
+            let before = head;
+            while head != tail && count < most && head < header.entries {
+                // SAFETY: behind the header lie `entries` events, and the kernel has written those before `tail`.
+                let event = unsafe { ring.add(1).cast::<Event>().add(head as usize).read() };
+                over(event.data, event.result);
+                head = if head + 1 == header.entries { 0 } else { head + 1 };
+                count += 1;
+            }
+            if head != before {
+                header.head.store(head, Ordering::Release);
+            }
         }
-        count
-    }
-
-    fn ask(&mut self, most: usize, mut over: impl FnMut(u64, i64)) -> usize {
-        let mut events = [Event::default(); BATCH];
-        let most = most.min(BATCH) as c_long;
-        let at_once = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: the kernel writes at most as many events as the array has.
-        let count = answer(unsafe {
-            libc::syscall(
-                libc::SYS_io_getevents,
-                self.context,
-                0 as c_long,
-                most,
-                events.as_mut_ptr(),
-                &raw const at_once,
-            )
-        });
-        let count = count.unwrap_or(0) as usize;
-        events[..count].iter().for_each(|event| over(event.data, event.result));
         self.in_flight -= count as u32;
         count
     }
 
+    /// Has the kernel return what is over, when that is so many or a span has passed. Only when all that it returned has been told of.
+    fn ask(&mut self, least: usize, longest: Duration) {
+        let span = libc::timespec {
+            tv_sec: longest.as_secs().min(i32::MAX as u64) as libc::time_t,
+            tv_nsec: longest.subsec_nanos().into(),
+        };
+        self.returned.clear();
+        self.told = 0;
+        let events = self.returned.as_mut_ptr();
+        // SAFETY: the kernel writes at most as many events as the vector has room for.
+        let count = answer(unsafe {
+            libc::syscall(
+                libc::SYS_io_getevents,
+                self.context,
+                least as c_long,
+                BATCH as c_long,
+                events,
+                &raw const span,
+            )
+        });
+        // SAFETY: so many were written.
+        unsafe { self.returned.set_len(count.unwrap_or(0) as usize) };
+    }
+
+    /// Sleeps until something is over, a signal came, or so long; returns whether it could, which it cannot without its descriptor.
+    pub fn sleep(&mut self, longest: Duration) -> bool {
+        if self.event.is_none() {
+            return false;
+        }
+        if self.ready() == 0 {
+            self.ask(1, longest);
+        }
+        true
+    }
+
     /// How many are over and not told of, as far as the ring says.
     pub fn ready(&self) -> u32 {
-        let Some(ring) = self.ring else { return 0 };
+        let returned = (self.returned.len() - self.told) as u32;
+        let Some(ring) = self.ring else { return returned };
         // SAFETY: as in `reap`.
         let header = unsafe { ring.as_ref() };
         let (head, tail) = (header.head.load(Ordering::Relaxed), header.tail.load(Ordering::Acquire));
-        if tail >= head { tail - head } else { header.entries - head + tail }
+        returned + if tail >= head { tail - head } else { header.entries - head + tail }
     }
 
     /// Prepares to sleep until the descriptor is readable; `None` when something is over already, or there is none.
@@ -296,11 +329,23 @@ mod tests {
         assert_eq!(wait(&mut aio, 2), [(2, 4096), (3, 1000)]);
         assert!(region.equals(4096, &[7; 4096]));
         let armed = aio.arm().unwrap();
-        assert!(!crate::poll::wait(&[(armed, false)], std::time::Duration::from_millis(2)));
+        assert!(!crate::poll::wait(&[(armed, false)], Duration::from_millis(2)));
         aio.push(0, Action::Read, range(0), 0, false);
         aio.submit().unwrap();
-        assert!(crate::poll::wait(&[(armed, false)], std::time::Duration::from_secs(60)));
+        assert!(crate::poll::wait(&[(armed, false)], Duration::from_secs(60)));
         assert_eq!(wait(&mut aio, 1), [(0, 4096)]);
+        // By a wait of its own, which returns what is over beside the ring.
+        (0..4).for_each(|number| aio.push(number, Action::Read, range(0), 0, false));
+        aio.submit().unwrap();
+        assert!(aio.sleep(Duration::from_secs(60)));
+        assert!(aio.ready() > 0);
+        let mut first = Vec::new();
+        assert_eq!(aio.reap(1, |number, result| first.push((number, result))), 1);
+        first.extend(wait(&mut aio, 3));
+        first.sort_unstable();
+        assert_eq!(first, [(0, 4096), (1, 4096), (2, 4096), (3, 4096)]);
+        assert!(aio.sleep(Duration::from_millis(2)), "with nothing in flight it ends by itself");
+        assert_eq!(aio.ready(), 0);
     }
 
     #[test]

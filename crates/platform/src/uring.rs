@@ -5,12 +5,15 @@ use std::{
     io,
     os::fd::{AsRawFd, OwnedFd, RawFd},
     sync::Arc,
+    time::Duration,
 };
 
 use io_uring::{
     Builder, EnterFlags, IoUring, cqueue, opcode, squeue,
-    types::{CancelBuilder, Fd, Fixed, FsyncFlags},
+    types::{CancelBuilder, Fd, Fixed, FsyncFlags, SubmitArgs, Timespec},
 };
+
+use rustix::event::{EventfdFlags, eventfd};
 
 use crate::{
     aio::Action,
@@ -45,6 +48,8 @@ struct Ring<S: squeue::EntryMarker, C: cqueue::EntryMarker> {
     file: OwnedFd,
     region: Arc<Region>,
     in_flight: u32,
+    /// Readable when something is over, from the first [`Ring::arm`] on.
+    event: Option<OwnedFd>,
 }
 
 impl<S: squeue::EntryMarker + From<squeue::Entry>, C: cqueue::EntryMarker> Ring<S, C> {
@@ -64,7 +69,7 @@ impl<S: squeue::EntryMarker + From<squeue::Entry>, C: cqueue::EntryMarker> Ring<
             // SAFETY: the buffers are pieces of the region, which is held as long as the ring.
             unsafe { submitter.register_buffers(&buffers) }?;
         }
-        Ok(Self { ring, settings, file, region, in_flight: 0 })
+        Ok(Self { ring, settings, file, region, in_flight: 0, event: None })
     }
 
     /// The address of memory, and its registered buffer where it lies in one.
@@ -156,9 +161,42 @@ impl<S: squeue::EntryMarker + From<squeue::Entry>, C: cqueue::EntryMarker> Ring<
     }
 
     fn arm(&mut self) -> io::Result<Option<RawFd>> {
-        // Overdue work of the kernel's is done first: a ring with some is readable at once.
+        if self.settings.iopoll {
+            return Ok(None);
+        }
+        let event = match self.event.take() {
+            Some(event) => {
+                // What is over from here on makes it readable again.
+                let _ = rustix::io::read(&event, &mut [0_u8; 8]);
+                event
+            }
+            // The descriptor of a ring with DEFER_TASKRUN does not wake who polls it.
+            None => {
+                let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+                self.ring.submitter().register_eventfd(event.as_raw_fd())?;
+                event
+            }
+        };
+        let fd = self.event.insert(event).as_raw_fd();
+        // Work that the kernel keeps has been told of already, and is done first.
         let ready = !self.ring.completion().is_empty() || self.look()? || !self.submit()?;
-        Ok((!ready && !self.settings.iopoll).then(|| self.ring.as_raw_fd()))
+        Ok((!ready).then_some(fd))
+    }
+
+    /// Submits and sleeps in one call, until something is over, a signal came, or so long; returns whether the kernel can (Linux 5.11)
+    /// and anything says when.
+    fn sleep(&mut self, longest: Duration) -> io::Result<bool> {
+        if self.settings.iopoll || !self.ring.params().is_feature_ext_arg() {
+            return Ok(false);
+        }
+        if self.ring.completion().is_empty() {
+            let span = Timespec::from(longest);
+            match self.ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&span)) {
+                Err(error) if !is_passing(&error) && error.raw_os_error() != Some(libc::ETIME) => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(true)
     }
 
     fn cancel(&mut self, user_data: Option<u64>) -> bool {
@@ -241,6 +279,15 @@ macro_rules! common {
             /// How many are over and not told of.
             pub fn ready(&self) -> u32 {
                 self.0.ready()
+            }
+
+            /// Submits and sleeps in one call, until something is over, a signal came, or so long; returns whether it could, which it
+            /// cannot before Linux 5.11 and where a device is polled.
+            ///
+            /// # Errors
+            /// As [`Self::submit`].
+            pub fn sleep(&mut self, longest: Duration) -> io::Result<bool> {
+                self.0.sleep(longest)
             }
 
             /// Prepares to sleep until the descriptor is readable; `None` when there may be something already, or a device is polled.
@@ -398,7 +445,7 @@ impl CommandRing {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs::File, time::Duration};
+    use std::{fs::File, time::Instant};
 
     use super::*;
 
@@ -447,11 +494,54 @@ mod tests {
             assert!(region.equals(4096, &[9; 4096]));
             ring.push(0, Action::Read, range(0), 0, false);
             while !ring.submit().unwrap() {}
-            while let Some(fd) = ring.arm().unwrap() {
-                assert!(crate::poll::wait(&[(fd, false)], Duration::from_secs(60)));
-            }
             assert_eq!(wait(&mut ring, 1), [(0, 4096)]);
             assert_eq!(ring.reap(32, |_, _| panic!("nothing is left")).unwrap(), 0);
+        }
+    }
+
+    /// Sleeps until something is over, by the ring's own wait or by its descriptor.
+    fn sleep_until_over(ring: &mut Uring, own: bool) -> (u64, i64) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let mut over = None;
+        while ring.reap(32, |number, result| over = Some((number, result))).unwrap() == 0 {
+            match own {
+                true => assert!(ring.sleep(Duration::from_secs(60)).unwrap()),
+                false => {
+                    if let Some(fd) = ring.arm().unwrap() {
+                        assert!(crate::poll::wait(&[(fd, false)], Duration::from_secs(60)), "nothing woke the sleeper");
+                    }
+                }
+            }
+            assert!(Instant::now() < deadline, "only the end of the time woke the sleeper");
+        }
+        over.unwrap()
+    }
+
+    #[test]
+    fn who_sleeps_is_woken_by_what_is_over_later() {
+        for (sqpoll, own) in [(false, true), (false, false), (true, true), (true, false)] {
+            let (reader, writer) = rustix::pipe::pipe().unwrap();
+            let region = Arc::new(Region::new(4096).unwrap());
+            let settings = Settings { depth: 2, sqpoll, registered: true, ..Settings::default() };
+            let mut ring = Uring::new(reader, region.clone(), settings).unwrap();
+            let (begin, filled) = std::sync::mpsc::channel();
+            let filler = std::thread::spawn(move || {
+                for byte in filled {
+                    // By now the other side sleeps, or soon does.
+                    std::thread::sleep(Duration::from_millis(5));
+                    rustix::io::write(&writer, &[byte]).unwrap();
+                }
+            });
+            for byte in 1..=3 {
+                assert!(ring.push(byte.into(), Action::Read, Range { offset: 0, len: 16 }, u64::MAX, false));
+                assert!(ring.submit().unwrap());
+                begin.send(byte).unwrap();
+                assert_eq!(sleep_until_over(&mut ring, own), (byte.into(), 1));
+                assert!(region.equals(0, &[byte]));
+            }
+            assert!(ring.sleep(Duration::from_millis(2)).unwrap(), "a sleep with nothing in flight ends by itself");
+            drop(begin);
+            filler.join().unwrap();
         }
     }
 

@@ -11,7 +11,7 @@ pub mod protection;
 pub mod rings;
 pub mod standing;
 
-use std::{os::fd::RawFd, sync::Arc};
+use std::{os::fd::RawFd, sync::Arc, time::Duration};
 
 use doorbell_platform::{Arena, Backing, Range};
 use doorbell_spec::{
@@ -255,6 +255,15 @@ pub trait IoQueue: Send {
     /// When the queue is lost.
     fn arm(&mut self) -> Result<Wait, Down>;
 
+    /// Sleeps until something may be to be reaped, or at most for a span, in a wait of the queue's own, which costs less than a
+    /// descriptor; `false`, at once, where there is none and [`IoQueue::arm`] is the way. For a worker that waits for this queue alone.
+    ///
+    /// # Errors
+    /// When the queue is lost.
+    fn sleep(&mut self, _longest: Duration) -> Result<bool, Down> {
+        Ok(false)
+    }
+
     /// What was counted.
     fn counters(&self) -> Counters;
 
@@ -311,6 +320,9 @@ impl<Q: IoQueue + ?Sized> IoQueue for Box<Q> {
     }
     fn arm(&mut self) -> Result<Wait, Down> {
         (**self).arm()
+    }
+    fn sleep(&mut self, longest: Duration) -> Result<bool, Down> {
+        (**self).sleep(longest)
     }
     fn counters(&self) -> Counters {
         (**self).counters()

@@ -306,9 +306,9 @@ pub struct Path {
     pub queue_entries: Granted,
     /// Keep Alive Timeout granted, in seconds.
     pub keep_alive_s: Option<f64>,
-    /// Header digests were asked for.
+    /// Header digests were agreed on.
     pub header_digest: bool,
-    /// Data digests were asked for.
+    /// Data digests were agreed on.
     pub data_digest: bool,
     /// NUMA node of a local device.
     pub node: Option<u32>,

@@ -1,17 +1,27 @@
-//! The published grammar of the result, and a checker for it: of JSON Schema as much as that grammar uses. A keyword that is not
-//! known here is an error, so that nothing in the grammar goes unchecked.
+//! The published grammars of the result and of comparisons, and a checker for them: of JSON Schema as much as they use. A keyword that is
+//! not known here is an error, so that nothing in a grammar goes unchecked.
 
 use serde_json::{Map, Value};
 
 /// docs/result-schema.json.
 pub const TEXT: &str = include_str!("../../../docs/result-schema.json");
+/// docs/comparison-schema.json.
+pub const COMPARISON: &str = include_str!("../../../docs/comparison-schema.json");
 
 /// Checks a whole result.
 ///
 /// # Errors
 /// Where it differs first: the place as a JSON pointer, and how.
 pub fn check(value: &Value) -> Result<(), String> {
-    check_as("", value)
+    check_as(TEXT, "", value)
+}
+
+/// Checks a whole comparison.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_comparison(value: &Value) -> Result<(), String> {
+    check_as(COMPARISON, "", value)
 }
 
 /// Checks a part of a result by its definition in the grammar, a `slice` for example.
@@ -19,11 +29,11 @@ pub fn check(value: &Value) -> Result<(), String> {
 /// # Errors
 /// As [`check`].
 pub fn check_part(definition: &str, value: &Value) -> Result<(), String> {
-    check_as(&format!("/$defs/{definition}"), value)
+    check_as(TEXT, &format!("/$defs/{definition}"), value)
 }
 
-fn check_as(pointer: &str, value: &Value) -> Result<(), String> {
-    let root: Value = serde_json::from_str(TEXT).map_err(|why| format!("the schema is no JSON: {why}"))?;
+fn check_as(text: &str, pointer: &str, value: &Value) -> Result<(), String> {
+    let root: Value = serde_json::from_str(text).map_err(|why| format!("the schema is no JSON: {why}"))?;
     let schema = root.pointer(pointer).ok_or_else(|| format!("the schema has no {pointer}"))?;
     Checker { root: &root }.check(schema, value, "")
 }
@@ -178,12 +188,14 @@ mod tests {
 
     #[test]
     fn every_definition_is_used_and_every_keyword_checked() {
-        let root: Value = serde_json::from_str(TEXT).unwrap();
-        for name in root["$defs"].as_object().unwrap().keys() {
-            assert!(TEXT.contains(&format!("\"#/$defs/{name}\"")), "{name}");
-            // A keyword that is not known is one of any value.
-            let why = check_part(name, &json!(null)).unwrap_err();
-            assert!(!why.contains("not checked"), "{why}");
+        for text in [TEXT, COMPARISON] {
+            let root: Value = serde_json::from_str(text).unwrap();
+            for name in root["$defs"].as_object().unwrap().keys() {
+                assert!(text.contains(&format!("\"#/$defs/{name}\"")), "{name}");
+                // A keyword that is not known is one of any value.
+                let why = check_as(text, &format!("/$defs/{name}"), &json!(null)).unwrap_err();
+                assert!(!why.contains("not checked"), "{why}");
+            }
         }
         assert!(check_part("nothing", &json!(null)).is_err());
     }

@@ -8,7 +8,7 @@ use std::{
 
 use doorbell_platform::{Region, socket};
 
-use crate::{Fault, Receiver, Role, Sender, Sink};
+use crate::{Digests, Fault, Receiver, Role, Sender, Sink};
 
 /// Why a connection is over.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +50,11 @@ impl Link {
     /// The receiving half.
     pub fn receiver(&mut self) -> &mut Receiver {
         &mut self.receiver
+    }
+
+    /// The digests that were agreed on.
+    pub fn digests(&self) -> Digests {
+        self.receiver.digests()
     }
 
     /// The socket.

@@ -146,6 +146,11 @@ impl Receiver {
         self.digests = digests;
     }
 
+    /// What was agreed on.
+    pub fn digests(&self) -> Digests {
+        self.digests
+    }
+
     /// Whether a PDU has begun and not ended, so that more must come.
     pub fn is_within_pdu(&self) -> bool {
         self.have > 0 || !matches!(self.state, State::Header)

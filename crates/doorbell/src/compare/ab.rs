@@ -54,6 +54,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
 
 fn measure(arguments: &Arguments) -> Result<Comparison, String> {
     let question = arguments.how.question(true)?;
+    let json = arguments.how.json()?;
     let sides = [side(&arguments.sides[0], arguments.seconds)?, side(&arguments.sides[1], arguments.seconds)?];
     let scratch;
     let folder = match &arguments.keep {
@@ -92,7 +93,7 @@ fn measure(arguments: &Arguments) -> Result<Comparison, String> {
     if pairs < 2 {
         return Err(format!("{pairs} whole pairs tell nothing: at least 2 are needed"));
     }
-    judge(&results[0], &results[1], &question)
+    judge("doorbell ab", [&results[0], &results[1]], &question, json)
 }
 
 /// The program of a side, and its words.

@@ -7,14 +7,12 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::Args;
 use doorbell_report::compare::{table, warnings};
-use doorbell_result::{
-    Document,
-    compare::{self, Comparison, Metric, Question, Verdict},
-};
+use doorbell_result::compare::{self, Comparison, Metric, Question, Record, Runs, Verdict};
 
 use crate::{
     merge::read,
     output::{show, tell},
+    perf::{Output, Sink, record},
 };
 
 /// Exit status when something became worse.
@@ -58,13 +56,22 @@ pub struct How {
     /// What to compare: the fewer, the surer each [default: all]
     #[arg(long, value_name = "iops,mean,p50,p90,p99,p99.9,cpu", value_delimiter = ',', value_parser = metric)]
     metric: Vec<Metric>,
+    /// Write the comparison as JSON (docs/comparison-schema.json); - for standard output
+    #[arg(long, value_name = "FILE|-")]
+    json: Option<PathBuf>,
 }
 
 impl How {
     /// # Errors
+    /// The place of `--json` cannot be written.
+    fn json(&self) -> Result<Option<Output>, String> {
+        self.json.as_deref().map(|path| Output::open("json", &Sink::at(path))).transpose()
+    }
+
+    /// # Errors
     /// Which options do not go together.
     pub fn question(&self, paired: bool) -> Result<Question, String> {
-        let How { confidence, threshold, find, metric } = self.clone();
+        let How { confidence, threshold, find, metric, .. } = self.clone();
         if find <= threshold {
             return Err("--find must be above --threshold: a change that counts as none is not to be found".into());
         }
@@ -104,42 +111,53 @@ fn metric(text: &str) -> Result<Metric, String> {
 
 /// Compares the results in files, and says with which status to exit.
 pub fn run(arguments: &Arguments) -> ExitCode {
-    let sides = || {
-        let (base, new) = match arguments.base.as_slice() {
-            [base, new] if arguments.new.is_empty() => (std::slice::from_ref(base), std::slice::from_ref(new)),
-            _ if arguments.new.is_empty() => {
-                return Err("give two results, or those of each side with -- between them".to_owned());
-            }
-            base => (base, arguments.new.as_slice()),
-        };
-        let side = |files: &[PathBuf]| -> Result<Vec<(String, Document)>, String> {
-            files.iter().map(|path| Ok((path.display().to_string(), read(path)?))).collect()
-        };
-        let question = arguments.how.question(arguments.paired)?;
-        Ok((side(base)?, side(new)?, question))
+    conclude(of_files(arguments))
+}
+
+fn of_files(arguments: &Arguments) -> Result<Comparison, String> {
+    let (base, new) = match arguments.base.as_slice() {
+        [base, new] if arguments.new.is_empty() => (std::slice::from_ref(base), std::slice::from_ref(new)),
+        _ if arguments.new.is_empty() => {
+            return Err("give two results, or those of each side with -- between them".to_owned());
+        }
+        base => (base, arguments.new.as_slice()),
     };
-    conclude(sides().and_then(|(base, new, question)| judge(&base, &new, &question)))
+    let question = arguments.how.question(arguments.paired)?;
+    let json = arguments.how.json()?;
+    let side = |files: &[PathBuf]| -> Result<Vec<_>, String> {
+        files.iter().map(|path| Ok((path.display().to_string(), read(path)?))).collect()
+    };
+    judge("doorbell compare", [&side(base)?, &side(new)?], &question, json)
 }
 
 /// Compares, and shows it.
-fn judge(base: &[(String, Document)], new: &[(String, Document)], question: &Question) -> Result<Comparison, String> {
-    let comparison = compare::compare(base, new, question)?;
+fn judge(program: &str, sides: [Runs<'_>; 2], question: &Question, json: Option<Output>) -> Result<Comparison, String> {
+    let comparison = compare::compare(sides[0], sides[1], question)?;
     show(&table(&comparison, question));
     warnings(&comparison).lines().for_each(tell);
+    if let Some(json) = json {
+        let words: Vec<_> = std::env::args_os().skip(2).collect();
+        let begun = record::begin(program, &words);
+        let record = Record::new(&comparison, question, sides, begun.tool, status(&comparison));
+        json.complete(&Record { command_line: begun.command_line, ..record }.to_text())?;
+    }
     Ok(comparison)
 }
 
+fn status(comparison: &Comparison) -> u8 {
+    match comparison {
+        _ if comparison.has(Verdict::Worse) => WORSE,
+        _ if comparison.tells() => 0,
+        _ => UNTOLD,
+    }
+}
+
 fn conclude(comparison: Result<Comparison, String>) -> ExitCode {
-    ExitCode::from(match comparison {
-        Err(why) => {
-            tell(format_args!("doorbell: {why}"));
-            FAULT
-        }
-        Ok(comparison) if comparison.has(Verdict::Worse) => WORSE,
-        Ok(comparison) if comparison.tells() => 0,
-        Ok(_) => {
-            tell("doorbell: these runs cannot tell");
-            UNTOLD
-        }
-    })
+    let status = comparison.as_ref().map_or(FAULT, status);
+    match comparison {
+        Err(why) => tell(format_args!("doorbell: {why}")),
+        Ok(_) if status == UNTOLD => tell("doorbell: these runs cannot tell"),
+        Ok(_) => {}
+    }
+    ExitCode::from(status)
 }

@@ -1,5 +1,5 @@
-//! Running the binary as a user does: a target on a free port, commands with a deadline, and the reader of the result table that
-//! scripts use.
+//! Running the binary as a user does: a target on a free port, commands with a deadline whose documents are held against their grammar,
+//! and the reader of the result table that scripts use.
 #![allow(missing_docs, dead_code, reason = "tests, each of which uses a part of it")]
 
 use std::{
@@ -11,6 +11,8 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
+
+use doorbell_result::schema;
 
 pub const DOORBELL: &str = env!("CARGO_BIN_EXE_doorbell");
 pub const NQN: &str = "nqn.2016-06.io.doorbell:test";
@@ -45,6 +47,40 @@ pub struct Running {
     started: Instant,
     stdout: Pipe,
     stderr: Pipe,
+    /// The document that it is to write.
+    json: Option<Json>,
+}
+
+/// A document by where it goes, and the grammar that it follows.
+struct Json {
+    place: String,
+    check: fn(&serde_json::Value) -> Result<(), String>,
+}
+
+impl Json {
+    /// That of a command line.
+    fn of(args: &[&str]) -> Option<Self> {
+        let check = match *args.first()? {
+            "perf" | "merge" => schema::check,
+            "compare" | "ab" => schema::check_comparison,
+            _ => return None,
+        };
+        let own = args.iter().take_while(|arg| **arg != "--");
+        let place = own.skip_while(|arg| **arg != "--json").nth(1)?.to_string();
+        Some(Self { place, check })
+    }
+
+    /// What is there must follow it, however the process ended.
+    fn check(&self, stdout: &str) {
+        let text = match self.place.as_str() {
+            "-" => stdout.to_owned(),
+            file => fs::read_to_string(file).unwrap_or_default(),
+        };
+        if !text.is_empty() {
+            let value = serde_json::from_str(&text).unwrap_or_else(|why| panic!("{why}: {text}"));
+            (self.check)(&value).unwrap_or_else(|why| panic!("{why}: {text}"));
+        }
+    }
 }
 
 /// What a process says, as it comes.
@@ -54,13 +90,13 @@ struct Pipe {
 }
 
 pub fn start(args: &[&str]) -> Running {
-    start_as(Command::new(DOORBELL).args(args))
+    Running { json: Json::of(args), ..start_as(Command::new(DOORBELL).args(args)) }
 }
 
 pub fn start_as(command: &mut Command) -> Running {
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let (stdout, stderr) = (Pipe::new(child.stdout.take().unwrap()), Pipe::new(child.stderr.take().unwrap()));
-    Running { child, started: Instant::now(), stdout, stderr }
+    Running { child, started: Instant::now(), stdout, stderr, json: None }
 }
 
 fn signal(child: &Child, name: &str) {
@@ -116,12 +152,11 @@ impl Running {
                 None => thread::sleep(Duration::from_millis(5)),
             }
         };
-        Output {
-            status: status.code(),
-            took: self.started.elapsed(),
-            stdout: self.stdout.rest(),
-            stderr: self.stderr.rest(),
+        let (took, stdout, stderr) = (self.started.elapsed(), self.stdout.rest(), self.stderr.rest());
+        if let Some(json) = self.json {
+            json.check(&stdout);
         }
+        Output { status: status.code(), took, stdout, stderr }
     }
 }
 

@@ -17,6 +17,7 @@ use doorbell_spec::{
     register::{Cap, Vs},
     status::generic,
 };
+use doorbell_tcp::Digests;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use super::{
@@ -66,6 +67,8 @@ pub(super) struct Ready {
     pub data: Arc<identify::Controller>,
     /// What the first Identify took: a round trip, and the controller's time for it.
     pub identify_took: Duration,
+    /// What the controller agreed to for the connection of its admin queue.
+    pub digests: Digests,
     /// Keep alive timeout: what was asked for, or less where less was granted; if any.
     pub keep_alive: Option<Duration>,
     pub io_queues: u16,
@@ -141,6 +144,7 @@ impl BringUp<'_> {
             vs,
             cntlid: data.cntlid.get(),
             identify_took,
+            digests: port.digests(),
             keep_alive,
             io_queues: 0,
             io_entries: self.options.io_queue_size.min(32768).min(most_entries(cap, &data)).max(2),

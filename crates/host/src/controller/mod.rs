@@ -27,6 +27,7 @@ use doorbell_spec::{
     log::{AnaState, Lid},
     register::{Cap, Vs},
 };
+use doorbell_tcp::Digests;
 use rustix::event::{EventfdFlags, eventfd};
 
 pub use options::{ControllerOptions, Reconnect};
@@ -285,6 +286,11 @@ impl Controller {
     /// What an Identify command took when it was brought up: a round trip over its path, and its own time for it.
     pub fn identify_took(&self) -> Duration {
         self.learned().identify_took
+    }
+
+    /// The digests that it agreed to over TCP, for the connection of its admin queue.
+    pub fn digests(&self) -> Digests {
+        self.learned().digests
     }
 
     /// The keep alive time it granted, if any.

@@ -14,6 +14,7 @@ use doorbell_spec::{
     fabrics::{self, ConnectData, ConnectRequest, ConnectResponse, Fctype, InvalidParameter, PropertyRequest},
     status::Status,
 };
+use doorbell_tcp::Digests;
 use zerocopy::IntoBytes;
 
 use crate::{cancel::Cancel, error::Cause, transport::AnyQueue};
@@ -90,6 +91,14 @@ impl Port {
         self.queue.needs().bytes
     }
 
+    /// The digests that the controller agreed to; none where the transport knows none.
+    pub fn digests(&self) -> Digests {
+        match &self.queue {
+            AnyQueue::Tcp(queue) => queue.digests(),
+            _ => Digests::default(),
+        }
+    }
+
     pub fn into_queue(self) -> AnyQueue {
         self.queue
     }
@@ -118,6 +127,14 @@ impl Port {
     pub fn expect_metadata(&mut self, bytes: u32) {
         let room = bytes.next_multiple_of(4);
         self.metadata = Some(self.buffer.part(BUFFER - room, bytes));
+    }
+
+    /// So many bytes of metadata that a command brought which was to bring them.
+    pub fn metadata(&self, bytes: u32) -> Vec<u8> {
+        let mut metadata = vec![0; bytes as usize];
+        let room = bytes.next_multiple_of(4);
+        self.arena.region().read(self.buffer.part(BUFFER - room, bytes).offset, &mut metadata);
+        metadata
     }
 
     /// Sends a command and waits for its answer, whatever its status.

@@ -36,6 +36,7 @@ pub struct QueuePair {
     post_recv: PostRecv,
     number: u32,
     inline: u32,
+    closed: bool,
     sends: Chain<ibv_send_wr>,
     receives: Chain<ibv_recv_wr>,
     device: Arc<Device>,
@@ -75,6 +76,7 @@ impl QueuePair {
                     post_recv,
                     number,
                     inline,
+                    closed: false,
                     sends: Chain::new(size.sends as usize, size.send_pieces as usize),
                     receives: Chain::new(receives, size.receive_pieces as usize),
                     device,
@@ -263,7 +265,8 @@ impl QueuePair {
     }
 
     /// Puts it in the error state: everything posted comes back, flushed, and so does whatever is posted after. A request posted last
-    /// is a marker behind which nothing is left.
+    /// is a marker behind which nothing is left. Not so over iWARP: soft iWARP never looks at what a process posts after that, and
+    /// nobody can know what was posted before, as the peer can end the connection at any time. There, [`Self::close`] is the end.
     ///
     /// # Errors
     /// `ibv_modify_qp` refused: the device is gone.
@@ -271,11 +274,24 @@ impl QueuePair {
         self.modify(IBV_QP_STATE, |attributes| attributes.qp_state = IBV_QPS_ERR)
     }
 
+    /// Destroys it at the device, before its drop: what is posted may have no completion, and neither that nor the peer touches memory
+    /// any more. Whatever is asked of it after that is refused.
+    pub fn close(&mut self) {
+        if !std::mem::replace(&mut self.closed, true) {
+            (self.post_send, self.post_recv) = (refuse_send, refuse_receive);
+            // SAFETY: the identifier is valid and locked, and the queue pair on it is this one, whose handle is not used again.
+            self.identifier.with(|library, id| unsafe { (library.rdma_destroy_qp)(id) });
+        }
+    }
+
     fn modify(&self, mask: c_int, set: impl FnOnce(&mut ibv_qp_attr)) -> Result<(), Error> {
+        if self.closed {
+            return Err(Error::code("ibv_modify_qp", libc::EINVAL));
+        }
         // SAFETY: all zeros are a valid structure, of which the mask names what is read.
         let mut attributes: ibv_qp_attr = unsafe { mem::zeroed() };
         set(&mut attributes);
-        // SAFETY: the queue is open.
+        // SAFETY: the queue is open: it is not closed.
         match unsafe { (self.device.library().ibv_modify_qp)(self.handle.as_ptr(), &raw mut attributes, mask) } {
             0 => Ok(()),
             code => Err(Error::code("ibv_modify_qp", code)),
@@ -297,7 +313,20 @@ impl fmt::Debug for QueuePair {
 
 impl Drop for QueuePair {
     fn drop(&mut self) {
-        // SAFETY: the identifier is valid and locked, and the queue pair on it is this one, which is not used again.
-        self.identifier.with(|library, id| unsafe { (library.rdma_destroy_qp)(id) });
+        self.close();
     }
+}
+
+/// Takes the place of the provider's function in a queue pair that is closed: takes nothing.
+unsafe extern "C" fn refuse_send(_: *mut ibv_qp, first: *mut ibv_send_wr, refused: *mut *mut ibv_send_wr) -> c_int {
+    // SAFETY: the caller's place for the request that was refused.
+    unsafe { *refused = first };
+    libc::ENOTCONN
+}
+
+/// As above.
+unsafe extern "C" fn refuse_receive(_: *mut ibv_qp, first: *mut ibv_recv_wr, refused: *mut *mut ibv_recv_wr) -> c_int {
+    // SAFETY: as above.
+    unsafe { *refused = first };
+    libc::ENOTCONN
 }

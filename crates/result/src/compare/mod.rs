@@ -3,10 +3,12 @@
 mod alike;
 mod estimate;
 mod metric;
+mod record;
 mod student;
 
 pub use estimate::{Estimate, MOST_RUNS};
 pub use metric::Metric;
+pub use record::{COMPARISON_VERSION, MetricRecord, Record};
 
 use crate::Document;
 use estimate::Course;
@@ -29,6 +31,17 @@ pub struct Question {
 impl Default for Question {
     fn default() -> Self {
         Self { confidence: 0.95, threshold: 0.0, find: 0.02, paired: false, metrics: Metric::ALL.to_vec() }
+    }
+}
+
+impl Question {
+    /// The level at which verdicts are made: below the one that is stated, so that of a thousand comparisons no more than stated raise a
+    /// false alarm though their number varies by chance, with four standard deviations of room. Never less than a quarter, as a thousand
+    /// say nothing of what is rarer.
+    fn level(&self) -> f64 {
+        // √p from p + 4 √(p / 1000) = stated.
+        let (stated, half) = (1.0 - self.confidence, 2.0 / 1000f64.sqrt());
+        ((half * half + stated).sqrt() - half).powi(2).max(stated / 4.0)
     }
 }
 
@@ -141,7 +154,7 @@ pub fn compare(base: Runs<'_>, new: Runs<'_>, question: &Question) -> Result<Com
         question.metrics.iter().map(|&metric| estimate(metric, base, new, basis, response)).collect();
     let changes: Vec<_> = estimates.iter().map(|(_, one)| one.clone()).collect();
     let told = decide(&changes, question);
-    let level = (1.0 - question.confidence) / changes.iter().flatten().count().max(1) as f64;
+    let level = question.level() / changes.iter().flatten().count().max(1) as f64;
     let excess = question.find.ln_1p() - question.threshold.ln_1p();
     let runs = changes.iter().map(|one| one.as_ref().ok()?.runs_for(excess, level));
     let outcomes = question.metrics.iter().zip(estimates).zip(told).zip(runs).map(
@@ -220,7 +233,7 @@ fn course(metric: Metric, run: &Document, response: bool, whole: f64) -> Result<
 /// The verdicts, as if more were better. The alarms of all hold together (Holm): the clearest change is held against a level that many
 /// times as strict as there are metrics, the next against one less, and so on until one does not hold.
 pub fn decide(estimates: &[Result<Estimate, String>], question: &Question) -> Vec<Result<Told, String>> {
-    let level = 1.0 - question.confidence;
+    let level = question.level();
     let threshold = question.threshold.ln_1p();
     let p = |at: usize| estimates[at].as_ref().ok().map(|one| one.p(threshold));
     let mut order: Vec<usize> = (0..estimates.len()).filter(|&at| p(at).is_some()).collect();

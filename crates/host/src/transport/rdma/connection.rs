@@ -21,8 +21,8 @@ use zerocopy::IntoBytes;
 use super::{
     RdmaQueue,
     capsule::{COMMAND, Rules},
-    queue::{Layout, Parts, Queue},
-    verbs::{Answers, SharedAnswers, Verbs, number, region},
+    queue::{Layout, NUDGES, Parts, Queue},
+    verbs::{Answers, Promise, SharedAnswers, Verbs, number, region},
 };
 use crate::{
     transport::{
@@ -134,40 +134,58 @@ impl<'a> Attempt<'a> {
         let step = "resolving the route";
         identifier.resolve_route(RESOLVE).map_err(|why| failure(step, unresolved(why)))?;
         self.wait(EventKind::RouteResolved, step, RESOLVE + SLACK)?;
-        let made = self.make(identifier).map_err(|why| failure("making the queue pair", why))?;
+        let step = "making the queue pair";
+        let device = identifier.device().map_err(|why| failure(step, why))?;
+        let entries = entries(self.request.entries, device.attributes());
+        let shared = self.share(&device).map_err(|why| failure(step, why))?;
+        let promise = shared.as_ref().map(|shared| shared.promise(entries - 1)).transpose();
+        let promise = promise.map_err(|why| failure("sharing receives", why))?;
+        let made = self.make(identifier, device, entries, shared.zip(promise)).map_err(|why| failure(step, why))?;
         self.agree(made)
     }
 
     /// Everything that the queue needs at this end, with receives posted.
-    fn make(&self, identifier: Identifier) -> Result<Made, Error> {
+    fn make(
+        &self,
+        identifier: Identifier,
+        device: Arc<Device>,
+        entries: u32,
+        shared: Option<(SharedAnswers, Promise)>,
+    ) -> Result<Made, Error> {
         let request = self.request;
-        let device = identifier.device()?;
         // The capsules of the admin queue hold commands only.
         let none = Capsule { data_bytes: 0, data_offset: 0, descriptors: 1 };
         let rules = Rules::new(if request.qid == 0 { none } else { request.capsule });
-        let entries = entries(request.entries, device.attributes());
         let slots = (entries - 1) as u16;
-        let shared = self.share(&device)?;
-        let receives = shared.as_ref().map_or(entries, |shared| shared.queue().depth());
+        let receives = shared.as_ref().map_or(entries, |(shared, _)| shared.queue().depth());
         let layout = Layout::new(slots, if shared.is_some() { 0 } else { entries }, &rules);
         let registration = Registration::new(&device, region(layout.bytes)?, Access::Local)?;
         let channel = Channel::new(&device)?;
         // Each of the shared receives may come to this queue.
         let places = (u32::from(slots) + receives).min(device.attributes().max_cqe);
         let completions = CompletionQueue::new(&device, places, Some(&channel))?;
-        let size =
-            QueueSize { sends: slots.into(), receives: entries, send_pieces: 2, receive_pieces: 1, inline: COMMAND };
-        let queue = shared.as_ref().map(SharedAnswers::queue);
+        let nudges = if device.attributes().is_iwarp { u32::from(NUDGES) } else { 0 };
+        let size = QueueSize {
+            sends: u32::from(slots) + nudges,
+            receives: entries,
+            send_pieces: 2,
+            receive_pieces: 1,
+            inline: COMMAND,
+        };
+        let queue = shared.as_ref().map(|(shared, _)| shared.queue());
         let mut pair = QueuePair::new(identifier, size, &completions, queue).map_err(|(_, why)| why)?;
         let capsules = pair.attach(&registration)?;
         let (answers, table) = match shared {
-            Some(shared) => shared.split(),
+            Some((shared, promise)) => shared.split(promise),
             None => {
                 for index in 0..entries {
                     pair.push_receive(number(index), &[Piece { memory: capsules, range: layout.answer(index) }]);
                 }
                 pair.post_receives()?;
-                (Answers { shared: None, memory: capsules, layout }, layout.table(registration.region()))
+                (
+                    Answers { shared: None, _promise: None, memory: capsules, layout },
+                    layout.table(registration.region()),
+                )
             }
         };
         let events = self.events.clone();
@@ -215,6 +233,7 @@ impl<'a> Attempt<'a> {
         let event = self.wait(EventKind::Established, step, left)?;
         let entries = granted(entries, &event.private_data).map_err(|why| failure(step, why))?;
         let shares = link.answers.shared.is_some();
+        let nudges = if link.pair.device().attributes().is_iwarp { NUDGES } else { 0 };
         let parts = table.map(|answers| Parts {
             qid: self.request.qid,
             slots: (entries - 1) as u16,
@@ -223,6 +242,7 @@ impl<'a> Attempt<'a> {
             memory,
             answers,
             shares,
+            nudges,
         });
         let parts = parts.ok_or_else(|| failure(step, "the memory of the queue is too small for its answers"))?;
         Queue::new(link, parts).map_err(|why| failure(step, why))

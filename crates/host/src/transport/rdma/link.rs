@@ -58,6 +58,13 @@ pub trait Link: Send {
     /// As above.
     fn arm(&mut self) -> Result<RawFd, String>;
 
-    /// Ends the connection: everything that is posted comes back, and the device reads and writes nothing for it after that.
-    fn end(&mut self);
+    /// Sends what no receive takes, and nothing completes: an empty RDMA WRITE.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    fn nudge(&mut self) -> Result<(), PostError>;
+
+    /// Ends the connection. True: the device reads and writes nothing for it any more; false: it does not once everything that is posted
+    /// has come back.
+    fn end(&mut self) -> bool;
 }

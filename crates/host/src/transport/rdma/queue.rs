@@ -1,7 +1,11 @@
 //! The queue over a connection: commands leave as sends, one chain a batch; answers come to receives that were posted before, and a
 //! command is over when its answer is here and its send is done, whichever comes last.
 
-use std::{cell::Cell, sync::Arc};
+use std::{
+    cell::Cell,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use doorbell_platform::{Arena, Backing, Range, Region, Table};
 use doorbell_queue::{
@@ -23,6 +27,10 @@ use super::{
 pub(super) const ANSWER: u32 = 16;
 /// Idle polls between two looks whether the connection is still there; a power of two.
 const LOOK_INTERVAL: u64 = 1024;
+/// How often, and how far apart, a controller over iWARP is nudged that has answered nothing yet. Soft iWARP's accepting end, up to Linux
+/// 6.12 at least, leaves a message alone that comes before it has turned to the connection, until more comes.
+pub(super) const NUDGES: u8 = 8;
+const NUDGE_INTERVAL: Duration = Duration::from_millis(200);
 /// Completions taken at once: two a command.
 const POLL_BATCH: usize = 64;
 
@@ -76,6 +84,8 @@ pub(super) struct Parts {
     pub answers: Table<2>,
     /// Whether it shares answers with other queues.
     pub shares: bool,
+    /// How often to nudge a controller that has answered nothing.
+    pub nudges: u8,
 }
 
 /// A queue whose connection stands; the Fabrics Connect command is its first.
@@ -102,6 +112,8 @@ pub struct Queue<L: Link> {
     standing: Standing,
     /// What completes is looked at.
     trusted: bool,
+    /// Nudges that are left, and when the next is due.
+    pub(super) nudges: (u8, Instant),
     counters: Counters,
     /// Kept for describing data.
     pieces: Vec<Range>,
@@ -121,7 +133,7 @@ impl<L: Link> Queue<L> {
     /// # Errors
     /// When the memory is too small.
     pub(super) fn new(link: L, parts: Parts) -> Result<Self, String> {
-        let Parts { qid, slots, rules, layout, memory, answers, shares } = parts;
+        let Parts { qid, slots, rules, layout, memory, answers, shares, nudges } = parts;
         let receives = if shares { 0 } else { answers.len() };
         let lines = u32::from(slots) * (layout.stride / COMMAND);
         let capsules = Table::new(memory, 0, lines).ok_or("the memory of a queue is too small for its capsules")?;
@@ -144,6 +156,7 @@ impl<L: Link> Queue<L> {
             shares,
             standing: Standing::default(),
             trusted: true,
+            nudges: (nudges, Instant::now() + NUDGE_INTERVAL),
             counters: Counters::default(),
             pieces: Vec::new(),
         })
@@ -370,6 +383,17 @@ impl<L: Link> Queue<L> {
         if let Some(why) = self.link.news() {
             self.standing.lose(why);
         }
+        let (left, due) = self.nudges;
+        if left > 0 && self.unposted_sends == 0 && self.standing.is_open() {
+            if self.counters.completions > 0 {
+                self.nudges.0 = 0;
+            } else if Instant::now() >= due {
+                self.nudges = (left - 1, Instant::now() + NUDGE_INTERVAL);
+                if let Err(error) = self.link.nudge() {
+                    self.standing.lose(error.to_string());
+                }
+            }
+        }
     }
 
     /// Takes no more commands, and what has arrived is not looked at either.
@@ -501,8 +525,8 @@ impl<L: Link> IoQueue for Queue<L> {
     }
 
     fn stop(&mut self) {
-        if self.standing.stop(&self.cids) {
-            self.link.end();
+        if self.standing.stop(&self.cids) && self.link.end() {
+            self.posted.set(0);
         }
     }
 

@@ -55,6 +55,8 @@ struct Script {
     news: Option<String>,
     refuse_sends: bool,
     ended: bool,
+    ends_at_once: bool,
+    nudged: u32,
 }
 
 #[derive(Clone)]
@@ -112,8 +114,14 @@ impl Link for Scripted {
         script.completions.extend(late);
         Ok(77)
     }
-    fn end(&mut self) {
-        assert!(!std::mem::replace(&mut self.script().ended, true), "ended twice");
+    fn nudge(&mut self) -> Result<(), PostError> {
+        self.script().nudged += 1;
+        Ok(())
+    }
+    fn end(&mut self) -> bool {
+        let mut script = self.script();
+        assert!(!std::mem::replace(&mut script.ended, true), "ended twice");
+        script.ends_at_once
     }
 }
 
@@ -142,7 +150,7 @@ impl Rig {
         let script = Script { receives: (0..answers).collect(), ..Script::default() };
         let wire = Scripted(Arc::new(Mutex::new(script)));
         let table = layout.table(&memory).unwrap();
-        let parts = Parts { qid, slots, rules, layout, memory: memory.clone(), answers: table, shares };
+        let parts = Parts { qid, slots, rules, layout, memory: memory.clone(), answers: table, shares, nudges: 0 };
         let mut queue = Queue::new(wire.clone(), parts).unwrap();
         queue.attach(&Arc::new(Arena::new(1 << 20).unwrap())).unwrap();
         for slot in 0..slots {
@@ -495,6 +503,34 @@ fn a_queue_that_is_stopped_with_nothing_outstanding_is_clean() {
     let mut rig = Rig::new(KERNEL);
     rig.queue.stop();
     assert_eq!((rig.slots(), rig.queue.drained()), (Vec::new(), Drain::Clean));
+}
+
+#[test]
+fn memory_is_back_at_once_where_the_device_lets_go_of_it_with_the_connection() {
+    let mut rig = Rig::new(KERNEL);
+    rig.submit(READ, 0..4);
+    rig.wire.script().ends_at_once = true;
+    rig.queue.stop();
+    assert_eq!((rig.reap().unwrap().len(), rig.queue.drained()), (4, Drain::Clean));
+}
+
+#[test]
+fn a_controller_over_iwarp_that_answers_nothing_is_nudged() {
+    for (nudges, heard, nudged) in [(0, false, 0), (3, false, 3), (3, true, 0)] {
+        let mut rig = Rig::new(KERNEL);
+        let command = rig.submit(READ, [0])[0];
+        if heard {
+            rig.sent(0);
+            rig.answer(command.cid.get(), Status::SUCCESS);
+            assert_eq!(rig.slots(), [0]);
+        }
+        rig.queue.nudges.0 = nudges;
+        for _ in 0..5 {
+            rig.queue.nudges.1 = std::time::Instant::now();
+            assert!(rig.queue.arm().is_ok());
+        }
+        assert_eq!(rig.wire.script().nudged, nudged, "{nudges} {heard}");
+    }
 }
 
 #[test]

@@ -2,14 +2,17 @@
 
 use std::{
     os::fd::{AsFd, AsRawFd, RawFd},
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use doorbell_platform::{Arena, Range, Region, Table};
 use doorbell_queue::Slot;
 use doorbell_rdma::{
     Access, Channel, Completion, CompletionQueue, Device, Error, EventChannel, EventKind, Flags, Memory, Piece,
-    PostError, QueuePair, Registration, SharedReceiveQueue,
+    PostError, QueuePair, Registration, Remote, SharedReceiveQueue,
 };
 
 use super::{
@@ -40,6 +43,7 @@ pub struct Verbs {
 pub(super) struct Answers {
     /// Receives that other queue pairs take from too, if they are shared.
     pub shared: Option<SharedReceiveQueue>,
+    pub _promise: Option<Promise>,
     pub memory: Memory,
     pub layout: Layout,
 }
@@ -51,6 +55,21 @@ pub struct SharedAnswers {
     region: Arc<Region>,
     memory: Memory,
     layout: Layout,
+    /// Commands that the queues may have outstanding in all.
+    promised: Arc<AtomicU32>,
+}
+
+/// A queue's part of the receives that it shares, given back with it.
+#[derive(Debug)]
+pub(super) struct Promise {
+    commands: u32,
+    promised: Arc<AtomicU32>,
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        self.promised.fetch_sub(self.commands, Ordering::Relaxed);
+    }
 }
 
 impl SharedAnswers {
@@ -66,7 +85,18 @@ impl SharedAnswers {
         (0..count)
             .for_each(|index| queue.push_receive(number(index), &[Piece { memory, range: layout.answer(index) }]));
         queue.post_receives()?;
-        Ok(Self { queue, region: registration.region().clone(), memory, layout })
+        Ok(Self { queue, region: registration.region().clone(), memory, layout, promised: Arc::default() })
+    }
+
+    /// A part for a queue of `commands` at a time. Over InfiniBand and RoCE a controller that finds no receive is told to try again; over
+    /// iWARP its connection ends, so there the queues have no more commands than there are receives.
+    ///
+    /// # Errors
+    /// How many there would be.
+    pub(super) fn promise(&self, commands: u32) -> Result<Promise, String> {
+        let all = self.promised.fetch_add(commands, Ordering::Relaxed) + commands;
+        let promise = Promise { commands, promised: self.promised.clone() };
+        enough(all, self.queue.depth(), self.device().attributes().is_iwarp).map(|()| promise)
     }
 
     pub(super) fn device(&self) -> &Arc<Device> {
@@ -78,9 +108,19 @@ impl SharedAnswers {
     }
 
     /// Where answers come to, and the table of them.
-    pub(super) fn split(self) -> (Answers, Option<Table<2>>) {
+    pub(super) fn split(self, promise: Promise) -> (Answers, Option<Table<2>>) {
         let table = self.layout.table(&self.region);
-        (Answers { shared: Some(self.queue), memory: self.memory, layout: self.layout }, table)
+        (Answers { shared: Some(self.queue), _promise: Some(promise), memory: self.memory, layout: self.layout }, table)
+    }
+}
+
+fn enough(commands: u32, receives: u32, is_iwarp: bool) -> Result<(), String> {
+    match is_iwarp && commands > receives {
+        true => Err(format!(
+            "{commands} commands or more would share {receives} receives, and over iWARP a connection ends whose answer finds none: share \
+             as many as all queues of a core and namespace have together (--rdma-srq-size), or none"
+        )),
+        false => Ok(()),
     }
 }
 
@@ -136,7 +176,7 @@ impl Link for Verbs {
 
     #[inline]
     fn push_receive(&mut self, answer: u32) {
-        let Answers { shared, memory, layout } = &mut self.answers;
+        let Answers { shared, memory, layout, .. } = &mut self.answers;
         let pieces = [Piece { memory: *memory, range: layout.answer(answer) }];
         match shared {
             Some(queue) => queue.push_receive(number(answer), &pieces),
@@ -185,9 +225,32 @@ impl Link for Verbs {
         Ok(self.channel.as_fd().as_raw_fd())
     }
 
-    fn end(&mut self) {
+    fn nudge(&mut self) -> Result<(), PostError> {
+        self.pair.push_write(0, &[], Remote { address: 0, key: 0 }, Flags::NONE);
+        self.pair.post_sends().map(drop)
+    }
+
+    fn end(&mut self) -> bool {
         // Either may say that the connection is over already.
         let _ = self.pair.identifier().disconnect();
-        let _ = self.pair.fail();
+        let is_iwarp = self.pair.device().attributes().is_iwarp;
+        match is_iwarp {
+            true => self.pair.close(),
+            false => drop(self.pair.fail()),
+        }
+        is_iwarp
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn over_iwarp_each_command_has_a_receive() {
+        assert_eq!(enough(64, 64, true), Ok(()));
+        assert_eq!(enough(65, 64, false), Ok(()), "told to try again");
+        let why = enough(65, 64, true).unwrap_err();
+        assert!(why.contains("65 commands") && why.contains("64 receives") && why.contains("--rdma-srq-size"), "{why}");
     }
 }

@@ -13,7 +13,7 @@ use doorbell_spec::{
     fabrics, status,
     tcp::{DataHeader, Fes, R2t, flags},
 };
-use doorbell_tcp::{DataPdu, Link, Lost, Pdu, Sender, Sink, Violation, ZeroCopy};
+use doorbell_tcp::{DataPdu, Digests, Link, Lost, Pdu, Sender, Sink, Violation, ZeroCopy};
 
 pub use unplugged::Unplugged;
 
@@ -70,6 +70,11 @@ impl TcpQueue {
             counters: Counters::default(),
             at_risk: RefCell::default(),
         }
+    }
+
+    /// The digests that the controller agreed to.
+    pub(crate) fn digests(&self) -> Digests {
+        self.link.digests()
     }
 
     fn region(arena: &Option<Arc<Arena>>) -> Option<&Region> {

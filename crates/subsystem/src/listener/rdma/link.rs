@@ -186,11 +186,12 @@ impl Link {
         self.queue.push_write(Work::Probe.id(), &[], NOWHERE, Flags::SIGNALED);
     }
 
-    /// Gives up the connection: everything posted comes back, and a marker after it. Returns how many markers are to come.
+    /// Gives up the connection: everything posted comes back, and a marker after it. Returns how many markers are to come: none over
+    /// iWARP, where what is posted after that need not come back; what was posted has an end with the queue pair.
     pub(super) fn fail(&mut self) -> u8 {
         // What the host is told matters no more than whether it can be told.
         let _ = self.queue.identifier().disconnect();
-        if self.queue.fail().is_err() {
+        if self.queue.fail().is_err() || self.device().attributes().is_iwarp {
             return 0;
         }
         self.queue.push_send(Work::Marker.id(), &[], Flags::SIGNALED);
