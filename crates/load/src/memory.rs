@@ -42,19 +42,21 @@ pub(crate) fn check(options: &RunOptions, contexts: &[Buffers]) -> Result<(), St
     }
 }
 
-/// Whether there is enough for what each block of so many may hold (`--verify`), beside the buffers of so many contexts.
+/// Whether there is enough for what each block of so many may hold (`--verify`), beside the buffers of these contexts.
 ///
 /// # Errors
 /// What is missing, and what to change.
-pub(crate) fn check_ledger(options: &RunOptions, contexts: usize, blocks: u64) -> Result<(), String> {
-    compare_ledger(blocks, available().map(|available| available.saturating_sub(buffers(options, contexts))))
+pub(crate) fn check_ledger(contexts: &[Buffers], blocks: u64) -> Result<(), String> {
+    let buffers = Buffers::sum(contexts.iter());
+    compare_ledger(blocks, available().map(|available| available.saturating_sub(buffers)))
 }
 
 fn compare_ledger(blocks: u64, available: Option<u64>) -> Result<(), String> {
     let needed = Verifier::bytes(blocks);
     match available {
         Some(available) if needed > available => Err(format!(
-            "--verify keeps {} MiB for what each of {blocks} blocks may hold, and the machine has {} MiB free beside the buffers; give it less with --range",
+            "--verify keeps {} MiB for what each of {blocks} blocks may hold, and the machine has {} MiB free beside the \
+             buffers; give it less with --range",
             needed.div_ceil(1 << 20),
             available >> 20
         )),

@@ -405,8 +405,7 @@ impl Run<'_> {
         };
         let contexts: Vec<_> = plans.iter().map(buffers).collect();
         let verified = plans.iter().filter_map(|plan| plan.verify).map(|(_, _, part)| part.end - part.start).sum();
-        let checked = memory::check(self.options, &contexts)
-            .and_then(|()| memory::check_ledger(self.options, contexts.len(), verified));
+        let checked = memory::check(self.options, &contexts).and_then(|()| memory::check_ledger(&contexts, verified));
         checked.map_err(|why| self.problem(why)).is_ok()
     }
 
