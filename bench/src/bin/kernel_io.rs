@@ -3,8 +3,9 @@
 //!     cargo build --release && cargo run --release -p doorbell-bench --bin kernel_io [PAIRS [TEXT [PATH…]]]
 //!
 //! As root on a loop device over a file in memory, and on a file; or on the given paths, which are only read. Both sides are pinned to one
-//! core and sleep while nothing completes. Prints the command lines of both, then a row a shape: IOPS, processor time an I/O as the
-//! system charges it to the process, and the medians of the ratios pair by pair; with TEXT only rows that contain it.
+//! core. fio waits in io_getevents or io_uring_enter; Doorbell runs twice, looking without end (its default), and sleeping in the same calls
+//! (`-E`). Prints the command lines, then a row a shape: IOPS, processor time an I/O as the system charges it to the process where both
+//! sleep, and the medians of the ratios to fio run by run; with TEXT only rows that contain it.
 
 use std::{
     error::Error,
@@ -18,6 +19,8 @@ use doorbell_bench::{median, program::doorbell};
 use doorbell_platform::cpu;
 
 const TIME: u32 = 1;
+/// What has Doorbell sleep.
+const SLEEPING: &str = " -E";
 const SIZE: usize = 256 << 20;
 const DEPTHS: [u32; 3] = [1, 32, 128];
 /// Name, options of doorbell, options of fio.
@@ -85,8 +88,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let core = *cpu::allowed()?.last().ok_or("no core")?;
     println!("{} beside {}", doorbell()?.display(), String::from_utf8_lossy(&fio.stdout).trim());
     let stage = if given.is_empty() { Stage::new()? } else { Stage { paths: given, files: Vec::new(), device: None } };
-    println!("\n    {}\n    {}\n", ours("PATH", core, 32, ENGINES[2].1), theirs("PATH", core, 32, ENGINES[2].2));
-    println!("| | fio IOPS | IOPS | ratio | fio us/I/O | us/I/O | ratio |\n|---|---|---|---|---|---|---|");
+    println!("\n    {}", ours("PATH", core, 32, ENGINES[2].1, ""));
+    println!("    {}", ours("PATH", core, 32, ENGINES[2].1, SLEEPING));
+    println!("    {}\n", theirs("PATH", core, 32, ENGINES[2].2));
+    println!("| | fio IOPS | polling | ratio | sleeping | ratio | fio us/I/O | sleeping us/I/O | ratio |");
+    println!("|---|---|---|---|---|---|---|---|---|");
     for (name, path) in &stage.paths {
         let path = path.to_str().ok_or("a path that is no text")?;
         for (engine, our_options, their_options) in ENGINES {
@@ -95,38 +101,40 @@ fn main() -> Result<(), Box<dyn Error>> {
                 if !row.contains(&only) {
                     continue;
                 }
-                let mut sides: [Vec<Reached>; 2] = [Vec::new(), Vec::new()];
+                let mut sides: [Vec<Reached>; 3] = Default::default();
                 for pair in 0..pairs {
                     let mut turn = |side: usize| -> Result<(), Box<dyn Error>> {
                         sides[side].push(match side {
                             0 => run_fio(&theirs(path, core, depth, their_options))?,
-                            _ => run_doorbell(&ours(path, core, depth, our_options))?,
+                            1 => run_doorbell(&ours(path, core, depth, our_options, ""))?,
+                            _ => run_doorbell(&ours(path, core, depth, our_options, SLEEPING))?,
                         });
                         Ok(())
                     };
                     // Who is first changes, as the machine does.
-                    turn(pair % 2)?;
-                    turn(1 - pair % 2)?;
+                    (0..3).try_for_each(|step| turn((pair + step) % 3))?;
                 }
                 let of = |side: usize, value: Value| median(&mut sides[side].iter().map(value).collect::<Vec<_>>());
-                let ratio = |value: Value| {
+                let ratio = |side: usize, value: Value| {
                     median(
                         &mut sides[0]
                             .iter()
-                            .zip(&sides[1])
+                            .zip(&sides[side])
                             .map(|(fio, our)| value(our) / value(fio))
                             .collect::<Vec<_>>(),
                     )
                 };
                 let [iops, cpu]: [Value; 2] = [|one| one.iops, |one| one.cpu];
                 println!(
-                    "| {row} | {:.1}k | {:.1}k | {:.2} | {:.2} | {:.2} | {:.2} |",
+                    "| {row} | {:.1}k | {:.1}k | {:.2} | {:.1}k | {:.2} | {:.2} | {:.2} | {:.2} |",
                     of(0, iops) / 1e3,
                     of(1, iops) / 1e3,
-                    ratio(iops),
+                    ratio(1, iops),
+                    of(2, iops) / 1e3,
+                    ratio(2, iops),
                     of(0, cpu),
-                    of(1, cpu),
-                    ratio(cpu)
+                    of(2, cpu),
+                    ratio(2, cpu)
                 );
             }
         }
@@ -134,8 +142,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn ours(path: &str, core: usize, depth: u32, engine: &str) -> String {
-    format!("doorbell perf -q {depth} -o 4096 -w randread -t {TIME} -c [{core}] -E {engine} --json - {path}")
+fn ours(path: &str, core: usize, depth: u32, engine: &str, waits: &str) -> String {
+    format!("doorbell perf -q {depth} -o 4096 -w randread -t {TIME} -c [{core}] {engine}{waits} --json - {path}")
 }
 
 fn theirs(path: &str, core: usize, depth: u32, engine: &str) -> String {
