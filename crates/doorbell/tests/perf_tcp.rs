@@ -4,7 +4,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{BEFORE_THE_DRAIN_ENDS, NQN, Target, rows, run, start, total, turn};
+use common::{BEFORE_THE_DRAIN_ENDS, Folder, NQN, Target, rows, run, start, total, turn};
 
 fn perf(id: &str, args: &[&str]) -> common::Output {
     run(&[&["perf", "-r", id, "-t", "1"], args].concat())
@@ -172,10 +172,16 @@ fn ctrl_c_ends_a_run_with_its_table() {
 fn ctrl_c_ends_every_phase_of_a_run_on_a_stalled_target() {
     let _turn = turn();
     // Stalled while it measures; while it drains, the time being over.
+    let folder = Folder::new("stalled");
     for (time, wait) in [("30", 700), ("3", 3500)] {
         let target = Target::start(&["--ram", "16M"]);
-        let perf = start(&["perf", "-r", &target.id(), "-q", "8", "-o", "4096", "-w", "randread", "-t", time]);
-        perf.until_it_says("Launching");
+        let (id, slices) = (target.id(), folder.file(time));
+        let load = ["perf", "-r", &id, "-q", "8", "-o", "4096", "-w", "randread", "-t", time];
+        let perf = start(&[&load[..], &["--interval", "50ms", "--ndjson", &slices]].concat());
+        perf.until("slice with I/Os", || {
+            let text = std::fs::read_to_string(&slices).unwrap_or_default();
+            text.lines().any(|slice| slice.contains("\"ios\":") && !slice.contains("\"ios\":0,"))
+        });
         target.signal("-STOP");
         std::thread::sleep(Duration::from_millis(wait));
         let asked = Instant::now();

@@ -130,7 +130,12 @@ impl Running {
 
     /// Waits until it has said this, on either stream.
     pub fn until_it_says(&self, what: &str) {
-        while ![&self.stdout, &self.stderr].iter().any(|pipe| pipe.text.lock().unwrap().contains(what)) {
+        self.until(what, || [&self.stdout, &self.stderr].iter().any(|pipe| pipe.text.lock().unwrap().contains(what)));
+    }
+
+    /// Waits until something is so, as long as it runs.
+    pub fn until(&self, what: &str, is_so: impl Fn() -> bool) {
+        while !is_so() {
             let said = || format!("{}{}", self.stdout.text.lock().unwrap(), self.stderr.text.lock().unwrap());
             assert!(
                 self.started.elapsed() < PATIENCE && !self.stderr.thread.is_finished(),
