@@ -43,7 +43,8 @@ protected made-here.read read "$CHECKED"
 protected made-here.by-drive read "PRACT=1,$CHECKED"
 protected made-there write 'PRACT=1'
 protected made-there.read read "$CHECKED"
-protected mixed 'randrw -M 50' "$CHECKED"
+# In a sequence: QEMU moves data and metadata of a block one after the other, so that a read beside a write of it may find one of each.
+protected mixed 'rw -M 50' "$CHECKED"
 
 # --- a byte changed on the medium: of the data, the application tag and the reference tag
 
