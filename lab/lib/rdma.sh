@@ -19,9 +19,9 @@ rdma_add() { rdma link add $KIND type $KIND netdev eth0; }
 # The kernel waits until every process has let go of the device: here not for ever.
 rdma_delete() {
   rdma link delete $KIND & deletion=$!
-  wait_for 30 ended $deletion && return
+  wait_for 120 ended $deletion && return
   { echo "+ rdma link delete $KIND, held by:"; holders; } >>$LOG
-  fail device-deleted "a process holds the device 30 s after rdma link delete"
+  fail device-deleted "a process holds the device 120 s after rdma link delete"
   return 1
 }
 # Processes that have the device open, or memory of it.
