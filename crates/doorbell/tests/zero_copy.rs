@@ -160,13 +160,15 @@ fn who_stops_taking_data_leaves_no_memory_behind() {
 fn what_a_limit_of_the_system_refuses_is_copied() {
     let _turn = turn();
     let network = Network::new();
-    let _target = network.target("");
     // Too little for the note that the kernel makes of one call. Before Linux 6.7 a namespace has no such limit of its own.
     let limit = "echo 64 > /proc/sys/net/core/optmem_max";
     if !Network::within(&network.host, "sh").args(["-c", limit]).status().unwrap().success() {
         return eprintln!("skipped: namespaces have no net.core.optmem_max of their own here");
     }
+    let target = network.target("");
     let output = network.perf("-q 8 -o 65536 -w rw -M 50 -t 1 -H -I -E -Z posix").finish();
+    target.signal("-INT");
+    target.finish();
     assert!(good(&output) > 0.0);
     let said = "of 0 zero-copy sends the system copied 0 all the same, and it refused ";
     let refused = output.stderr.split_once(said).and_then(|(_, rest)| rest.split(' ').next()?.parse::<u64>().ok());
