@@ -6,13 +6,17 @@ mod common;
 use std::{
     fs,
     os::unix::fs::FileExt,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
 };
 
-use common::{Output, Target, run, turn};
+use common::{
+    Output, Target,
+    disk::{Folder, Loop},
+    run, turn,
+};
 use serde_json::Value;
 
 /// A target with 4 MiB in memory, and where the result goes.
@@ -143,29 +147,6 @@ fn blocks_with_metadata_are_checked_and_zoned_namespaces_are_skipped_with_the_re
     assert!(output.stdout.contains("--verify is not built for zoned namespaces"), "{output:#?}");
 }
 
-/// A folder on a file system with direct I/O.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("verify-{name}-{}", std::process::id()));
-        fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    fn file(&self, name: &str) -> String {
-        let path = self.0.join(name);
-        fs::write(&path, vec![1; 4 << 20]).unwrap();
-        path.to_str().unwrap().into()
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
 /// Verifies this file or device, and returns what was found of it.
 fn perf(folder: &Folder, args: &str) -> (Output, Value) {
     let json = folder.0.join("result.json");
@@ -178,9 +159,9 @@ fn perf(folder: &Folder, args: &str) -> (Output, Value) {
 #[test]
 fn files_and_loop_devices_are_verified_by_each_engine() {
     let _turn = turn();
-    let folder = Folder::new("clean");
-    let file = folder.file("file");
-    let device = loop_over(&folder.file("behind"));
+    let folder = Folder::new();
+    let file = folder.file("file", 4 << 20);
+    let device = Loop::over(&folder.file("behind", 4 << 20));
     for subject in [Some(&file), device.as_ref().map(|device| &device.0)].into_iter().flatten() {
         for args in ["--engine libaio", "-R", "-R --buffered -P 2"] {
             let (output, found) = perf(&folder, &format!("-o 4k:2,64k:1 -w randrw -M 50 -d 3000 {args} {subject}"));
@@ -195,8 +176,8 @@ fn files_and_loop_devices_are_verified_by_each_engine() {
 #[test]
 fn what_somebody_else_writes_into_a_file_is_found_and_named() {
     let _turn = turn();
-    let folder = Folder::new("meddled");
-    let file = folder.file("file");
+    let folder = Folder::new();
+    let file = folder.file("file", 4 << 20);
     for engine in ["--engine libaio", "-R"] {
         let over = AtomicBool::new(false);
         let (output, found) = thread::scope(|scope| {
@@ -217,23 +198,4 @@ fn what_somebody_else_writes_into_a_file_is_found_and_named() {
         assert!(first["path"] == file.as_str() && first["read_s"].as_f64() >= Some(0.0), "{first}");
         assert!(output.stderr.contains("at LBA") && output.stderr.contains("read at"), "{output:#?}");
     }
-}
-
-/// A loop device.
-struct Loop(String);
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        let _ = std::process::Command::new("losetup").args(["--detach", &self.0]).status();
-    }
-}
-
-/// One over this file; none where this process may not have one.
-fn loop_over(file: &str) -> Option<Loop> {
-    let made = std::process::Command::new("losetup").args(["--find", "--show", "--direct-io=on", file]).output();
-    let made = made.ok().filter(|output| output.status.success());
-    if made.is_none() {
-        eprintln!("SKIPPED: no loop device is to be had (losetup as root)");
-    }
-    made.map(|output| Loop(String::from_utf8(output.stdout).unwrap().trim().into()))
 }

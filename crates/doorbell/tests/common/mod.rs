@@ -2,6 +2,8 @@
 //! and the reader of the result table that scripts use.
 #![allow(missing_docs, dead_code, reason = "tests, each of which uses a part of it")]
 
+pub mod disk;
+
 use std::{
     fs::{self, File},
     io::{BufRead, BufReader, Read},
