@@ -156,9 +156,9 @@ impl BringUp<'_> {
         };
         if !self.id.is_discovery() {
             ready.io_queues = self.number_of_queues(port, &mut ready.warnings)?;
+            self.host_behavior(port, &ready.data)?;
             self.namespaces(port, &mut ready)?;
             self.ana_states(port, &ready.data, most, &mut ready.namespaces)?;
-            self.host_behavior(port, &ready.data)?;
         }
         Ok(ready)
     }
