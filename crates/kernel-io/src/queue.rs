@@ -12,6 +12,9 @@ use rustix::io::Errno;
 
 use crate::{file::File, libaio::Libaio, passthrough::Passthrough, uring::Uring};
 
+/// I/Os that one call gives the kernel: it begins with the first of them only when it has them all.
+const AT_ONCE: usize = 8;
+
 /// A way to do I/O through the kernel; all there are lie in this crate.
 pub trait Backend: Send + Sized {
     /// Makes it for so many I/Os at once.
@@ -162,7 +165,18 @@ impl<B: Backend> IoQueue for Queue<B> {
 
     #[inline]
     fn submit(&mut self, ops: &[Op]) -> usize {
-        let taken = ops.iter().take_while(|op| self.take(op)).count();
+        let mut taken = 0;
+        for some in ops.chunks(AT_ONCE) {
+            if taken > 0 && self.commit().is_err() {
+                // The next commit says why.
+                break;
+            }
+            let count = some.iter().take_while(|op| self.take(op)).count();
+            taken += count;
+            if count < some.len() {
+                break;
+            }
+        }
         self.counters.submitted += taken as u64;
         self.counters.queued += (ops.len() - taken) as u64;
         taken
