@@ -49,6 +49,26 @@ else skip passthrough 'this kernel has no generic devices'; fi
 check_refused passthrough.metadata 20 'bytes of metadata' doorbell perf -q 1 -o 4096 -w read -t 1 "$(generic "$META")"
 check_refused block.passthrough 20 'for NVMe devices that take commands' doorbell perf -q 1 -o 4096 -w read -t 1 --engine io_uring_cmd "$HOT1"
 
+# What this machine does not allow, and what changes that.
+chmod 666 "$MANY1"
+echo 'user:x:1000:1000::/tmp:/bin/sh' >>/etc/passwd
+limited() { # NAME SETTING VALUE PATTERN COMMAND…
+  limited=$1 setting=/proc/sys/$2 value=$3 pattern=$4; shift 4
+  [ -e "$setting" ] || { skip limited.$limited "this kernel has no $setting"; return; }
+  before=$(cat "$setting")
+  echo "$value" >"$setting"
+  check_refused limited.$limited 20 "$pattern" "$@"
+  echo "$before" >"$setting"
+}
+limited aio fs/aio-max-nr 1 'of the 1 that fs.aio-max-nr allows' doorbell perf -q 16 -o 4096 -w read -t 1 "$MANY1"
+limited uring kernel/io_uring_disabled 2 'io_uring_disabled is 2' doorbell perf -R -q 16 -o 4096 -w read -t 1 "$MANY1"
+limited uring.user kernel/io_uring_disabled 1 'io_uring_disabled is 1' \
+  su -s /bin/sh user -c "doorbell perf -R -q 16 -o 4096 -w read -t 1 $MANY1"
+check_refused limited.memlock 20 'RLIMIT_MEMLOCK.*ulimit -l' \
+  su -s /bin/sh user -c "ulimit -l 64; doorbell perf -R -q 128 -o 131072 -w read -t 1 $MANY1"
+# shellcheck disable=SC2086
+check limited.unregistered run 60 su -s /bin/sh user -c "ulimit -l 64; doorbell perf $QUICK -R --unregistered -q 16 -w read $MANY1"
+
 # A part of a drive that device-mapper has under another name.
 need mapped run 20 dmsetup create over --noudevsync --table "0 8192 linear $HOT1 0"
 mapped() { # NAME DEVICE
