@@ -165,17 +165,14 @@ impl<B: Backend> IoQueue for Queue<B> {
 
     #[inline]
     fn submit(&mut self, ops: &[Op]) -> usize {
+        // Why a commit fails the next one says, too.
         let mut taken = 0;
-        for some in ops.chunks(AT_ONCE) {
-            if taken > 0 && self.commit().is_err() {
-                // The next commit says why.
+        for op in ops {
+            let full = taken > 0 && taken % AT_ONCE == 0;
+            if (full && self.commit().is_err()) || !self.take(op) {
                 break;
             }
-            let count = some.iter().take_while(|op| self.take(op)).count();
-            taken += count;
-            if count < some.len() {
-                break;
-            }
+            taken += 1;
         }
         self.counters.submitted += taken as u64;
         self.counters.queued += (ops.len() - taken) as u64;
