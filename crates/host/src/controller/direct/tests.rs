@@ -591,6 +591,18 @@ fn the_host_says_who_it_is() {
 }
 
 #[test]
+fn formats_with_long_protection_information_are_asked_for_before_namespaces_are_identified() {
+    let double = good(Features::default());
+    connect(&double, &options()).unwrap().detach();
+    let seen = double.seen();
+    let first = |is: &dyn Fn(&Command) -> bool| seen.iter().position(|(qid, command)| *qid == 0 && is(command));
+    let asks =
+        first(&|command| command.opc == AdminOpcode::SET_FEATURES.0 && command.fid() == Fid::HOST_BEHAVIOR_SUPPORT);
+    let identifies = first(&|command| command.opc == AdminOpcode::IDENTIFY.0 && command.nsid.get() == 1);
+    assert!(asks.is_some() && identifies.is_some() && asks < identifies, "{asks:?} {identifies:?}");
+}
+
+#[test]
 fn without_the_shutdown_notification_a_controller_is_just_disabled() {
     let waited = Arc::new(AtomicUsize::new(0));
     let (counted, mut enabled, mut disabled) = (waited.clone(), false, false);

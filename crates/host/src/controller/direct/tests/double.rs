@@ -17,7 +17,7 @@ use doorbell_spec::{
     command::{AdminOpcode, Command, IdentifyRequest, QueueRequest},
     completion::Completion,
     feature::Fid,
-    identify::{self, Cns, NamespaceList},
+    identify::{self, Cns, NamespaceList, ctratt},
     register::{self, Aqa, Cap, Cc, Cmbloc, Cmbmsc, Cmbsz, Csts, Vs},
     status::{Status, command_specific as specific, generic},
 };
@@ -200,6 +200,7 @@ impl Double {
         data.set_mn("Double");
         (data.cntlid, data.mdts, data.nn, data.aerl) = (7.into(), 5, 1.into(), 1);
         (data.kas, data.oacs) = (self.features.kas.into(), (u16::from(self.features.shadow) << 8).into());
+        data.ctratt = ctratt::ELBAS.into();
         data.rtd3e = 2_000_000.into();
         data.vs[3] = 5;
         data
