@@ -16,7 +16,7 @@ impl Port for File {
         Shape {
             name: self.name().into(),
             path: self.name().into(),
-            access: if self.pins() { Access::Registered } else { Access::Own },
+            access: if self.pins() { Access::Fixed } else { Access::Own },
             node: None,
             nsid: self.nsid(),
             csi: Csi::NVM,

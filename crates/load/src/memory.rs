@@ -35,10 +35,14 @@ pub(crate) fn check(options: &RunOptions, contexts: &[Buffers]) -> Result<(), St
     let pools = Pool::all(&Sysfs::default());
     let huge = pools.iter().filter(|pool| pool.node.is_none()).map(|pool| pool.page.saturating_mul(pool.free)).sum();
     compare(options, contexts, available(), huge)?;
-    let pinned = contexts.iter().filter(|one| matches!(one.access, Access::Pinned | Access::Registered));
+    let pinned =
+        contexts.iter().filter(|one| matches!(one.access, Access::Pinned | Access::Registered | Access::Fixed));
     match Buffers::sum(pinned) {
         0 => Ok(()),
-        bytes => memlock::reckon(bytes),
+        bytes => memlock::reckon(bytes).map_err(|why| {
+            let files = contexts.iter().any(|one| one.access == Access::Fixed);
+            why + if files { "; --unregistered has files and devices of the kernel pin nothing for long" } else { "" }
+        }),
     }
 }
 

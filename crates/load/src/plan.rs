@@ -258,6 +258,8 @@ pub enum Access {
     Pinned,
     /// An RDMA device, for which the kernel pins memory of this process's own.
     Registered,
+    /// io_uring, which pins memory of this process's own as fixed buffers.
+    Fixed,
 }
 
 /// What matters of a namespace for a plan.
