@@ -8,9 +8,6 @@
 . /lab/guest.sh
 . /lab/drives.sh
 
-echo 'user:x:1000:1000::/tmp:/bin/sh' >>/etc/passwd
-as_user() { run 60 su -s /bin/sh user -c "$*"; }
-
 for drive in $DRIVES; do need drives wait_for 30 bound $drive nvme; done
 MANY1=$(block_device $MANY 1) META=$(block_device $MANY 5) MANY2=$(block_device $MANY 2) CMB1=$(block_device $CMB 1) HOT1=$(block_device $HOT 1)
 TWIN1=$(block_device $TWIN_A 1) TWIN2=$(block_device $TWIN_B 1)

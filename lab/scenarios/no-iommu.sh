@@ -7,7 +7,6 @@
 # VFIO without an IOMMU, the last resort: hugepages and root or nothing, and the risk is told.
 . /lab/guest.sh
 . /lab/drives.sh
-echo 'user:x:1000:1000::/tmp:/bin/sh' >>/etc/passwd
 QUICK='-q 8 -o 4096 -w randread -d 200 -t 30 -c 0x1'
 
 need drives wait_for 30 bound $HOT nvme

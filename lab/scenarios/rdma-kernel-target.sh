@@ -162,7 +162,7 @@ interrupt() { kill -INT $pid; }
 interrupted ctrl-c ANY interrupt
 for options in -P4 -E '-P2 --rdma-srq-size 128'; do
   OPTIONS=$options
-  interrupted "port-removed.$(echo "$options" | tr -d ' ')" NON-ZERO remove_port
+  interrupted "port-removed.$(printf %s "$options" | tr -d ' ')" NON-ZERO remove_port
   make_port
 done
 OPTIONS=
@@ -178,7 +178,7 @@ check device-removed.back return_device
 perf device-removed.again -r "$ONE" -q 8 -o 4096 -w randread -d 100 -t 60 -c 0x1
 for options in -E '-P4 --rdma-srq-size 128'; do
   OPTIONS=$options
-  interrupted "device-removed.$(echo "$options" | tr -d ' ')" NON-ZERO rdma_delete
+  interrupted "device-removed.$(printf %s "$options" | tr -d ' ')" NON-ZERO rdma_delete
   return_device
 done
 OPTIONS=
