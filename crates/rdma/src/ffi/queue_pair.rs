@@ -265,7 +265,7 @@ impl QueuePair {
     }
 
     /// Puts it in the error state: everything posted comes back, flushed, and so does whatever is posted after. A request posted last
-    /// is a marker behind which nothing is left. Not so over iWARP: soft iWARP never looks at what a process posts after that, and
+    /// is a marker behind which nothing is left. Not so over iWARP: soft iWARP need not look at what a process posts after that, and
     /// nobody can know what was posted before, as the peer can end the connection at any time. There, [`Self::close`] is the end.
     ///
     /// # Errors
