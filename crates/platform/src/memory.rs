@@ -247,12 +247,19 @@ impl Region {
     pub fn copy_past_cache(&self, to: u64, source: &Self, from: u64, len: usize) {
         let (target, origin) = (self.pointer(to, len), source.pointer(from, len));
         assert!(target.addr().abs_diff(origin.addr()) >= len, "overlapping ranges");
-        let lines = if target.addr().is_multiple_of(LINE) { len / LINE } else { 0 };
-        // SAFETY: `pointer` checked both ranges, of which the lines are the first part; they do not overlap, and `target` begins
-        // a cache line if there are any lines.
-        unsafe { stream(target, origin, lines) };
-        let done = (lines * LINE) as u64;
-        self.copy_from(to + done, source, from + done, len - lines * LINE);
+        // SAFETY: `pointer` checked both ranges, and they do not overlap.
+        unsafe { stream(target, origin, len) };
+    }
+
+    /// Copies `bytes` to `to` in the same way.
+    ///
+    /// # Panics
+    /// When the range leaves the region.
+    #[inline]
+    pub fn write_past_cache(&self, to: u64, bytes: &[u8]) {
+        let target = self.pointer(to, bytes.len());
+        // SAFETY: `pointer` checked the range; as in `write` the slice does not lie in it.
+        unsafe { stream(target, bytes.as_ptr(), bytes.len()) };
     }
 
     /// Asks the processor to have a range in its cache soon.
@@ -442,30 +449,26 @@ fn prefetch_line(at: *const u8) {
     let _ = at;
 }
 
-/// Copies cache lines with stores that go past the caches.
+/// Copies bytes, whole cache lines from the first on with stores that go past the caches where `to` begins one.
 ///
 /// # Safety
-/// Both pointers are good for that many lines, which do not overlap; `to` begins a cache line.
+/// Both pointers are good for that many bytes, which do not overlap.
 #[inline]
-unsafe fn stream(to: *mut u8, from: *const u8, lines: usize) {
+unsafe fn stream(to: *mut u8, from: *const u8, len: usize) {
+    let done = if cfg!(target_arch = "x86_64") && to.addr().is_multiple_of(LINE) { len - len % LINE } else { 0 };
     #[cfg(target_arch = "x86_64")]
-    {
+    if done > 0 {
         use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_sfence, _mm_stream_si128};
         let (to, from) = (to.cast::<__m128i>(), from.cast::<__m128i>());
-        for line in 0..lines {
-            for at in line * 4..line * 4 + 4 {
-                // SAFETY: the caller promised both ranges and the alignment; these instructions are in every x86-64.
-                unsafe { _mm_stream_si128(to.add(at), _mm_loadu_si128(from.add(at))) };
-            }
+        for at in 0..done / size_of::<__m128i>() {
+            // SAFETY: the caller promised both ranges, `to` is aligned; these instructions are in every x86-64.
+            unsafe { _mm_stream_si128(to.add(at), _mm_loadu_si128(from.add(at))) };
         }
         // SAFETY: a fence; it orders these stores before whatever publishes the memory.
         unsafe { _mm_sfence() };
     }
-    #[cfg(not(target_arch = "x86_64"))]
     // SAFETY: the caller promised both ranges and that they do not overlap.
-    unsafe {
-        std::ptr::copy_nonoverlapping(from, to, lines * LINE);
-    }
+    unsafe { std::ptr::copy_nonoverlapping(from.add(done), to.add(done), len - done) };
 }
 
 impl Drop for Region {

@@ -7,6 +7,13 @@ pub(crate) fn of_header(header: &[u8]) -> [u8; 4] {
     Crc32c::of(header).to_le_bytes()
 }
 
+/// The digest of data in one piece.
+pub(crate) fn of_data(data: &[u8]) -> [u8; 4] {
+    let mut digest = DataDigest::new();
+    digest.bytes(data);
+    digest.finish()
+}
+
 /// A digest over the data of one PDU.
 #[derive(Debug)]
 pub(crate) struct DataDigest {

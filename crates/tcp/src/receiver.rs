@@ -39,6 +39,13 @@ pub trait Sink {
     /// A violation ends the connection.
     fn pdu(&mut self, pdu: Pdu<'_>, data_len: u32) -> Result<u32, Violation>;
 
+    /// All of a PDU's data came at once, and lies in `data`: puts it where it belongs from there and takes note that it is here, if that
+    /// can be done and the data is `intact`, which takes a look at all of it; else does nothing, and the data is placed.
+    fn take(&mut self, token: u32, data: &[u8], intact: impl FnOnce() -> bool) -> bool {
+        let _ = (token, data, intact);
+        false
+    }
+
     /// Appends the ranges of the region that take `len` bytes from `at` on of the PDU's data, in order.
     fn place(&mut self, token: u32, at: u32, len: u32, ranges: &mut Vec<Range>);
 
@@ -352,7 +359,24 @@ impl Receiver {
         Ok(())
     }
 
+    /// Offers data that came at once, its digest too, to be taken from where it lies.
+    fn offer(&mut self, input: &mut &[u8], sink: &mut impl Sink) -> bool {
+        let tail = if self.digest.is_some() { DIGEST_LEN } else { 0 };
+        let Some((whole, rest)) = input.split_at_checked(self.data_len as usize + tail) else { return false };
+        let (data, digest) = whole.split_at(self.data_len as usize);
+        let taken = sink.take(self.token, data, || digest.is_empty() || digest == digest::of_data(data));
+        if taken {
+            *input = rest;
+            self.digest = None;
+            self.state = State::Header;
+        }
+        taken
+    }
+
     fn data(&mut self, input: &mut &[u8], region: Option<&Region>, sink: &mut impl Sink) -> Result<(), Violation> {
+        if self.data_done == 0 && self.offer(input, sink) {
+            return Ok(());
+        }
         let len = (self.data_len - self.data_done).min(input.len() as u32);
         let (bytes, rest) = input.split_at(len as usize);
         *input = rest;

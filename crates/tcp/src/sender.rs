@@ -171,9 +171,7 @@ impl Sender {
         self.pad(size_of::<CapsuleCmd>(), pdu.common.pdo);
         self.bytes(data);
         if self.digests.data {
-            let mut digest = DataDigest::new();
-            digest.bytes(data);
-            self.bytes(&digest.finish());
+            self.bytes(&digest::of_data(data));
         }
     }
 

@@ -18,10 +18,11 @@ use doorbell_tcp::{DataPdu, Digests, Fault, Link, Lost, Pdu, Receiver, Role, Sen
 use proptest::prelude::*;
 use zerocopy::IntoBytes;
 
-/// Writes down what arrives; data is placed from `at` on, in pieces of 100 bytes with gaps between them.
+/// Writes down what arrives; data is placed from `at` on, in pieces of 100 bytes with gaps between them, or taken where it comes at once.
 #[derive(Default)]
 struct Notes {
     seen: Vec<String>,
+    taken: Option<Vec<u8>>,
 }
 
 impl Sink for Notes {
@@ -37,6 +38,13 @@ impl Sink for Notes {
         };
         self.seen.push(text);
         Ok(data_len)
+    }
+
+    fn take(&mut self, token: u32, data: &[u8], intact: impl FnOnce() -> bool) -> bool {
+        let Some(taken) = self.taken.as_mut().filter(|_| intact()) else { return false };
+        taken.extend_from_slice(data);
+        self.seen.push(format!("{token} bytes, taken"));
+        true
     }
 
     fn place(&mut self, _: u32, at: u32, len: u32, ranges: &mut Vec<Range>) {
@@ -114,7 +122,7 @@ fn digests() -> impl Strategy<Value = Digests> {
 proptest! {
     #[test]
     fn every_cut_of_a_stream_means_the_same(
-        digests in digests(), pda in 0u8..32, len in 1u32..3000, cuts in proptest::collection::vec(1usize..400, 1..20)
+        digests in digests(), pda in 0u8..32, len in 1u32..3000, cuts in proptest::collection::vec(1usize..400, 1..20), takes in any::<bool>()
     ) {
         let (from, to) = (Region::new(8192).unwrap(), Region::new(8192).unwrap());
         (0..len).for_each(|at| from.write(u64::from(at), &[(at * 7) as u8]));
@@ -128,12 +136,18 @@ proptest! {
         });
         let mut receiver = Receiver::new(Role::Host, 4096);
         receiver.use_digests(digests);
-        let mut notes = Notes::default();
+        let mut notes = Notes { taken: takes.then(Vec::new), ..Notes::default() };
         feed(&mut receiver, &bytes, &cuts, &to, &mut notes).unwrap();
         prop_assert!(!receiver.is_within_pdu());
+        let taken = notes.taken.filter(|taken| !taken.is_empty());
+        let how = if taken.is_some() { "taken" } else { "intact" };
         prop_assert_eq!(notes.seen, [
-            format!("C2H 5 64 {len}"), format!("{len} bytes, intact"), "response 5".to_string(), "R2T 6 0 512".to_string(),
+            format!("C2H 5 64 {len}"), format!("{len} bytes, {how}"), "response 5".to_string(), "R2T 6 0 512".to_string(),
         ]);
+        if let Some(taken) = taken {
+            prop_assert!(taken.iter().copied().eq((0..len).map(|at| (at * 7) as u8)));
+            return Ok(());
+        }
         let mut at = 0;
         for range in scattered(0, len) {
             let expected: Vec<u8> = (at..at + range.len).map(|at| (at * 7) as u8).collect();
@@ -194,6 +208,29 @@ fn a_host_sends_commands_and_data_that_a_controller_reads() {
         ];
         assert_eq!(notes.seen[1..], expected);
     }
+}
+
+#[test]
+fn data_that_comes_at_once_is_taken_only_if_it_is_intact() {
+    let (from, to) = (Region::new(8192).unwrap(), Region::new(8192).unwrap());
+    from.fill(0, 300, 7);
+    let digests = Digests { header: false, data: true };
+    let mut bytes = stream(Role::Controller, &from, |sender| {
+        sender.use_agreement(digests, 0);
+        let pdu = |cccid| DataPdu { cccid, ttag: 0, datao: 0, last: true, success: false };
+        (1..4).for_each(|cccid| sender.data(pdu(cccid), &[Range { offset: 0, len: 300 }]));
+    });
+    let second = bytes.len() / 2;
+    bytes[second] ^= 1;
+    let mut receiver = Receiver::new(Role::Host, 4096);
+    receiver.use_digests(digests);
+    let mut notes = Notes { taken: Some(Vec::new()), ..Notes::default() };
+    feed(&mut receiver, &bytes, &[], &to, &mut notes).unwrap();
+    assert_eq!(
+        notes.seen,
+        ["C2H 1 0 300", "300 bytes, taken", "C2H 2 0 300", "300 bytes, spoiled", "C2H 3 0 300", "300 bytes, taken"]
+    );
+    assert_eq!(notes.taken.unwrap(), [7; 600]);
 }
 
 #[test]

@@ -280,6 +280,12 @@ impl IoQueue {
         Some(written)
     }
 
+    /// Whether a command reads or writes blocks in memory.
+    #[inline]
+    pub(crate) fn touches_memory(&self, command: &Command) -> bool {
+        self.touched(command).is_some()
+    }
+
     /// What a fault script makes of what has been found.
     #[cold]
     fn harm_read(&mut self, pool: &mut Pool, command: &Command, found: &mut Found) -> Outcome {

@@ -1,15 +1,15 @@
 //! What a controller does with the PDUs of one NVMe/TCP connection: commands in, data and responses out. It owns no socket; the
 //! reactor's [`Context`] lends it memory, [`super::tcp`] joins it to a socket.
 //!
-//! A Read that finds its data is answered on the spot, without a slot. Every other command takes a slot, which keeps its frames
-//! until it is done. What cannot go on (no frames, too much waiting to be sent, a namespace that wants another turn) is parked and
+//! Reads that find their data are answered some at a time, without a slot, before what came with them is left. Every other command
+//! takes a slot, which keeps its frames until it is done; a small Write whose data came with it at once needs none. What cannot go on (no frames, too much waiting to be sent, a namespace that wants another turn) is parked and
 //! tried again each pass. What a fault script does to answers is in [`faults`].
 
 mod faults;
 
 use std::{collections::VecDeque, net::SocketAddr, sync::atomic::Ordering, time::Instant};
 
-use doorbell_platform::Range;
+use doorbell_platform::{Range, Region};
 use doorbell_spec::{
     command::{Command, Direction, NvmOpcode, SglKind},
     completion::Completion,
@@ -36,6 +36,8 @@ const BACKLOG: u64 = 4 << 20;
 const MOST_BACKLOG: u64 = 2 * BACKLOG;
 /// Bytes of data a connection has asked its host for at a time; a command that is alone may ask for more.
 const MOST_REQUESTED: u32 = 4 << 20;
+/// Reads that are looked up together.
+const READS: usize = 16;
 /// Parked commands that are tried in a pass.
 const TRIES: usize = 32;
 
@@ -50,6 +52,8 @@ pub(super) struct Exchange {
     slots: Vec<Slot>,
     idle: Vec<u16>,
     parked: VecDeque<u16>,
+    /// Reads that have come with what was received last, and the bytes that they take.
+    reads: Vec<(Command, u32)>,
     /// Frames that are being sent, and the position in the stream behind which they are no longer needed.
     held: VecDeque<(u64, Frame)>,
     /// Bytes asked for with R2T that have not come.
@@ -119,6 +123,7 @@ impl Exchange {
             slots: Vec::new(),
             idle: Vec::new(),
             parked: VecDeque::new(),
+            reads: Vec::with_capacity(READS),
             held: VecDeque::new(),
             requested: 0,
             // Connect comes alone.
@@ -221,6 +226,7 @@ impl Exchange {
             slot.frames.drain(..).for_each(|frame| context.pool.frames.release(frame));
         }
         self.parked.clear();
+        self.reads.clear();
         self.end_faults(context);
     }
 
@@ -235,8 +241,9 @@ impl Exchange {
         0
     }
 
+    /// Bytes that wait to be sent.
     #[inline]
-    fn backlog(&self) -> u64 {
+    pub(super) fn backlog(&self) -> u64 {
         self.sender.queued() - self.sender.sent()
     }
 
@@ -275,12 +282,12 @@ impl Exchange {
         match checked {
             Ok((len, Need::Nothing)) if data_len == 0 => {
                 if command.opc == NvmOpcode::READ.0
-                    && let Session::Io(queue) = &mut self.session
-                    && self.sender.queued() - self.sender.sent() < BACKLOG
+                    && let Session::Io(queue) = &self.session
                 {
-                    match queue.read(&mut context.pool, command, &mut context.found) {
-                        Outcome::Done(status) => self.send_found(command.cid.get(), status, context),
-                        Outcome::Turn | Outcome::Again => self.park(command, len),
+                    queue.approach(command);
+                    self.reads.push((*command, len));
+                    if self.reads.len() == READS {
+                        self.read(context);
                     }
                 } else {
                     let index = self.slot(command, Stage::Ready, 0, len, None);
@@ -303,9 +310,34 @@ impl Exchange {
                     Ok((_, Need::Nothing)) => (0, Some(generic::INVALID_FIELD.with_dnr())),
                     Err(status) => (0, Some(status)),
                 };
-                self.take_in_capsule(command, skew, data_len, verdict, context)
+                self.take_in_capsule(command, skew, data_len, verdict)
             }
         }
+    }
+
+    /// Answers the Reads that have come. Each looks up in two places where its data is, which come to the cache for all of them at the
+    /// same time.
+    #[inline]
+    pub(super) fn read(&mut self, context: &mut Context) {
+        if self.reads.is_empty() {
+            return;
+        }
+        let mut reads = std::mem::take(&mut self.reads);
+        if let Session::Io(queue) = &self.session {
+            reads.iter().for_each(|(command, _)| queue.foresee(&context.pool, command));
+        }
+        for (command, len) in reads.drain(..) {
+            let room = self.backlog() < BACKLOG;
+            let outcome = match &mut self.session {
+                Session::Io(queue) if room => queue.read(&mut context.pool, &command, &mut context.found),
+                _ => Outcome::Again,
+            };
+            match outcome {
+                Outcome::Done(status) => self.send_found(command.cid.get(), status, context),
+                Outcome::Turn | Outcome::Again => self.park(&command, len),
+            }
+        }
+        self.reads = reads;
     }
 
     fn take_in_capsule(
@@ -314,7 +346,6 @@ impl Exchange {
         skew: u32,
         data_len: u32,
         verdict: Option<Status>,
-        context: &mut Context,
     ) -> Result<u32, Violation> {
         let most = match &self.session {
             Session::Io(queue) => queue.in_capsule_data(),
@@ -331,11 +362,45 @@ impl Exchange {
         let index = self.slot(command, Stage::InCapsule, skew, data_len, verdict);
         let slot = &mut self.slots[usize::from(index)];
         slot.coming = data_len;
-        if !context.pool.frames.take(frames_for(skew, data_len), 0, &mut slot.frames) {
-            // The data passes by: only this command fails, and may be tried again.
-            slot.verdict.get_or_insert(generic::COMMAND_INTERRUPTED);
-        }
         Ok(index.into())
+    }
+
+    /// Carries out a Write whose data came at once in its capsule, if it can go from there to its place in memory; else does nothing.
+    #[inline]
+    fn write_from(&mut self, index: u16, data: &[u8], intact: impl FnOnce() -> bool, context: &mut Context) -> bool {
+        let slot = &mut self.slots[usize::from(index)];
+        let Session::Io(queue) = &mut self.session else { return false };
+        if slot.stage != Stage::InCapsule || slot.verdict.is_some() || !queue.touches_memory(&slot.command) || !intact()
+        {
+            return false;
+        }
+        let copy = |region: &Region, range: Range| region.write_past_cache(range.offset, data);
+        if queue.overwrite(&mut context.pool, &slot.command, copy).is_none() {
+            return false;
+        }
+        slot.stage = Stage::Idle;
+        self.idle.push(index);
+        let cid = slot.command.cid.get();
+        self.answer(cid, generic::SUCCESS, 0);
+        true
+    }
+
+    /// Appends the places of data that comes for a command.
+    #[inline]
+    fn place(&mut self, index: u16, at: u32, len: u32, ranges: &mut Vec<Range>, pool: &mut Pool) {
+        let slot = &mut self.slots[usize::from(index)];
+        if slot.frames.is_empty() {
+            let frames = frames_for(slot.skew, slot.len);
+            if slot.verdict.is_none() && !pool.frames.take(frames, 0, &mut slot.frames) {
+                // Only this command fails, and may be tried again.
+                slot.verdict = Some(generic::COMMAND_INTERRUPTED);
+            }
+            if slot.verdict.is_some() {
+                // The data passes by.
+                return;
+            }
+        }
+        push_ranges(&slot.frames, slot.skew, slot.got + at, len, ranges);
     }
 
     /// Data that was asked for; returns the slot that takes it.
@@ -618,11 +683,12 @@ impl Sink for Port<'_> {
 
     #[inline]
     fn place(&mut self, token: u32, at: u32, len: u32, ranges: &mut Vec<Range>) {
-        let slot = &self.exchange.slots[token as usize];
-        if slot.frames.is_empty() {
-            return;
-        }
-        push_ranges(&slot.frames, slot.skew, slot.got + at, len, ranges);
+        self.exchange.place(token as u16, at, len, ranges, &mut self.context.pool);
+    }
+
+    #[inline]
+    fn take(&mut self, token: u32, data: &[u8], intact: impl FnOnce() -> bool) -> bool {
+        self.exchange.write_from(token as u16, data, intact, self.context)
     }
 
     #[inline]

@@ -21,6 +21,9 @@ use crate::{controller::Session, frames::FrameStore, namespace::RESERVE};
 /// Bytes received at once, beside those that go where they belong.
 const STAGING: usize = 256 << 10;
 
+/// Bytes of answers from which on they leave though the rest of a PDU is on its way: 32 responses.
+const GATHERED: u64 = 32 * 24;
+
 /// How long a connection may be silent before the system asks whether the other end is still there, how often, and how many times.
 const PROBE_AFTER: Duration = Duration::from_secs(60);
 const PROBE_EVERY: Duration = Duration::from_secs(10);
@@ -184,9 +187,11 @@ impl Connection {
             self.left = context.now;
         }
         let mut busy = self.exchange.resume(context);
+        let mut received = false;
         self.starved = !context.pool.frames.fill(RESERVE);
         if !self.starved && self.exchange.takes_more() {
-            busy |= self.receive(staging, context)?;
+            received = self.receive(staging, context)?;
+            busy |= received;
         } else {
             self.came = context.now;
         }
@@ -196,6 +201,10 @@ impl Connection {
                 let _ = sockopt::set_socket_linger(&self.socket, Some(Duration::ZERO));
             };
             busy |= self.exchange.act_out(context).inspect_err(hang_up)?;
+        }
+        // Answers that leave together cost both ends less, and the rest of a PDU is on its way.
+        if received && self.receiver.is_within_pdu() && self.exchange.backlog() < GATHERED {
+            return Ok(true);
         }
         busy |= self.flush(context)?;
         if self.exchange.is_leaving() && self.exchange.sender.is_empty() {
@@ -220,7 +229,9 @@ impl Connection {
         };
         self.came = context.now;
         let mut port = Port { exchange: &mut self.exchange, context };
-        self.receiver.received(count, &staging.buffer, region, &mut port)?;
+        let received = self.receiver.received(count, &staging.buffer, region, &mut port);
+        self.exchange.read(context);
+        received?;
         if let Some(digests) = self.exchange.agreement() {
             self.receiver.use_digests(digests);
         }

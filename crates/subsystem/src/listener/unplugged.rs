@@ -43,6 +43,7 @@ impl Unplugged {
         let store = context.pool.frames.store.clone();
         let (region, mut port) = (store.region(), Port { exchange: &mut self.exchange, context });
         let received = self.receiver.deliver(bytes, Some(region), &mut port);
+        self.exchange.read(context);
         if let Some(digests) = self.exchange.agreement() {
             self.receiver.use_digests(digests);
         }

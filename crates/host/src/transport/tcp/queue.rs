@@ -312,7 +312,8 @@ struct SlotState {
     sent_at: u64,
     /// A data digest was wrong.
     spoiled: bool,
-    answer: Option<Completion>,
+    /// The command is over when all of it has been sent.
+    answered: bool,
 }
 
 impl SlotState {
@@ -357,8 +358,10 @@ struct Commands {
     cids: Cids,
     slots: Vec<SlotState>,
     done: VecDeque<Done>,
-    /// Slots that are answered while a part of them is not sent yet.
-    unsent: Vec<Slot>,
+    /// Position in the outgoing stream before which all memory is its owner's again.
+    released: u64,
+    /// Slots that are answered while a part of them is not sent yet, and their answers.
+    unsent: Vec<(Slot, Completion)>,
     requests: VecDeque<DataRequest>,
     stopped: bool,
 }
@@ -370,6 +373,7 @@ impl Commands {
             cids: Cids::new(agreement.slots),
             slots: (0..agreement.slots).map(|_| SlotState::default()).collect(),
             done: VecDeque::with_capacity(agreement.slots.into()),
+            released: 0,
             unsent: Vec::new(),
             requests: VecDeque::new(),
             stopped: false,
@@ -393,7 +397,7 @@ impl Commands {
         let data = if in_capsule { &state.ranges[..] } else { &[] };
         sender.command(&command, data);
         (state.direction, state.in_capsule) = (Some(direction), in_capsule);
-        (state.received, state.requested, state.spoiled, state.answer) = (0, 0, false, None);
+        (state.received, state.requested, state.spoiled, state.answered) = (0, 0, false, false);
         state.sent_at = sender.queued();
     }
 
@@ -419,27 +423,34 @@ impl Commands {
     }
 
     /// A command is answered; it is over once all of it has been sent too.
-    fn answered(&mut self, slot: Slot, completion: Completion) {
-        self.slots[usize::from(slot)].answer = Some(completion);
-        self.unsent.push(slot);
+    #[inline]
+    fn answered(&mut self, slot: Slot, answer: &Completion) {
+        let state = &mut self.slots[usize::from(slot)];
+        if state.sent_at <= self.released {
+            self.end(slot, answer);
+        } else {
+            state.answered = true;
+            self.unsent.push((slot, *answer));
+        }
     }
 
-    /// Ends the answered commands that lie before `sent` in the outgoing stream.
-    fn settle(&mut self, sent: u64) {
+    /// Ends the answered commands that lie before `released` in the outgoing stream.
+    fn settle(&mut self, released: u64) {
+        self.released = released;
         let mut waiting = std::mem::take(&mut self.unsent);
-        waiting.retain(|&slot| {
-            let over = self.slots[usize::from(slot)].sent_at <= sent;
+        waiting.retain(|(slot, answer)| {
+            let over = self.slots[usize::from(*slot)].sent_at <= released;
             if over {
-                self.end(slot);
+                self.end(*slot, answer);
             }
             !over
         });
         self.unsent = waiting;
     }
 
-    fn end(&mut self, slot: Slot) {
+    #[inline]
+    fn end(&mut self, slot: Slot, answer: &Completion) {
         let state = &self.slots[usize::from(slot)];
-        let answer = state.answer.unwrap_or_default();
         let mut status = answer.status();
         let short = self.agreement.whole_reads
             && state.direction == Some(Direction::ControllerToHost)
@@ -473,7 +484,7 @@ impl Commands {
     }
 
     fn find(&self, cid: u16, what: &str) -> Result<Slot, Violation> {
-        let slot = self.cids.find(cid).filter(|&slot| self.slots[usize::from(slot)].answer.is_none());
+        let slot = self.cids.find(cid).filter(|&slot| !self.slots[usize::from(slot)].answered);
         slot.ok_or_else(|| Violation::field(8, format!("{what} for command {cid:04x}h, which is not outstanding")))
     }
 
@@ -531,7 +542,7 @@ impl Sink for Commands {
             Pdu::C2hData(header) => self.data(header, data_len),
             Pdu::CapsuleResp(capsule) => {
                 let slot = self.find(capsule.completion.cid.get(), "a response")?;
-                self.answered(slot, capsule.completion);
+                self.answered(slot, &capsule.completion);
                 Ok(0)
             }
             Pdu::R2t(r2t) => self.request(r2t).map(|()| 0),
@@ -552,7 +563,7 @@ impl Sink for Commands {
         state.received += state.receiving;
         state.spoiled |= !intact;
         if token >> 16 != 0 {
-            self.answered(slot, Completion::default());
+            self.answered(slot, &Completion::default());
         }
         Ok(())
     }
