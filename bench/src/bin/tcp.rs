@@ -6,8 +6,12 @@
 //! table holds Doorbell against the same bytes over plain sockets, the second a variant of the load against the plain load, and the
 //! same variant of the floor against the plain floor: what checksums or more connections cost with nothing of ours. Needs two cores
 //! with nothing else to do.
+//!
+//! A neighbour's load makes a machine slower by half for some seconds, one side of a pair more than the other. So the first side is
+//! measured before and after the second, and a pair counts only where both come near the best of their row. The last column says how
+//! many pairs were measured for those that count.
 
-use std::{error::Error, time::Duration};
+use std::{cell::RefCell, error::Error, fmt, time::Duration};
 
 use doorbell_bench::{
     floor::{Kind, Shape, measure},
@@ -19,6 +23,10 @@ use doorbell_platform::cpu;
 
 /// How long one side of a pair takes.
 const TIME: Duration = Duration::from_secs(1);
+/// Share of the best of its row that the first side of a pair must reach for the pair to count.
+const QUIET: f64 = 0.9;
+/// Pairs that are measured at most for one that is asked for.
+const MOST_TRIES: usize = 3;
 
 /// Shapes measured beside the floor: I/O, depth over all connections, connections, bytes.
 const FLOOR: [(&str, Kind, u32, u32, u32); 14] = [
@@ -62,10 +70,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let _raised = Raised::new();
     let target = Target::start(doorbell()?, target_core)?;
-    let mut start_ups: Vec<(f64, String)> = Vec::new();
-    let mut perf = |options: &str| -> Result<f64, Box<dyn Error>> {
+    let start_ups: RefCell<Vec<(f64, String)>> = RefCell::default();
+    let perf = |options: &str| -> Result<f64, Box<dyn Error>> {
         let reached = target.perf(host_core, TIME, options)?;
-        start_ups.push((reached.start_up.as_secs_f64() * 1e3, options.to_string()));
+        start_ups.borrow_mut().push((reached.start_up.as_secs_f64() * 1e3, options.to_string()));
         Ok(reached.iops)
     };
 
@@ -84,12 +92,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     heading(pairs, "beside the socket floor", "floor IOPS");
     for (name, kind, depth, connections, size) in FLOOR.into_iter().filter(|(name, ..)| name.contains(&only)) {
         let options = format!("{} -P {connections}", load(kind, depth, size));
-        let mut sides = [Vec::new(), Vec::new()];
-        for _ in 0..pairs {
-            sides[0].push(floor((kind, depth, size, connections, false))?);
-            sides[1].push(perf(&options)?);
-        }
-        println!("{}", row(name, sides));
+        let measured = Pairs::measure(pairs, || floor((kind, depth, size, connections, false)), || perf(&options))?;
+        println!("{name:<40} {measured}");
     }
     heading(pairs, "a variant beside the plain load; last, what the floor keeps of itself", "plain IOPS");
     for (name, kind, depth, size, connections, digests) in
@@ -97,15 +101,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     {
         let plain = load(kind, depth, size);
         let variant = format!("{plain} -P {connections}{}", if digests { " -H -I" } else { "" });
-        let (mut sides, mut floors) = ([Vec::new(), Vec::new()], Vec::new());
-        for _ in 0..pairs {
-            sides[0].push(perf(&plain)?);
-            sides[1].push(perf(&variant)?);
-            let bare = floor((kind, depth, size, 1, false))?;
-            floors.push(floor((kind, depth, size, connections, digests))? / bare);
-        }
-        println!("{} {:>8.2}", row(name, sides), median(&mut floors));
+        let measured = Pairs::measure(pairs, || perf(&plain), || perf(&variant))?;
+        let bare = || floor((kind, depth, size, 1, false));
+        let floors = Pairs::measure(pairs, bare, || floor((kind, depth, size, connections, digests)))?;
+        println!("{name:<40} {measured} {:>8.2}", floors.ratio());
     }
+    let mut start_ups = start_ups.take();
     start_ups.sort_unstable_by(|left, right| left.0.total_cmp(&right.0));
     if let [.., (longest, slowest)] = &start_ups[..] {
         let median = start_ups[start_ups.len() / 2].0;
@@ -118,16 +119,58 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 fn heading(pairs: usize, what: &str, first: &str) {
     println!(
-        "\n{what}; {pairs} pairs of {} s each side, medians\n{:<40} {first:>12} {:>12} {:>8}",
+        "\n{what}; {pairs} pairs of {} s each side, medians\n{:<40} {first:>12} {:>12} {:>8} {:>6}",
         TIME.as_secs(),
         "",
         "IOPS",
-        "ratio"
+        "ratio",
+        "pairs"
     );
 }
 
-/// Both sides' medians, and that of the ratio pair by pair.
-fn row(name: &str, [mut first, mut second]: [Vec<f64>; 2]) -> String {
-    let mut ratios: Vec<f64> = first.iter().zip(&second).map(|(first, second)| second / first).collect();
-    format!("{name:<40} {:>12.0} {:>12.0} {:>8.2}", median(&mut first), median(&mut second), median(&mut ratios))
+/// Pairs of measurements of one row.
+struct Pairs {
+    /// Both sides of the pairs that count.
+    sides: [Vec<f64>; 2],
+    /// All that were measured.
+    tried: usize,
+}
+
+impl Pairs {
+    /// Measures until `count` pairs count, or too many do not.
+    fn measure(
+        count: usize,
+        mut first: impl FnMut() -> Result<f64, Box<dyn Error>>,
+        mut second: impl FnMut() -> Result<f64, Box<dyn Error>>,
+    ) -> Result<Self, Box<dyn Error>> {
+        let mut before = first()?;
+        let (mut all, mut best) = (Vec::new(), before);
+        loop {
+            let (reached, after) = (second()?, first()?);
+            best = best.max(after);
+            all.push((before, after, reached));
+            before = after;
+            let quiet = all.iter().filter(|&&(before, after, _)| before.min(after) >= QUIET * best);
+            let sides: (Vec<f64>, Vec<f64>) =
+                quiet.map(|&(before, after, reached)| (f64::midpoint(before, after), reached)).unzip();
+            if sides.0.len() == count || all.len() == MOST_TRIES * count {
+                return Ok(Self { sides: sides.into(), tried: all.len() });
+            }
+        }
+    }
+
+    /// The median of the ratio pair by pair.
+    fn ratio(&self) -> f64 {
+        let [first, second] = &self.sides;
+        median(&mut first.iter().zip(second).map(|(first, second)| second / first).collect::<Vec<_>>())
+    }
+}
+
+impl fmt::Display for Pairs {
+    /// Both sides' medians and that of the ratio, and how many pairs they are of.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [first, second] = self.sides.each_ref().map(|side| median(&mut side.clone()));
+        let pairs = format!("{}/{}", self.sides[0].len(), self.tried);
+        write!(f, "{first:>12.0} {second:>12.0} {:>8.2} {pairs:>6}", self.ratio())
+    }
 }

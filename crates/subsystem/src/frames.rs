@@ -48,10 +48,17 @@ pub(crate) type Frame = u32;
 #[derive(Debug)]
 pub(crate) struct FrameStore {
     region: Arc<Region>,
-    counts: Box<[AtomicU32]>,
-    /// The checksum of each frame's content where somebody has asked for it, else 0.
-    sums: Box<[AtomicU32]>,
+    states: Box<[State]>,
     free: ArrayQueue<Frame>,
+}
+
+/// What is known of a frame.
+#[derive(Debug)]
+struct State {
+    /// How many hold it.
+    count: AtomicU32,
+    /// The checksum of its content where somebody has asked for it, else 0.
+    sum: AtomicU32,
 }
 
 impl FrameStore {
@@ -62,13 +69,13 @@ impl FrameStore {
         let region = Arc::new(Region::new(total.checked_mul(FRAME as usize).ok_or(io::ErrorKind::OutOfMemory)?)?);
         region.populate()?;
         let first_spare = ZERO_FRAMES as usize + published;
-        let counts = (0..total).map(|frame| AtomicU32::new(u32::from(frame < first_spare))).collect();
-        let sums = (0..total).map(|_| AtomicU32::new(0)).collect();
+        let state = |frame| State { count: AtomicU32::new(u32::from(frame < first_spare)), sum: AtomicU32::new(0) };
+        let states = (0..total).map(state).collect();
         let free = ArrayQueue::new(total);
         for frame in first_spare..total {
             let _ = free.push(frame as Frame);
         }
-        Ok(Self { region, counts, sums, free })
+        Ok(Self { region, states, free })
     }
 
     pub(crate) fn region(&self) -> &Region {
@@ -87,7 +94,7 @@ impl FrameStore {
     }
 
     fn checksum_of(&self, frame: Frame) -> u32 {
-        let known = self.sums[frame as usize].load(Ordering::Relaxed);
+        let known = self.states[frame as usize].sum.load(Ordering::Relaxed);
         if known != 0 {
             return known;
         }
@@ -95,12 +102,12 @@ impl FrameStore {
         self.region.prefetch(place(frame));
         let mut crc = Crc32c::new();
         self.region.checksum(place(frame), &mut crc);
-        self.sums[frame as usize].store(crc.finish(), Ordering::Relaxed);
+        self.states[frame as usize].sum.store(crc.finish(), Ordering::Relaxed);
         crc.finish()
     }
 
     fn changes(&self, frame: Frame) {
-        self.sums[frame as usize].store(0, Ordering::Relaxed);
+        self.states[frame as usize].sum.store(0, Ordering::Relaxed);
     }
 
     /// A share of the memory, for who makes it known to a device.
@@ -110,7 +117,7 @@ impl FrameStore {
 
     /// Frames that somebody holds.
     pub(crate) fn held(&self) -> usize {
-        self.counts[ZERO_FRAMES as usize..].iter().filter(|count| count.load(Ordering::Relaxed) != 0).count()
+        self.states[ZERO_FRAMES as usize..].iter().filter(|state| state.count.load(Ordering::Relaxed) != 0).count()
     }
 
     /// Frames on the common list.
@@ -175,16 +182,16 @@ impl LocalFrames {
         }
         for frame in self.free.drain(self.free.len() - count..) {
             self.store.changes(frame);
-            self.store.counts[frame as usize].store(1, Ordering::Release);
+            self.store.states[frame as usize].count.store(1, Ordering::Release);
             frames.push(frame);
         }
         true
     }
 
-    /// Has the count of a frame brought to the cache.
+    /// Has what is known of a frame brought to the cache.
     #[inline]
     pub(crate) fn foresee(&self, frame: Frame) {
-        doorbell_platform::memory::prefetch(&self.store.counts[frame as usize]);
+        doorbell_platform::memory::prefetch(&self.store.states[frame as usize]);
     }
 
     /// Holds the frame that `cell` names.
@@ -202,7 +209,7 @@ impl LocalFrames {
     #[inline]
     fn hold_while(&mut self, frame: Frame, cell: &AtomicU32) -> bool {
         let more = |count: u32| (count != 0 && count & LOCKED == 0).then_some(count + 1);
-        if self.store.counts[frame as usize].fetch_update(Ordering::Acquire, Ordering::Relaxed, more).is_err() {
+        if self.store.states[frame as usize].count.fetch_update(Ordering::Acquire, Ordering::Relaxed, more).is_err() {
             return false;
         }
         if cell.load(Ordering::Acquire) == frame {
@@ -228,7 +235,7 @@ impl LocalFrames {
         if frame < ZERO_FRAMES {
             return None;
         }
-        let count = &self.store.counts[frame as usize];
+        let count = &self.store.states[frame as usize].count;
         if count.compare_exchange(1, 1 | LOCKED, Ordering::Acquire, Ordering::Relaxed).is_err() {
             return None;
         }
@@ -248,7 +255,7 @@ impl LocalFrames {
     /// Gives back one count of a frame.
     #[inline]
     pub(crate) fn release(&mut self, frame: Frame) {
-        if frame >= ZERO_FRAMES && self.store.counts[frame as usize].fetch_sub(1, Ordering::AcqRel) == 1 {
+        if frame >= ZERO_FRAMES && self.store.states[frame as usize].count.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.give_back(frame);
         }
     }
@@ -305,7 +312,7 @@ mod tests {
     fn a_frame_that_is_not_published_any_more_is_not_held() {
         let store = Arc::new(FrameStore::new(1, 1).unwrap());
         let mut local = LocalFrames::new(store.clone());
-        let count = |frame: Frame| store.counts[frame as usize].load(Ordering::Relaxed);
+        let count = |frame: Frame| store.states[frame as usize].count.load(Ordering::Relaxed);
         let cell = AtomicU32::new(ZERO_FRAMES);
         let mut fresh = Vec::new();
         // A reader has looked at the cell; then a writer replaces the frame, and it is free.

@@ -40,7 +40,7 @@ impl RamBlocks {
         prefetch(&self.cells[(at / u64::from(FRAME)) as usize]);
     }
 
-    /// Has the count of the frame of byte `at` brought to the cache.
+    /// Has what is known of the frame of byte `at` brought to the cache.
     #[inline]
     pub(super) fn foresee(&self, pool: &Pool, at: u64) {
         pool.frames.foresee(self.cells[(at / u64::from(FRAME)) as usize].load(Ordering::Relaxed));
