@@ -52,7 +52,7 @@ pub(super) struct Exchange {
     slots: Vec<Slot>,
     idle: Vec<u16>,
     parked: VecDeque<u16>,
-    /// Reads that have come with what was received last, and the bytes that they take.
+    /// Reads that have come one behind the other with what was received last, and the bytes that they take.
     reads: Vec<(Command, u32)>,
     /// Frames that are being sent, and the position in the stream behind which they are no longer needed.
     held: VecDeque<(u64, Frame)>,
@@ -272,6 +272,9 @@ impl Exchange {
             return Err(Violation::new(Fes::PDU_SEQUENCE_ERROR, 0, "a command before ICResp or after Disconnect"));
         }
         if self.outstanding >= self.entries {
+            self.read(context);
+        }
+        if self.outstanding >= self.entries {
             let what = format!("more than {} commands outstanding", self.entries);
             return Err(Violation::new(Fes::PDU_SEQUENCE_ERROR, 0, what));
         }
@@ -279,20 +282,21 @@ impl Exchange {
         self.head = if self.head + 1 >= self.entries { 0 } else { self.head + 1 };
         let checked = carried(command, data_len).and_then(|len| Ok((len, self.session.check(command, len)?)));
         let checked = if self.faults.is_some() { self.spoil(command, checked) } else { checked };
+        if let (Ok((len, Need::Nothing)), 0, NvmOpcode::READ, Session::Io(queue)) =
+            (checked, data_len, NvmOpcode(command.opc), &self.session)
+        {
+            queue.approach(command);
+            self.reads.push((*command, len));
+            if self.reads.len() == READS {
+                self.read(context);
+            }
+            return Ok(0);
+        }
+        self.read(context);
         match checked {
             Ok((len, Need::Nothing)) if data_len == 0 => {
-                if command.opc == NvmOpcode::READ.0
-                    && let Session::Io(queue) = &self.session
-                {
-                    queue.approach(command);
-                    self.reads.push((*command, len));
-                    if self.reads.len() == READS {
-                        self.read(context);
-                    }
-                } else {
-                    let index = self.slot(command, Stage::Ready, 0, len, None);
-                    self.run_or_park(index, context);
-                }
+                let index = self.slot(command, Stage::Ready, 0, len, None);
+                self.run_or_park(index, context);
                 Ok(0)
             }
             Ok((len, Need::Data { skew })) if data_len == 0 && len > 0 => {
@@ -315,8 +319,8 @@ impl Exchange {
         }
     }
 
-    /// Answers the Reads that have come. Each looks up in two places where its data is, which come to the cache for all of them at the
-    /// same time.
+    /// Answers the Reads that have come, before anything that came behind them is. Each looks up in two places where its data is, which
+    /// come to the cache for all of them at the same time.
     #[inline]
     pub(super) fn read(&mut self, context: &mut Context) {
         if self.reads.is_empty() {
@@ -675,7 +679,10 @@ impl Sink for Port<'_> {
     fn pdu(&mut self, pdu: Pdu<'_>, data_len: u32) -> Result<u32, Violation> {
         match pdu {
             Pdu::CapsuleCmd(capsule) => self.exchange.command(&capsule.command, data_len, self.context),
-            Pdu::H2cData(header) => self.exchange.data(header, data_len),
+            Pdu::H2cData(header) => {
+                self.exchange.read(self.context);
+                self.exchange.data(header, data_len)
+            }
             Pdu::IcReq(request) => self.exchange.initialize(request).map(|()| 0),
             _ => Err(Violation::field(0, "a PDU that hosts do not send")),
         }

@@ -360,7 +360,7 @@ struct Commands {
     done: VecDeque<Done>,
     /// Position in the outgoing stream before which all memory is its owner's again.
     released: u64,
-    /// Slots that are answered while a part of them is not sent yet, and their answers.
+    /// Slots that are answered while a part of them or of one before them is not sent yet, and their answers.
     unsent: Vec<(Slot, Completion)>,
     requests: VecDeque<DataRequest>,
     stopped: bool,
@@ -426,7 +426,7 @@ impl Commands {
     #[inline]
     fn answered(&mut self, slot: Slot, answer: &Completion) {
         let state = &mut self.slots[usize::from(slot)];
-        if state.sent_at <= self.released {
+        if self.unsent.is_empty() && state.sent_at <= self.released {
             self.end(slot, answer);
         } else {
             state.answered = true;
