@@ -144,6 +144,27 @@ fn a_byte_at_a_time_is_slow_but_right() {
 }
 
 #[test]
+fn what_is_answered_does_not_wait_for_the_rest_of_a_pdu_that_does_not_come() {
+    let (_target, address) = start(config());
+    let (_admin, cntlid) = HostPeer::admin(address, NQN, Setup::default());
+    let mut io = HostPeer::io(address, cntlid, 1, NQN, Setup::default());
+    let write = |cid: u16| {
+        let mut write = command::write(1, 0, 8, 0);
+        (write.cid, write.flags) = (cid.into(), write.flags | command::FLAGS_SGL);
+        write.dptr = command::SglDescriptor::in_capsule(0, 4096).into();
+        write
+    };
+    let framing = io.wire.framing;
+    let (first, second) = (framing.command(&write(1), &[1; 4096]), framing.command(&write(2), &[2; 4096]));
+    let (half, rest) = second.split_at(2000);
+    io.wire.send(&[&first, half].concat()).unwrap();
+    assert!(io.response(1).unwrap().status().is_success());
+    io.wire.send(rest).unwrap();
+    assert!(io.response(2).unwrap().status().is_success());
+    assert_eq!(io.read(1, 0, BLOCK, 8), [2; 4096]);
+}
+
+#[test]
 fn half_a_pdu_and_silence_are_waited_for_no_longer_than_the_deadline() {
     let (target, address) = start(hasty());
     let before = target.usage();
