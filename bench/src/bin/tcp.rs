@@ -8,8 +8,8 @@
 //! with nothing else to do.
 //!
 //! A neighbour's load makes a machine slower by half for some seconds, one side of a pair more than the other. So the first side is
-//! measured before and after the second, and a pair counts only where both come near the best of their row. The last column says how
-//! many pairs were measured for those that count.
+//! measured before and after the second, more pairs are measured than are asked for, and those count in which both came nearest the
+//! best of their row. The last column says how near at least.
 
 use std::{cell::RefCell, error::Error, fmt, time::Duration};
 
@@ -23,10 +23,10 @@ use doorbell_platform::cpu;
 
 /// How long one side of a pair takes.
 const TIME: Duration = Duration::from_secs(1);
-/// Share of the best of its row that the first side of a pair must reach for the pair to count.
+/// Share of the best of its row that the first side of a pair must reach for no further pair to be measured in its place.
 const QUIET: f64 = 0.9;
 /// Pairs that are measured at most for one that is asked for.
-const MOST_TRIES: usize = 3;
+const MOST_TRIES: usize = 2;
 
 /// Shapes measured beside the floor: I/O, depth over all connections, connections, bytes.
 const FLOOR: [(&str, Kind, u32, u32, u32); 14] = [
@@ -124,20 +124,19 @@ fn heading(pairs: usize, what: &str, first: &str) {
         "",
         "IOPS",
         "ratio",
-        "pairs"
+        "quiet"
     );
 }
 
-/// Pairs of measurements of one row.
+/// The pairs that count of one row.
 struct Pairs {
-    /// Both sides of the pairs that count.
     sides: [Vec<f64>; 2],
-    /// All that were measured.
-    tried: usize,
+    /// The least that the first side reached in them, as a share of the best that it reached at all.
+    quiet: f64,
 }
 
 impl Pairs {
-    /// Measures until `count` pairs count, or too many do not.
+    /// Measures until `count` pairs are quiet or it is time to take the quietest.
     fn measure(
         count: usize,
         mut first: impl FnMut() -> Result<f64, Box<dyn Error>>,
@@ -148,15 +147,18 @@ impl Pairs {
         loop {
             let (reached, after) = (second()?, first()?);
             best = best.max(after);
-            all.push((before, after, reached));
+            all.push((before.min(after), f64::midpoint(before, after), reached));
             before = after;
-            let quiet = all.iter().filter(|&&(before, after, _)| before.min(after) >= QUIET * best);
-            let sides: (Vec<f64>, Vec<f64>) =
-                quiet.map(|&(before, after, reached)| (f64::midpoint(before, after), reached)).unzip();
-            if sides.0.len() == count || all.len() == MOST_TRIES * count {
-                return Ok(Self { sides: sides.into(), tried: all.len() });
+            let quiet = all.iter().filter(|(least, ..)| *least >= QUIET * best).count();
+            if quiet >= count || all.len() == MOST_TRIES * count {
+                break;
             }
         }
+        all.sort_unstable_by(|left, right| right.0.total_cmp(&left.0));
+        all.truncate(count);
+        let quiet = all.last().map_or(f64::NAN, |(least, ..)| least / best);
+        let (first, second) = all.into_iter().map(|(_, first, second)| (first, second)).unzip();
+        Ok(Self { sides: [first, second], quiet })
     }
 
     /// The median of the ratio pair by pair.
@@ -167,10 +169,9 @@ impl Pairs {
 }
 
 impl fmt::Display for Pairs {
-    /// Both sides' medians and that of the ratio, and how many pairs they are of.
+    /// Both sides' medians and that of the ratio, and how quiet it was.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [first, second] = self.sides.each_ref().map(|side| median(&mut side.clone()));
-        let pairs = format!("{}/{}", self.sides[0].len(), self.tried);
-        write!(f, "{first:>12.0} {second:>12.0} {:>8.2} {pairs:>6}", self.ratio())
+        write!(f, "{first:>12.0} {second:>12.0} {:>8.2} {:>6.2}", self.ratio(), self.quiet)
     }
 }
