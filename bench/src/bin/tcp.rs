@@ -9,7 +9,8 @@
 //!
 //! A neighbour's load makes a machine slower by half for some seconds, one side of a pair more than the other. So the first side is
 //! measured before and after the second, more pairs are measured than are asked for, and those count in which both came nearest the
-//! best of their row. The last column says how near at least.
+//! best of their row. The column "quiet" says how near at least; a row that was slow from end to end does not show it there, but in its
+//! IOPS beside another run's.
 
 use std::{cell::RefCell, error::Error, fmt, time::Duration};
 

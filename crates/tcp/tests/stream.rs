@@ -122,7 +122,8 @@ fn digests() -> impl Strategy<Value = Digests> {
 proptest! {
     #[test]
     fn every_cut_of_a_stream_means_the_same(
-        digests in digests(), pda in 0u8..32, len in 1u32..3000, cuts in proptest::collection::vec(1usize..400, 1..20), takes in any::<bool>()
+        digests in digests(), pda in 0u8..32, len in 1u32..3000, cuts in proptest::collection::vec(1usize..400, 1..20),
+        takes in any::<bool>()
     ) {
         let (from, to) = (Region::new(8192).unwrap(), Region::new(8192).unwrap());
         (0..len).for_each(|at| from.write(u64::from(at), &[(at * 7) as u8]));

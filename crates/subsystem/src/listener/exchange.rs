@@ -2,8 +2,8 @@
 //! reactor's [`Context`] lends it memory, [`super::tcp`] joins it to a socket.
 //!
 //! Reads that find their data are answered some at a time, without a slot, before what came with them is left. Every other command
-//! takes a slot, which keeps its frames until it is done; a small Write whose data came with it at once needs none. What cannot go on (no frames, too much waiting to be sent, a namespace that wants another turn) is parked and
-//! tried again each pass. What a fault script does to answers is in [`faults`].
+//! takes a slot, which keeps its frames until it is done; a small Write whose data came with it at once needs no frames. What cannot go
+//! on (no frames, too much waiting to be sent, a namespace that wants another turn) is parked and tried again each pass. What a fault script does to answers is in [`faults`].
 
 mod faults;
 
@@ -271,6 +271,7 @@ impl Exchange {
         if self.phase != Phase::Running {
             return Err(Violation::new(Fes::PDU_SEQUENCE_ERROR, 0, "a command before ICResp or after Disconnect"));
         }
+        // Reads that have come can be answered now, so they do not count.
         if self.outstanding >= self.entries {
             self.read(context);
         }

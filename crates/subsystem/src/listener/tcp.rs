@@ -202,7 +202,8 @@ impl Connection {
             };
             busy |= self.exchange.act_out(context).inspect_err(hang_up)?;
         }
-        // Answers that leave together cost both ends less, and the rest of a PDU is on its way.
+        // Answers that leave together cost both ends less, and the rest of a PDU is on its way. They leave with the next pass that
+        // receives nothing, or when they are enough.
         if received && self.receiver.is_within_pdu() && self.exchange.backlog() < GATHERED {
             return Ok(true);
         }
