@@ -21,8 +21,8 @@ use crate::{controller::Session, frames::FrameStore, namespace::RESERVE};
 /// Bytes received at once, beside those that go where they belong.
 const STAGING: usize = 256 << 10;
 
-/// Bytes of answers from which on they leave though the rest of a PDU is on its way: 32 responses.
-const GATHERED: u64 = 32 * 24;
+/// Bytes of answers from which on they leave though the rest of a PDU is on its way: 8 responses.
+const GATHERED: u64 = 8 * 24;
 
 /// How long a connection may be silent before the system asks whether the other end is still there, how often, and how many times.
 const PROBE_AFTER: Duration = Duration::from_secs(60);
