@@ -25,6 +25,14 @@ for engine in libaio io_uring; do
 done
 # shellcheck disable=SC2086
 perf block.unregistered $QUICK -q 16 -w randwrite --fua -R --unregistered "$MANY1"
+# shellcheck disable=SC2086
+perf block.write_zeroes $QUICK -q 8 -w write_zeroes -R "$MANY1"
+case $(uname -r) in
+  [0-5].* | 6.[0-9].* | 6.1[01].*)
+    check_refused block.trim 20 'needs Linux 6.12' doorbell perf -R -q 8 -o 4096 -w trim -t 1 "$MANY1" ;;
+  # shellcheck disable=SC2086
+  *) perf block.trim $QUICK -q 8 -w trim -R "$MANY1" ;;
+esac
 if [ "$poll_queues" -gt 0 ]; then
   # shellcheck disable=SC2086
   perf iopoll $QUICK -q 16 -w randread -R --iopoll "$MANY1"

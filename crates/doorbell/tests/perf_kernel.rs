@@ -6,6 +6,7 @@ mod common;
 use std::{
     fs::{self, File, OpenOptions},
     io::Write,
+    os::unix::fs::MetadataExt,
     path::PathBuf,
     process::Command,
     thread,
@@ -63,6 +64,52 @@ fn every_engine_tests_a_file_and_a_loop_device() {
     let Some(device) = Loop::over(&file) else { return };
     for shape in ["-q 32 -o 4096 -w randrw -M 70 -R", "-q 32 -o 4096 -w randrw -M 70", "-q 4 -o 512 -w write -E -R"] {
         assert_good(&perf(&format!("-t 1 {shape} {}", device.0)), &[&device.0]);
+    }
+}
+
+#[test]
+fn trim_and_write_zeroes_clear_files_and_block_devices() {
+    let _turn = turn();
+    let folder = Folder::new();
+    let file = folder.file("f", 1 << 20);
+    let places = || fs::metadata(&file).unwrap().blocks();
+    let cleared = |path: &str, shape: &str| {
+        fs::write(&file, vec![1; 1 << 20]).unwrap();
+        File::open(&file).unwrap().sync_all().unwrap();
+        // Half of it, from the beginning.
+        let output = perf(&format!("-R -t 10 -d 8 -o 64k {shape} {path}"));
+        assert_good(&output, &[path]);
+        let bytes = fs::read(&file).unwrap();
+        let (first, second) = bytes.split_at(512 << 10);
+        assert!(first.iter().all(|&byte| byte == 0) && second.iter().all(|&byte| byte == 1), "{output:#?}");
+    };
+    let all = places();
+    for shape in ["-q 1 -w write_zeroes", "-q 4 -w write_zeroes -E --unregistered", "-q 4 -w write_zeroes --sqpoll"] {
+        cleared(&file, shape);
+        assert!(places() >= all, "{shape}");
+    }
+    for shape in ["-q 1 -w trim", "-q 4 -w trim -E", "-q 4 -w trim --unregistered --buffered"] {
+        cleared(&file, shape);
+        assert!(places() <= all / 2 + 8, "{shape}: {} of {all} places", places());
+    }
+    for (args, why) in [
+        ("-w trim", "libaio carries no Deallocate; use io_uring (-R)"),
+        ("-w write_zeroes", "libaio carries no Write Zeroes; use io_uring (-R)"),
+        ("-w verify -R", "io_uring carries no Verify; name the NVMe device"),
+    ] {
+        let output = perf(&format!("-t 1 -q 1 -o 4096 {args} {file}"));
+        assert!(output.status == Some(1) && output.stdout.contains(why), "{output:#?}");
+    }
+    let Some(device) = Loop::over(&file) else { return };
+    cleared(&device.0, "-q 4 -w write_zeroes");
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let numbers: Vec<u32> = release.split('.').map_while(|number| number.parse().ok()).collect();
+    if numbers >= vec![6, 12] {
+        cleared(&device.0, "-q 4 -w trim");
+        assert!(places() <= all / 2 + 8);
+    } else {
+        let output = perf(&format!("-t 1 -q 1 -o 4096 -R -w trim {}", device.0));
+        assert!(output.stdout.contains("Deallocate on a block device needs Linux 6.12"), "{output:#?}");
     }
 }
 

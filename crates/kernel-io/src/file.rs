@@ -16,6 +16,7 @@ use doorbell_spec::identify::Namespace;
 use rustix::{
     fs::{AtFlags, OFlags, StatxFlags, fstatfs, ioctl_blksszget, major, minor, statx},
     io::Errno,
+    system::uname,
 };
 use zerocopy::FromBytes;
 
@@ -86,6 +87,7 @@ struct Inner {
     file: Opened,
     engine: Engine,
     options: Options,
+    device: bool,
     form: Form,
 }
 
@@ -100,6 +102,9 @@ struct Form {
     max_transfer: u32,
     metadata_size: u16,
 }
+
+/// The first Linux whose block devices take discards by io_uring.
+const DISCARDS: (u32, u32) = (6, 12);
 
 impl File {
     /// Opens a path and finds out what it is.
@@ -124,7 +129,8 @@ impl File {
         let engine = engine(generic, &options).map_err(wrong)?;
         let direct = !options.buffered && !generic;
         let file = open(path, &options, direct).map_err(wrong)?;
-        let form = match (generic, kind.is_block_device()) {
+        let device = kind.is_block_device();
+        let form = match (generic, device) {
             (true, _) => of_namespace(&file, path),
             (_, true) => of_device(&file),
             _ => of_file(&file, direct),
@@ -138,7 +144,7 @@ impl File {
                  nvme.poll_queues=2 (or load nvme with poll_queues=2), else leave --iopoll out"
             )));
         }
-        Ok(Self(Arc::new(Inner { path: path.into(), name, file, engine, options, form })))
+        Ok(Self(Arc::new(Inner { path: path.into(), name, file, engine, options, device, form })))
     }
 
     /// A queue for at most `slots` I/Os at once.
@@ -204,6 +210,42 @@ impl File {
     /// Entries of a queue, of which one stays free.
     pub fn queue_entries(&self) -> u32 {
         MOST_ENTRIES
+    }
+
+    /// Whether it is a block device.
+    pub(crate) fn is_device(&self) -> bool {
+        self.0.device
+    }
+
+    /// Whether it can be cleared: that blocks become zeroes, or with `trim` that nobody needs them.
+    ///
+    /// # Errors
+    /// Why it cannot, and what can.
+    pub fn clears(&self, trim: bool) -> Result<(), String> {
+        let commands = "name the NVMe device that takes commands (/dev/ng*)";
+        let what = if trim { "Deallocate" } else { "Write Zeroes" };
+        match self.0.engine {
+            Engine::UringCmd => return Ok(()),
+            Engine::Libaio => return Err(format!("libaio carries no {what}; use io_uring (-R), or {commands}")),
+            Engine::Uring => {}
+        }
+        if self.0.options.iopoll {
+            return Err(format!("--iopoll carries no {what}; leave it out, or {commands}"));
+        }
+        if !(trim && self.is_device()) {
+            return Ok(());
+        }
+        let uname = uname();
+        let release = uname.release().to_string_lossy();
+        let mut numbers = release.split('.').map(|number| number.parse().unwrap_or(0));
+        if (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < DISCARDS {
+            let (major, minor) = DISCARDS;
+            return Err(format!("Deallocate on a block device needs Linux {major}.{minor}, this is {release}; {commands}"));
+        }
+        match queue_setting(&self.0.path, "discard_max_bytes").as_deref() {
+            Some("0") => Err("it discards nothing (its discard_max_bytes is 0)".into()),
+            _ => Ok(()),
+        }
     }
 
     /// Whether memory is pinned for it during the run.

@@ -5,7 +5,7 @@ use std::{io, os::fd::RawFd, sync::Arc, time::Duration};
 use doorbell_platform::{Arena, Backing, Range, Region};
 use doorbell_queue::{Counters, Done, Down, Drain, IoQueue, Needs, Op, PrepareError, Progress, Slot, Wait};
 use doorbell_spec::{
-    command::Command,
+    command::{Command, NvmOpcode},
     status::{self, Status, generic, system},
 };
 use rustix::io::Errno;
@@ -28,7 +28,7 @@ pub trait Backend: Send + Sized {
     fn submit(&mut self, refused: impl FnMut(Slot, Status)) -> io::Result<bool>;
     /// Tells of at most so many that are over: slot, what came back, and the result of a command.
     fn reap(&mut self, most: usize, over: impl FnMut(Slot, i64, u64)) -> io::Result<usize>;
-    /// What came back as a status, for an I/O that was to move so many bytes.
+    /// What came back as a status, for an I/O that was to read or write so many bytes.
     fn status(answer: i64, moves: u32) -> Status;
     /// How many are over and not told of.
     fn ready(&self) -> u32;
@@ -40,7 +40,7 @@ pub trait Backend: Send + Sized {
     fn cancel(&mut self, slot: Option<Slot>) -> bool;
 }
 
-/// The status of an I/O that was to move so many bytes, by bytes or a negative error number.
+/// The status of an I/O that was to read or write so many bytes, by bytes or a negative error number.
 #[inline]
 pub(crate) fn status_of(answer: i64, moves: u32) -> Status {
     if answer == i64::from(moves) { Status::SUCCESS } else { status_of_error(answer) }
@@ -60,7 +60,7 @@ pub(crate) fn status_of_error(answer: i64) -> Status {
 #[derive(Clone, Copy, Debug, Default)]
 struct Place {
     memory: Range,
-    /// Bytes that its present command moves.
+    /// Bytes that its present I/O reads or writes.
     moves: u32,
     busy: bool,
 }
@@ -117,8 +117,10 @@ impl<B: Backend> Queue<B> {
     fn take(&mut self, op: &Op) -> bool {
         let Some(backend) = self.backend.as_mut().filter(|_| !self.stopped) else { return false };
         let Some(place) = self.places.get_mut(usize::from(op.slot)).filter(|place| !place.busy) else { return false };
-        // The two low bits of an opcode say whether data moves.
-        place.moves = if op.opcode & 3 == 0 { 0 } else { place.memory.len };
+        place.moves = match NvmOpcode(op.opcode) {
+            NvmOpcode::READ | NvmOpcode::WRITE => place.memory.len,
+            _ => 0,
+        };
         match backend.push(op, place.memory) {
             Ok(true) => {}
             Ok(false) => return false,

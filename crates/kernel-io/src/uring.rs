@@ -1,13 +1,17 @@
-//! Reads, writes and flushes by io_uring.
+//! Reads, writes, flushes, trims and writes of zeroes by io_uring.
 
 use std::{io, os::fd::RawFd, sync::Arc, time::Duration};
 
 use doorbell_platform::{
     Range, Region,
-    uring::{self, Settings},
+    uring::{self, Clearing, Settings},
 };
 use doorbell_queue::{Op, Slot};
-use doorbell_spec::status::Status;
+use doorbell_spec::{
+    command::{DsmRange, NvmOpcode},
+    status::Status,
+};
+use zerocopy::IntoBytes;
 
 use crate::{
     advice,
@@ -21,6 +25,24 @@ use crate::{
 pub struct Uring {
     ring: uring::Uring,
     block_size: u64,
+    region: Arc<Region>,
+    trim: Clearing,
+}
+
+impl Uring {
+    /// What an operation clears, and its first block and how many. The blocks of a trim are in the data of its command.
+    #[inline]
+    fn cleared(&self, op: &Op, memory: Range) -> Option<(Clearing, u64, u32)> {
+        match NvmOpcode(op.opcode) {
+            NvmOpcode::DATASET_MANAGEMENT => {
+                let mut range = DsmRange::default();
+                self.region.read(memory.offset, range.as_mut_bytes());
+                Some((self.trim, range.slba.get(), range.nlb.get()))
+            }
+            NvmOpcode::WRITE_ZEROES => Some((Clearing::Zeroes, op.slba, op.blocks)),
+            _ => None,
+        }
+    }
 }
 
 /// How the rings of a file work.
@@ -35,11 +57,16 @@ impl Backend for Uring {
         let ring = file.descriptor().and_then(|descriptor| uring::Uring::new(descriptor, region.clone(), settings));
         let ring =
             ring.map_err(|error| advice::uring(file.name(), slots, settings.registered, region.len(), &error))?;
-        Ok(Self { ring, block_size: file.block_size().into() })
+        let trim = if file.is_device() { Clearing::Discard } else { Clearing::Hole };
+        Ok(Self { ring, block_size: file.block_size().into(), region, trim })
     }
 
     #[inline]
     fn push(&mut self, op: &Op, memory: Range) -> Result<bool, Status> {
+        if let Some((clearing, first, blocks)) = self.cleared(op, memory) {
+            let [at, len] = [first, blocks.into()].map(|blocks| blocks.wrapping_mul(self.block_size));
+            return Ok(self.ring.clear(op.slot.into(), clearing, at, len));
+        }
         let action = action(op)?;
         let at = op.slba.wrapping_mul(self.block_size);
         Ok(self.ring.push(op.slot.into(), action, memory, at, durable(op, action)))

@@ -66,8 +66,10 @@ impl Port for File {
     fn most_bytes(&self, kind: IoKind) -> Result<Option<u32>, String> {
         match (kind, self.engine()) {
             (IoKind::Read | IoKind::Write | IoKind::Flush, _) => Ok(None),
-            (IoKind::Compare | IoKind::Trim, Engine::UringCmd) => Ok(None),
-            (IoKind::WriteZeroes | IoKind::Verify, Engine::UringCmd) => Ok(Some(self.max_transfer())),
+            (IoKind::Compare, Engine::UringCmd) => Ok(None),
+            (IoKind::Verify, Engine::UringCmd) => Ok(Some(self.max_transfer())),
+            (IoKind::Trim, _) => self.clears(true).map(|()| None),
+            (IoKind::WriteZeroes, _) => self.clears(false).map(|()| Some(self.max_transfer())),
             (_, engine) => {
                 Err(format!("{} carries no {kind}; name the NVMe device that takes commands (/dev/ng*)", engine.word()))
             }

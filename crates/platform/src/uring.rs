@@ -28,6 +28,19 @@ const BUFFER: u64 = 1 << 30;
 const SQPOLL_IDLE: u32 = 1000;
 /// `NVME_URING_CMD_IO` of linux/nvme_ioctl.h.
 const NVME_URING_CMD_IO: u32 = 0xc048_4e80;
+/// `BLOCK_URING_CMD_DISCARD` of linux/blkdev.h.
+const BLOCK_URING_CMD_DISCARD: u32 = 0x1200;
+
+/// What becomes of bytes that are cleared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clearing {
+    /// A block device hears that nobody needs them (Linux 6.12).
+    Discard,
+    /// A file gives up their place, and they read as zeroes.
+    Hole,
+    /// They are zeroes, and keep their place.
+    Zeroes,
+}
 
 /// How a ring works.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -345,6 +358,35 @@ impl Uring {
                     }
                     (Action::Write, None) => opcode::Write::new($fd, pointer, len).offset(at).rw_flags(flags).build(),
                     (Action::Sync, _) => opcode::Fsync::new($fd).flags(FsyncFlags::DATASYNC).build(),
+                }
+            };
+        }
+        let entry = match self.0.settings.registered {
+            true => build!(Fixed(0)),
+            false => build!(Fd(self.0.file.as_raw_fd())),
+        };
+        self.0.push(&entry.user_data(number))
+    }
+
+    /// Takes an I/O that clears `len` bytes at `at`, and whose completion, which is 0 or a negative error number, will have this number
+    /// (below `u64::MAX`). Returns whether there was room.
+    pub fn clear(&mut self, number: u64, clearing: Clearing, at: u64, len: u64) -> bool {
+        macro_rules! build {
+            ($fd:expr) => {
+                match clearing {
+                    Clearing::Discard => {
+                        // The first half of the command is the entry's `addr3`.
+                        let length = u128::from(len).to_le_bytes();
+                        opcode::UringCmd16::new($fd, BLOCK_URING_CMD_DISCARD).addr(Some(at)).cmd(length).build()
+                    }
+                    Clearing::Hole | Clearing::Zeroes => {
+                        let how = if clearing == Clearing::Hole {
+                            libc::FALLOC_FL_PUNCH_HOLE
+                        } else {
+                            libc::FALLOC_FL_ZERO_RANGE
+                        };
+                        opcode::Fallocate::new($fd, len).offset(at).mode(how | libc::FALLOC_FL_KEEP_SIZE).build()
+                    }
                 }
             };
         }
