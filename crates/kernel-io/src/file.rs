@@ -240,7 +240,9 @@ impl File {
         let mut numbers = release.split('.').map(|number| number.parse().unwrap_or(0));
         if (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < DISCARDS {
             let (major, minor) = DISCARDS;
-            return Err(format!("Deallocate on a block device needs Linux {major}.{minor}, this is {release}; {commands}"));
+            return Err(format!(
+                "Deallocate on a block device needs Linux {major}.{minor}, this is {release}; {commands}"
+            ));
         }
         match queue_setting(&self.0.path, "discard_max_bytes").as_deref() {
             Some("0") => Err("it discards nothing (its discard_max_bytes is 0)".into()),

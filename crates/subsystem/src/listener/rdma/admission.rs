@@ -1,7 +1,13 @@
 //! Whom the target takes, and on what terms: what a host says with its request to connect (RDMA 3.3), held against what the device and
 //! the target have.
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
 
 use doorbell_rdma::Attributes;
 use doorbell_spec::rdma::{RejectCode, Request};
@@ -17,6 +23,41 @@ const MOST_PIECES: u32 = 16;
 const MORE_SENDS: u32 = 64;
 /// Work requests of either side that are none of a command's: a marker behind the last one, and a probe.
 pub(super) const EXTRA: u32 = 2;
+
+/// Most entries of all queues together whose hosts have not sent Connect: 256 MiB of buffers that strangers have pinned.
+const MOST_UNCONNECTED: u32 = 64 << 10;
+
+/// Counts the entries of the queues whose hosts have not sent Connect.
+#[derive(Debug, Default)]
+pub(super) struct Unconnected(Arc<AtomicU32>);
+
+/// The entries of one such queue, counted until this is dropped.
+#[derive(Debug)]
+pub(super) struct Stranger {
+    all: Arc<AtomicU32>,
+    entries: u32,
+}
+
+impl Unconnected {
+    /// Counts a queue of so many entries.
+    ///
+    /// # Errors
+    /// There are too many.
+    pub(super) fn add(&self, entries: u32) -> Result<Stranger, RejectCode> {
+        let all = self.0.clone();
+        let fits = |before: u32| Some(before + entries).filter(|&sum| sum <= MOST_UNCONNECTED);
+        match all.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits) {
+            Ok(_) => Ok(Stranger { all, entries }),
+            Err(_) => Err(RejectCode::NO_RESOURCES),
+        }
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.entries, Ordering::Relaxed);
+    }
+}
 
 /// What has been agreed of a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,6 +220,18 @@ pub(super) mod tests {
         assert_eq!(OFFER.terms(&[], 16, none), Err(RejectCode::INVALID_LENGTH));
         assert_eq!(OFFER.terms(&[1; 56], 16, none), Err(RejectCode::INVALID_RECFMT));
         assert_eq!(OFFER.terms(request.as_bytes(), 0, none), Err(RejectCode::INVALID_IRD));
+    }
+
+    #[test]
+    fn hosts_that_do_not_send_connect_are_bounded_by_what_is_pinned_for_them() {
+        let unconnected = Unconnected::default();
+        let mut strangers: Vec<_> = (0..64).map(|_| unconnected.add(MOST_ENTRIES).unwrap()).collect();
+        assert_eq!(unconnected.add(2).unwrap_err(), RejectCode::NO_RESOURCES);
+        strangers.pop();
+        let small: Vec<_> = (0..MOST_ENTRIES / 2).map(|_| unconnected.add(2).unwrap()).collect();
+        assert_eq!(unconnected.add(2).unwrap_err(), RejectCode::NO_RESOURCES);
+        drop((strangers, small));
+        assert_eq!(unconnected.0.load(Ordering::Relaxed), 0);
     }
 
     #[test]

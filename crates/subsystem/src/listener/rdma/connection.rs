@@ -20,7 +20,7 @@ use rustix::{
 };
 
 use super::{
-    admission::{EXTRA, Terms},
+    admission::{EXTRA, Stranger, Terms},
     exchange::{Exchange, Violation},
     link::{Link, Trouble, Work, own_memory, queue_size},
     memory::FrameMemory,
@@ -44,6 +44,7 @@ pub(crate) struct Newcomer {
     pub(super) identifier: Identifier,
     pub(super) terms: Terms,
     pub(super) frames: Arc<FrameMemory>,
+    pub(super) stranger: Stranger,
 }
 
 /// A connection.
@@ -52,6 +53,8 @@ pub(crate) struct Connection {
     /// None when it is gone.
     link: Option<Link>,
     exchange: Exchange,
+    /// Until Connect has come.
+    stranger: Option<Stranger>,
     completions: Arc<CompletionQueue>,
     channel: Arc<Channel>,
     events: EventChannel,
@@ -109,7 +112,7 @@ impl Connection {
     pub(crate) fn new(newcomer: Newcomer, context: &mut Context) -> io::Result<Self> {
         let peer = newcomer.identifier.peer_address();
         let name = peer.map_or_else(|| "rdma".into(), |peer| format!("rdma:{peer}"));
-        let Newcomer { mut identifier, terms, frames } = newcomer;
+        let Newcomer { mut identifier, terms, frames, stranger } = newcomer;
         let told = |trouble: Trouble| io::Error::other(format!("{name}: {trouble}"));
         let parts = Parts::new(&mut identifier, &terms, &frames, context).map_err(|trouble| {
             refuse(&identifier, RejectCode::NO_RESOURCES);
@@ -137,6 +140,7 @@ impl Connection {
         Ok(Self {
             link: Some(link),
             exchange: Exchange::new(terms),
+            stranger: Some(stranger),
             completions,
             channel,
             events,
@@ -263,6 +267,7 @@ impl Connection {
                     Work::Capsule(capsule) => {
                         self.came = context.now;
                         self.exchange.arrived(capsule, completion.bytes(), link, context)?;
+                        self.stranger.take_if(|_| self.exchange.is_connected());
                     }
                     Work::Command(what, slot) => {
                         self.moved = context.now;

@@ -23,7 +23,7 @@ use zerocopy::IntoBytes;
 
 use super::Context;
 use crate::subsystem::Shared;
-use admission::Offer;
+use admission::{Offer, Unconnected};
 pub(crate) use connection::{Connection, Newcomer};
 pub(crate) use memory::FrameMemory;
 pub(crate) use receives::Pools;
@@ -44,6 +44,7 @@ pub(crate) struct Endpoint {
     /// None while there is no device at the address.
     identifier: Option<Identifier>,
     memory: Option<Memory>,
+    unconnected: Unconnected,
 }
 
 /// What an endpoint knows when the target's memory has been made.
@@ -66,7 +67,14 @@ impl Endpoint {
         let system = |source: Errno| Error::Call { call: "epoll", source: source.into(), hint: None };
         let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(system)?;
         epoll::add(&epoll, &events, EventData::new_u64(0), EventFlags::IN).map_err(system)?;
-        Ok(Self { address, events, epoll, identifier: Some(identifier), memory: None })
+        Ok(Self {
+            address,
+            events,
+            epoll,
+            identifier: Some(identifier),
+            memory: None,
+            unconnected: Unconnected::default(),
+        })
     }
 
     /// Where it listens.
@@ -153,8 +161,9 @@ impl Endpoint {
             queues: configs().map(|config| config.max_io_queues).max().unwrap_or(0),
         };
         let has_controller = |cntlid| shared.subsystems.iter().any(|each| each.association(cntlid).is_some());
-        match offer.terms(private_data, depth, has_controller) {
-            Ok(terms) => Some(Newcomer { identifier, terms, frames }),
+        let terms = offer.terms(private_data, depth, has_controller);
+        match terms.and_then(|terms| Ok((terms, self.unconnected.add(terms.entries)?))) {
+            Ok((terms, stranger)) => Some(Newcomer { identifier, terms, frames, stranger }),
             Err(code) => {
                 let peer = identifier.peer_address();
                 tracing::warn!("rdma:{}: a host at {peer:?} is refused: {code}", self.address);
