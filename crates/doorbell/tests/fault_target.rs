@@ -84,7 +84,7 @@ fn an_open_loop_shows_both_latencies_in_text_and_in_json() {
 fn a_connection_that_is_reset_is_brought_back_and_the_script_goes_on() {
     let _turn = turn();
     let log = Log::new("reset");
-    let script = "latency uniform 20ms 60ms; reset connection at 300ms";
+    let script = "latency uniform 20ms 60ms; reset connection every 700ms";
     let target = Target::start(&["--null", "1G", "--fault", script, "--fault-log", log.path()]);
     let id = target.id();
     let load = ["perf", "-r", &id, "-q", "8", "-o", "4096", "-w", "randread", "-t", "50", "--reconnect", "20"];

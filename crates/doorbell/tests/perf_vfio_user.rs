@@ -7,17 +7,17 @@ use std::{
     fs,
     io::{BufRead, BufReader},
     path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     sync::mpsc,
     thread,
     time::Duration,
 };
 
-use common::{DOORBELL, Output, Running, run, start, total, turn};
+use common::{DOORBELL, Output, Process, Running, run, start, total, turn};
 
 /// `doorbell target` in a directory, which goes with it; killed when dropped.
 struct Device {
-    child: Child,
+    child: Process,
     directory: PathBuf,
 }
 
@@ -27,8 +27,7 @@ impl Device {
         let directory = std::env::temp_dir().join(format!("doorbell-{name}-{}", std::process::id()));
         let listen = format!("vfio-user:{}", directory.display());
         let mut command = Command::new(DOORBELL);
-        command.args(["target", "--listen", &listen]).args(args).stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
+        let mut child = Process::of(command.args(["target", "--listen", &listen]).args(args).stdout(Stdio::piped()));
         let stdout = BufReader::new(child.stdout.take().unwrap());
         let (sender, ready) = mpsc::channel();
         thread::spawn(move || {
@@ -54,7 +53,6 @@ impl Device {
 impl Drop for Device {
     fn drop(&mut self) {
         let _ = self.child.kill();
-        let _ = self.child.wait();
         let _ = fs::remove_dir_all(&self.directory);
     }
 }

@@ -7,6 +7,7 @@ pub mod disk;
 use std::{
     fs::{self, File},
     io::{BufRead, BufReader, Read},
+    ops::{Deref, DerefMut},
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, mpsc},
@@ -45,7 +46,7 @@ pub fn run(args: &[&str]) -> Output {
 }
 
 pub struct Running {
-    pub child: Child,
+    pub child: Process,
     started: Instant,
     stdout: Pipe,
     stderr: Pipe,
@@ -85,6 +86,37 @@ impl Json {
     }
 }
 
+/// A process, killed when dropped.
+pub struct Process(Child);
+
+impl Process {
+    /// Starts it, with nothing to read.
+    pub fn of(command: &mut Command) -> Self {
+        Self(command.stdin(Stdio::null()).spawn().unwrap())
+    }
+}
+
+impl Deref for Process {
+    type Target = Child;
+
+    fn deref(&self) -> &Child {
+        &self.0
+    }
+}
+
+impl DerefMut for Process {
+    fn deref_mut(&mut self) -> &mut Child {
+        &mut self.0
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.kill();
+        let _ = self.wait();
+    }
+}
+
 /// What a process says, as it comes.
 struct Pipe {
     text: Arc<Mutex<String>>,
@@ -96,7 +128,7 @@ pub fn start(args: &[&str]) -> Running {
 }
 
 pub fn start_as(command: &mut Command) -> Running {
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = Process::of(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
     let (stdout, stderr) = (Pipe::new(child.stdout.take().unwrap()), Pipe::new(child.stderr.take().unwrap()));
     Running { child, started: Instant::now(), stdout, stderr, json: None }
 }
@@ -167,9 +199,9 @@ impl Running {
     }
 }
 
-/// `doorbell target` on a free port of the loopback interface, killed when dropped.
+/// `doorbell target` on a free port of the loopback interface.
 pub struct Target {
-    pub child: Child,
+    pub child: Process,
     pub port: u16,
 }
 
@@ -180,13 +212,9 @@ impl Target {
 
     /// On a port that one before it had.
     pub fn start_at(port: u16, args: &[&str]) -> Self {
-        let mut child = Command::new(DOORBELL)
-            .args(["target", "--listen", &format!("127.0.0.1:{port}"), "--nqn", NQN])
-            .args(args)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut command = Command::new(DOORBELL);
+        command.args(["target", "--listen", &format!("127.0.0.1:{port}"), "--nqn", NQN]).args(args);
+        let mut child = Process::of(command.stdout(Stdio::piped()));
         let stdout = BufReader::new(child.stdout.take().unwrap());
         let (sender, port) = mpsc::channel();
         thread::spawn(move || {
@@ -212,13 +240,6 @@ impl Target {
     /// The transport ID of its discovery service.
     pub fn discovery(&self) -> String {
         format!("trtype:tcp adrfam:IPv4 traddr:127.0.0.1 trsvcid:{}", self.port)
-    }
-}
-
-impl Drop for Target {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
