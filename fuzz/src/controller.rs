@@ -8,12 +8,13 @@ use std::{
 
 use doorbell_platform::Range;
 use doorbell_spec::{
-    command::{self, Command, SglDescriptor},
+    command::{self, Command, DsmRange, SglDescriptor, dsm},
     completion::Completion,
     fabrics::{self, CNTLID_DYNAMIC, ConnectData, cattr},
     register::{self, Cc},
     status::Status,
     tcp::{CapsuleCmd, DataHeader, IcReq, PduType, flags},
+    zns::{self, SendAction},
 };
 use doorbell_subsystem::{
     Backend, Cooperative, NamespaceConfig, SubsystemConfig, Target, TargetConfig, Unplugged, Zoning,
@@ -23,12 +24,15 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use crate::pdu::{Input, covers, places};
 
-/// The subsystem: namespace 1 is 64 KiB of memory, namespace 2 claims 1 TiB and keeps nothing.
+/// The subsystem: namespace 1 is 64 KiB of memory, namespace 2 claims 1 TiB and keeps nothing, namespace 3 is 1 MiB in zones.
 pub const NQN: &str = "nqn.2014-08.org.example:storage";
 /// The host.
 pub const HOST: &str = "nqn.2014-08.org.example:host";
 /// Blocks of namespace 1.
 const BLOCKS: u32 = 128;
+/// Bytes, and bytes of a block, of namespace 3.
+const ZONED: u32 = 1 << 20;
+const ZONED_BLOCK: u32 = 4096;
 /// Most bytes one command transfers.
 const MOST: u32 = 16 << 10;
 /// The first controller of a target.
@@ -53,7 +57,7 @@ pub struct Bench {
     _admin: Unplugged,
     /// What opens a queue, by kind and digests.
     prologues: Vec<Vec<u8>>,
-    /// Free frames when nothing is under way and namespace 1 is empty.
+    /// Free frames when nothing is under way and the namespaces are empty.
     free: Option<usize>,
 }
 
@@ -92,7 +96,8 @@ pub fn opened(bench: &mut Bench, kind: u8, digests: Digests) -> Unplugged {
             line.receive(&mut bench.target, piece, &mut said).expect("an honest beginning");
         }
         let answers = Answers::read(&said, digests).completions;
-        assert!(answers.len() == 2 && answers.iter().all(|answer| answer.status().is_success()), "{answers:?}");
+        let count = if kind == ADMIN { 2 } else { 4 };
+        assert!(answers.len() == count && answers.iter().all(|answer| answer.status().is_success()), "{answers:?}");
         if kind != ADMIN {
             let free = bench.target.free_frames();
             assert_eq!(*bench.free.get_or_insert(free), free, "frames were lost");
@@ -101,21 +106,31 @@ pub fn opened(bench: &mut Bench, kind: u8, digests: Digests) -> Unplugged {
     line
 }
 
-/// What a host sends to open a queue: ICReq, Connect, and a command that makes every input begin with the same state: the
-/// controller ready, or all of namespace 1 deallocated.
+/// What a host sends to open a queue: ICReq, Connect, and what makes every input begin with the same state: the controller ready, or
+/// all of namespaces 1 and 3 deallocated and the zones empty.
 fn prologue(kind: u8, digests: Digests) -> Vec<u8> {
     let free = if kind == IO_FREE { cattr::DISABLE_SQ_FLOW_CONTROL } else { 0 };
     let (qid, cntlid) = if kind == ADMIN { (0, CNTLID_DYNAMIC) } else { (1, CNTLID) };
     let data = ConnectData::new([7; 16], cntlid, NQN, HOST).expect("names that fit");
     let mut connect = fabrics::connect(qid, SQSIZE, free, 0);
     connect.set_sgl(SglDescriptor::in_capsule(0, size_of::<ConnectData>() as u32));
-    let mut then = if kind == ADMIN { enable() } else { command::write_zeroes(1, 0, BLOCKS, 0) };
-    then.set_sgl(SglDescriptor::transport(0));
+    let then = match kind {
+        ADMIN => vec![enable()],
+        _ => vec![command::write_zeroes(1, 0, BLOCKS, 0), zns::management_send(3, 0, SendAction::RESET, true)],
+    };
     let mut sender = Sender::new(Role::Host);
     sender.initialize(&IcReq::new(0, digests.bits(), 0));
     sender.use_agreement(digests, 0);
     sender.command_with_bytes(&connect, data.as_bytes());
-    sender.command(&then, &[]);
+    for mut command in then {
+        command.set_sgl(SglDescriptor::transport(0));
+        sender.command(&command, &[]);
+    }
+    if kind != ADMIN {
+        let mut deallocate = command::dataset_management(3, 1, dsm::AD);
+        deallocate.set_sgl(SglDescriptor::in_capsule(0, size_of::<DsmRange>() as u32));
+        sender.command_with_bytes(&deallocate, DsmRange::new(0, ZONED / ZONED_BLOCK).as_bytes());
+    }
     let mut bytes = Vec::new();
     sender.unload(None, &mut bytes);
     bytes
@@ -135,7 +150,7 @@ impl Bench {
         subsystem.namespaces = vec![
             NamespaceConfig { backend: Backend::Ram { size: u64::from(BLOCKS) * 512 }, block_size: 512 },
             NamespaceConfig { backend: Backend::Null { size: 1 << 40 }, block_size: 4096 },
-            NamespaceConfig { backend: Backend::Zoned { size: 1 << 20, zoning: ZONING }, block_size: 4096 },
+            NamespaceConfig { backend: Backend::Zoned { size: ZONED.into(), zoning: ZONING }, block_size: ZONED_BLOCK },
         ];
         (subsystem.max_queue_entries, subsystem.max_io_queues) = (64, 4);
         (subsystem.max_transfer, subsystem.in_capsule_data) = (MOST, 4096);
