@@ -46,6 +46,12 @@ pub trait Sink {
         false
     }
 
+    /// Whether nobody looks soon at where a PDU's data is placed, so that it need not pass through the cache.
+    fn is_left_alone(&self, token: u32) -> bool {
+        let _ = token;
+        false
+    }
+
     /// Appends the ranges of the region that take `len` bytes from `at` on of the PDU's data, in order.
     fn place(&mut self, token: u32, at: u32, len: u32, ranges: &mut Vec<Range>);
 
@@ -382,13 +388,18 @@ impl Receiver {
         *input = rest;
         self.ranges.clear();
         sink.place(self.token, self.data_done, len, &mut self.ranges);
+        let past_cache = sink.is_left_alone(self.token);
         let mut left = bytes;
         for range in &self.ranges {
             let (piece, rest) = left.split_at(left.len().min(range.len as usize));
             let region = region.expect("data needs memory");
-            match &mut self.digest {
-                None => region.write(range.offset, piece),
-                Some(digest) => digest.copied(piece, region, range.offset),
+            if past_cache {
+                self.digest.iter_mut().for_each(|digest| digest.bytes(piece));
+                region.write_past_cache(range.offset, piece);
+            } else if let Some(digest) = &mut self.digest {
+                digest.copied(piece, region, range.offset);
+            } else {
+                region.write(range.offset, piece);
             }
             left = rest;
         }

@@ -286,6 +286,13 @@ impl IoQueue {
         self.touched(command).is_some()
     }
 
+    /// Whether a command is a Write whose frames the namespace keeps as they are.
+    #[inline]
+    pub(crate) fn hands_over(&self, command: &Command) -> bool {
+        let keeps = |(namespace, _, len): Extent<'_>| namespace.keeps_frames(len);
+        command.opc == NvmOpcode::WRITE.0 && self.touched(command).is_some_and(keeps)
+    }
+
     /// What a fault script makes of what has been found.
     #[cold]
     fn harm_read(&mut self, pool: &mut Pool, command: &Command, found: &mut Found) -> Outcome {

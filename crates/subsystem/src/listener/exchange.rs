@@ -408,6 +408,13 @@ impl Exchange {
         push_ranges(&slot.frames, slot.skew, slot.got + at, len, ranges);
     }
 
+    /// Whether nobody looks at the data of a command before it is read.
+    #[inline]
+    fn is_left_alone(&self, index: u16) -> bool {
+        let command = &self.slots[usize::from(index)].command;
+        matches!(&self.session, Session::Io(queue) if queue.hands_over(command))
+    }
+
     /// Data that was asked for; returns the slot that takes it.
     fn data(&mut self, header: &DataHeader, len: u32) -> Result<u32, Violation> {
         let index = header.ttag.get();
@@ -692,6 +699,11 @@ impl Sink for Port<'_> {
     #[inline]
     fn place(&mut self, token: u32, at: u32, len: u32, ranges: &mut Vec<Range>) {
         self.exchange.place(token as u16, at, len, ranges, &mut self.context.pool);
+    }
+
+    #[inline]
+    fn is_left_alone(&self, token: u32) -> bool {
+        self.exchange.is_left_alone(token as u16)
     }
 
     #[inline]

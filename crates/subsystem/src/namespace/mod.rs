@@ -22,6 +22,7 @@ use crate::{
 
 pub(crate) use file::FileBlocks;
 pub(crate) use formatted::{FormattedBlocks, Request};
+use ram::IN_PLACE;
 pub(crate) use ram::RamBlocks;
 pub(crate) use zoned::ZonedBlocks;
 
@@ -158,6 +159,12 @@ impl Namespace {
     #[inline]
     pub(crate) fn is_in_memory(&self) -> bool {
         matches!(self.store, Store::Ram(_))
+    }
+
+    /// Whether the frames of a write of `len` bytes become its own, without a look at what is in them.
+    #[inline]
+    pub(crate) fn keeps_frames(&self, len: u64) -> bool {
+        self.is_in_memory() && len > IN_PLACE.into()
     }
 
     /// Its zones, if it has any.

@@ -17,7 +17,7 @@ use crate::frames::{FRAME, Frame, ZERO, ZERO_FRAMES, place};
 
 /// Longest write that is copied to where its blocks are. A longer one takes over whole frames, which saves the copy, and brings
 /// neighbours that stay together.
-const IN_PLACE: u32 = 8192;
+pub(super) const IN_PLACE: u32 = 8192;
 
 /// The map.
 #[derive(Debug)]
