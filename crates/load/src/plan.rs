@@ -1,5 +1,5 @@
 //! What is to be run: the options, which namespaces are fit for them, and which worker drives which namespace. Pure functions
-//! over plain data; [`crate::run`] carries the plan out.
+//! over plain data; [`crate::run()`] plans a run by them, context by context, and carries it out.
 
 use std::time::Duration;
 

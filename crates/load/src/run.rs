@@ -1,11 +1,12 @@
-//! A run from the list of namespaces to the result: plan, connect, start the workers together, watch, gather.
+//! A run from the list of namespaces to the result: plan (`planning`), connect, start the workers together, watch, gather.
 //!
 //! Workers are pinned threads and live from the beginning, so that memory is made where it is used and a target that shares a
 //! core with one (see [`Companion`]) is served while queues are connected. Connecting happens on a thread of its own, which a
 //! request to stop leaves behind: each of its waits has a deadline in the host driver.
 
+mod planning;
+
 use std::{
-    collections::HashMap,
     sync::{
         Arc,
         atomic::Ordering,
@@ -18,38 +19,29 @@ use std::{
 use doorbell_host as host;
 use doorbell_kernel_io::{File, KernelQueue};
 use doorbell_platform::{
-    Sysfs,
     clock::{Anchor, Clock},
-    cpu, numa, poll,
+    cpu, poll,
 };
 use doorbell_queue::{IoQueue, Wait};
 use doorbell_result::{ContextResult, EndReason, RunResult, WorkerResult};
 
+use planning::Plan;
+
 use crate::{
     clock_check::{self, Question},
-    context::{Comeback, Context, Outcome, Pass, Patience, Task},
-    coverage::Kind,
-    fill::Filling,
+    context::{Comeback, Context, Outcome, Pass, Patience},
     head_room::{self, Again},
-    lane::Geometry,
-    memory::{self, Buffers},
-    metadata::Carried,
     observer::{Event, Observer, Reporter, Second},
-    outage::{Keeper, News, Queues},
-    pacing::{Pacing, Schedule},
-    permutation::Cover,
-    plan::{Access, Association, Limit, PollMode, RunOptions, Shape, associate},
+    outage::{Keeper, Queues},
+    plan::{PollMode, RunOptions, Shape},
     port::{AnyQueue, Port, Target},
     recorder::Errors,
     second_look,
-    slices::{Exchange, Series, Slice},
+    slices::{Series, Slice},
     stop::{StopFlag, Tsc},
-    survey::{self, Survey},
     verify::Verifier,
     worker::{Beside, Ending, Progress, Rest, Times, drive},
-    workload::{Part, Workload, generator},
-    zipf::Zipf,
-    zones::{Share, Tally, ZonedQueue},
+    zones::{Tally, ZonedQueue},
 };
 
 /// How often the run looks at controllers, requests to stop and the clock.
@@ -112,50 +104,12 @@ pub(crate) fn run_on(
             ..RunResult::default()
         },
     };
-    let plans = run.plan(ports);
-    if !plans.is_empty() && run.has_memory(&plans) {
-        run.carry_out(plans, companion);
+    match planning::plan(ports, options, observer, run.clock.rate()) {
+        Ok(plans) if plans.is_empty() => {}
+        Ok(plans) => run.carry_out(plans, companion),
+        Err(why) => run.problem(why),
     }
     RunResult { ticks_per_second: start.ticks_per_second(&Anchor::now()), ..run.result }
-}
-
-/// A context without its queues.
-struct Plan {
-    worker: usize,
-    access: Access,
-    port: Arc<dyn Port>,
-    task: Task,
-    workload: Workload,
-    pacing: Option<Pacing>,
-    /// The incarnation of the controller that the queues will belong to.
-    incarnation: u64,
-    /// What the context will be told of lost controllers, when they are brought back.
-    news: Option<Receiver<News>>,
-    /// The number of the run, and what is verified.
-    verify: Option<(u64, u32, Part)>,
-    /// Its place among all contexts.
-    index: usize,
-    /// The zones that each of its queues writes.
-    shares: Vec<Share>,
-    /// Where its slices go.
-    exchange: Option<Arc<Exchange>>,
-}
-
-/// A namespace that is tested.
-struct Admitted {
-    port: Arc<dyn Port>,
-    shape: Shape,
-    /// The blocks that are used.
-    range: Part,
-    /// Most bytes that a command may be about which moves none.
-    most: Option<u32>,
-}
-
-impl Admitted {
-    /// I/Os of so many bytes that fit.
-    fn ios(&self, bytes: u32) -> u64 {
-        (self.range.end - self.range.start) / u64::from(bytes / self.shape.block_size).max(1)
-    }
 }
 
 /// What a worker is sent.
@@ -216,199 +170,6 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Which contexts there will be.
-    fn plan(&mut self, ports: Vec<Arc<dyn Port>>) -> Vec<Plan> {
-        let options = self.options;
-        let mut admitted = Vec::new();
-        for port in ports {
-            let shape = Shape { protect: options.protect, ..port.shape() };
-            let offered = |advice| {
-                let kinds = options.selection.operation.into_iter();
-                let most = kinds.map(|kind| port.most_bytes(kind)).next().unwrap_or(Ok(None));
-                let skipped = |why| format!("{}: {why}; the namespace is skipped", shape.path);
-                most.and_then(|most| Ok((advice, shape.range(options)?, most))).map_err(skipped)
-            };
-            match shape.admit(options).and_then(offered) {
-                Ok((advice, range, most)) => {
-                    advice.iter().for_each(|line| (self.observer)(Event::Advice(line)));
-                    admitted.push(Admitted { port, shape, range, most });
-                }
-                Err(why) => (self.observer)(Event::Skipped(&why)),
-            }
-        }
-        if admitted.is_empty() {
-            self.problem("there is no namespace to test".into());
-        }
-        let mut zipfs = HashMap::new();
-        let mut of_worker = vec![0; options.cores.len()];
-        let pairs = associate(options.cores.len(), admitted.len(), options.use_every_core);
-        // A position has one owner: who is left without one would issue another's.
-        if (options.selection.full_coverage || options.selection.verify.is_some())
-            && let Some(pair) = pairs.iter().find(|pair| pair.sharers > admitted[pair.namespace].ios(options.io_size))
-        {
-            let (admitted, sharers) = (&admitted[pair.namespace], pair.sharers);
-            let (shape, units) = (&admitted.shape, admitted.ios(options.io_size));
-            self.problem(format!(
-                "{}: --coverage full and --verify give each of {sharers} cores a part of its {units} I/Os of {} bytes, and there are fewer of these; \
-                 name fewer cores (-c) or lower -o",
-                shape.path, options.io_size
-            ));
-            return Vec::new();
-        }
-        let zones = match self.survey(&admitted, &pairs) {
-            Ok(zones) => zones,
-            Err(why) => {
-                self.problem(why);
-                return Vec::new();
-            }
-        };
-        let of = |worker| pairs.iter().filter(|pair| pair.worker == worker).count();
-        // Those that share a rate take turns.
-        let pacing = |at: usize, worker, random, depth| {
-            let rate = options.rate?;
-            let sharers = if rate.each_worker { of(worker) } else { pairs.len() } as f64;
-            let (share, phase) = (rate.per_second / sharers, at as f64 / sharers % 1.0);
-            let schedule = Schedule::new(rate.arrival, self.clock.rate() / share, phase, random);
-            Some(Pacing::new(schedule, share, depth))
-        };
-        let plans = pairs.iter().enumerate().map(|(place, pair)| {
-            let Admitted { port, shape, range, most } = &admitted[pair.namespace];
-            let (mut pair, mut range) = (*pair, *range);
-            let io_blocks = u64::from(options.io_size / shape.block_size);
-            if options.selection.verify.is_some() {
-                // What one writes another would not expect.
-                let part = Part::of((range.end - range.start) / io_blocks, pair.share, pair.sharers);
-                range = Part { start: range.start + part.start * io_blocks, end: range.start + part.end * io_blocks };
-                (pair.share, pair.sharers) = (0, 1);
-            }
-            let (core, index) = (options.cores[pair.worker], of_worker[pair.worker]);
-            of_worker[pair.worker] += 1;
-            let mut classes = shape.classes(options, *most);
-            let qpairs = usize::from(options.qpairs);
-            let shares = zones[pair.namespace].chunks(qpairs).nth(pair.share as usize).unwrap_or_default();
-            let placed = !shares.is_empty();
-            // What is written goes elsewhere.
-            classes.iter_mut().for_each(|class| class.watched &= !placed);
-            let depth = survey::depth(shares, options);
-            let blocks = range.end - range.start;
-            let units = blocks / io_blocks;
-            let limit = options.number_ios.map(|limit| limit.ios(units));
-            let percent_ios = limit.filter(|_| matches!(options.number_ios, Some(Limit::Percent(_))));
-            (self.observer)(Event::Associated { name: &shape.name, core, percent_ios });
-            let zipf = options.zipf.filter(|_| options.pattern.random);
-            let zipf = zipf.map(|theta| *zipfs.entry(units).or_insert_with(|| Zipf::new(units, theta)));
-            let sizes = options.sizes();
-            let mixed = sizes.len() > 1;
-            // Sizes that are mixed in a sequence have no position in common but the block.
-            let unit = if mixed && !options.pattern.random { 1 } else { io_blocks };
-            let part = Part::of(blocks / unit, pair.share, pair.sharers);
-            let whole = Part { start: 0, end: units };
-            let sizes: Vec<_> =
-                sizes.iter().map(|(bytes, weight)| (u64::from(bytes / shape.block_size), *weight)).collect();
-            let mix_part = if options.pattern.random { Part { start: 0, end: blocks } } else { part };
-            // Offsets of the size that is looked at, where they can be told from chance.
-            let watched_unit =
-                classes.iter().find(|class| class.watched).map_or(io_blocks, |class| class.blocks.into());
-            let watched = Part { start: 0, end: blocks / watched_unit };
-            let full = options.selection.full_coverage && options.pattern.random;
-            let (kind, watched, unit) = match (options.pattern.random, zipf.is_some()) {
-                (false, _) if placed => (Kind::Skewed, part, unit),
-                (false, _) if mixed => (Kind::Skewed, part, unit),
-                (false, _) => (Kind::Sequential, part, unit),
-                (true, true) => (Kind::Skewed, whole, unit),
-                (true, false) if full => (Kind::Full { alone: pair.sharers == 1 }, whole, unit),
-                (true, false) => (Kind::Uniform, watched, watched_unit),
-            };
-            let workload = Workload::new(options.pattern, units, part, zipf, generator(options.seed, core, index));
-            // Those that share a namespace have the order of a pass in common.
-            let workload = match full {
-                true => workload.covering(Cover::new(units, part, generator(options.seed, usize::MAX, pair.namespace))),
-                false => workload,
-            };
-            let workload = workload.mixing(&sizes, mix_part).flushing(options.selection.flush_every);
-            Plan {
-                worker: pair.worker,
-                access: shape.access,
-                incarnation: port.incarnation().unwrap_or(0),
-                news: None,
-                index: place,
-                exchange: options.interval.map(|_| Exchange::new(classes.len())),
-                port: port.clone(),
-                shares: shares.to_vec(),
-                verify: options.selection.verify.map(|run| (run, shape.block_size, range)),
-                pacing: pacing(place, pair.worker, generator(!options.seed, core, index), depth),
-                workload,
-                task: Task {
-                    name: shape.name.clone(),
-                    path: shape.path.clone(),
-                    core,
-                    depth,
-                    alignment: options.alignment,
-                    node: options
-                        .enforce_numa
-                        .then(|| shape.node.or_else(|| numa::node_of_core(&Sysfs::default(), core)))
-                        .flatten(),
-                    geometry: Geometry {
-                        nsid: shape.nsid,
-                        block_size: Carried::of(shape).block,
-                        carried: Carried::of(shape),
-                        first_block: range.start,
-                        io_unit: options.io_unit.map_or(u32::MAX, |unit| unit.max(1)),
-                        classes,
-                    },
-                    unit: unit as u32,
-                    placed,
-                    fill: Filling { fill: options.selection.fill.clone(), seed: (options.seed, core, index) },
-                    limit,
-                    max_completions: options.max_completions,
-                    continue_on_error: options.continue_on_error.is_some(),
-                    timing: options.timing,
-                    histogram: options.histogram,
-                    kind,
-                    part: watched,
-                },
-            }
-        });
-        let plans: Vec<Plan> = plans.collect();
-        let tallies = |plan: &Plan| plan.shares.iter().map(|share| share.tally.clone()).collect();
-        self.tallies = plans.iter().map(tallies).collect();
-        plans
-    }
-
-    /// The zones of each namespace that are written, one share a queue.
-    fn survey(&self, admitted: &[Admitted], pairs: &[Association]) -> Result<Vec<Vec<Share>>, String> {
-        let options = self.options;
-        let one = |(at, Admitted { port, shape, .. }): (usize, &Admitted)| {
-            let sharers = pairs.iter().find(|pair| pair.namespace == at).map(|pair| pair.sharers);
-            let Some((zoned, sharers)) = shape.zoned.as_ref().filter(|_| survey::writes(options)).zip(sharers) else {
-                return Ok(Vec::new());
-            };
-            let surveyed = Survey::plan(shape, zoned, options, sharers).and_then(|survey| port.survey(&survey));
-            let shares = surveyed.map_err(|why| format!("{}: {why}", shape.path))?;
-            let depth = survey::depth(&shares[..usize::from(options.qpairs)], options);
-            if depth < options.io_depth {
-                (self.observer)(Event::Advice(&format!(
-                    "{}: {depth} of {} I/Os (-q) are kept in flight: one in each zone that may be open.",
-                    shape.path, options.io_depth
-                )));
-            }
-            Ok(shares)
-        };
-        admitted.iter().enumerate().map(one).collect()
-    }
-
-    fn has_memory(&mut self, plans: &[Plan]) -> bool {
-        let buffers = |plan: &Plan| Buffers {
-            access: plan.access,
-            count: plan.task.depth,
-            bytes: u64::from(plan.task.geometry.whole()).next_multiple_of(plan.task.alignment.max(1).into()),
-        };
-        let contexts: Vec<_> = plans.iter().map(buffers).collect();
-        let verified = plans.iter().filter_map(|plan| plan.verify).map(|(_, _, part)| part.end - part.start).sum();
-        let checked = memory::check(self.options, &contexts).and_then(|()| memory::check_ledger(&contexts, verified));
-        checked.map_err(|why| self.problem(why)).is_ok()
-    }
-
     fn carry_out(&mut self, mut plans: Vec<Plan>, mut companion: Option<Companion>) {
         let span = |span| self.clock.ticks_in(span);
         let common = Common {
@@ -434,6 +195,8 @@ impl Run<'_> {
         self.result.asked_ticks = common.times.time;
         self.series =
             Series::new(self.options.labels(), plans.iter().filter_map(|plan| plan.exchange.clone()).collect());
+        let tallies = |plan: &Plan| plan.shares.iter().map(|share| share.tally.clone()).collect();
+        self.tallies = plans.iter().map(tallies).collect();
         let progress: Vec<Progress> = self.options.cores.iter().map(|_| Progress::default()).collect();
         let ports: Vec<_> = plans.iter().map(|plan| plan.port.clone()).collect();
         let keep = |plan: &mut Plan| {
