@@ -103,7 +103,8 @@ fn trim_and_write_zeroes_clear_files_and_block_devices() {
     let Some(device) = Loop::over(&file) else { return };
     cleared(&device.0, "-q 4 -w write_zeroes");
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    let numbers: Vec<u32> = release.split('.').map_while(|number| number.parse().ok()).collect();
+    let digits = release.split(|one: char| !one.is_ascii_digit());
+    let numbers: Vec<u32> = digits.map_while(|number| number.parse().ok()).collect();
     if numbers >= vec![6, 12] {
         cleared(&device.0, "-q 4 -w trim");
         assert!(places() <= all / 2 + 8);

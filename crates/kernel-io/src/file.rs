@@ -30,6 +30,8 @@ const MOST_BYTES: u32 = 0x7ff0_0000;
 const LEAST_TRANSFER: u32 = 128 << 10;
 /// Most I/Os of a queue: io_uring has 32768 places, of which one is kept for cancelling.
 const MOST_ENTRIES: u32 = 32_768;
+/// The first Linux whose block devices take discards by io_uring.
+const DISCARDS: (u32, u32) = (6, 12);
 const TMPFS: u32 = 0x0102_1994;
 const RAMFS: u32 = 0x8584_58f6;
 
@@ -102,9 +104,6 @@ struct Form {
     max_transfer: u32,
     metadata_size: u16,
 }
-
-/// The first Linux whose block devices take discards by io_uring.
-const DISCARDS: (u32, u32) = (6, 12);
 
 impl File {
     /// Opens a path and finds out what it is.
@@ -237,7 +236,7 @@ impl File {
         }
         let uname = uname();
         let release = uname.release().to_string_lossy();
-        let mut numbers = release.split('.').map(|number| number.parse().unwrap_or(0));
+        let mut numbers = release.split(|one: char| !one.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
         if (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < DISCARDS {
             let (major, minor) = DISCARDS;
             return Err(format!(

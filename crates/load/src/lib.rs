@@ -1,10 +1,13 @@
 //! The load engine: keeps a set number of I/Os in flight on every namespace of a plan, from one pinned worker a core, and counts
 //! them so that the result can be checked. `doorbell perf` calls [`run()`]; the `report` crate shows what it returns.
 //!
-//! [`plan`] says who drives what, `run` plans by it, connects and watches, `worker` is the loop of a core, `context` one worker's load on one
-//! namespace, `classes` what its I/Os do, `lane` one of its queues, `timing` how its I/Os are stamped, `pacing` when they arrive in an open loop, `recorder` its counts, `slices` their course in time,
-//! `coverage` where they went, `fill` what they write, `verify` whether it is still there, `outage` how lost queues are replaced, `survey` which zones a queue writes and `zones` the queue that does, `memory` whether there is enough for all, [`workload`] (with
-//! [`zipf`] and [`permutation`]) its sequence of I/Os. `clock_check` and `head_room` measure the tool itself.
+//! [`plan`] says who drives what, `run` plans by it, connects and watches, `worker` is the loop of a core, `context`
+//! one worker's load on one namespace, `classes` what its I/Os do, `lane` one of its queues, `timing` how its I/Os are
+//! stamped, `pacing` when they arrive in an open loop, `recorder` its counts, `slices` their course in time, `coverage`
+//! where they went, `fill` what they write, `verify` whether it is still there, `outage` how lost queues are replaced,
+//! `survey` which zones a queue writes and `zones` the queue that does, `memory` whether there is enough for all,
+//! [`workload`] (with [`zipf`] and [`permutation`]) its sequence of I/Os. `clock_check` and `head_room` measure the
+//! tool itself.
 
 #[cfg(test)]
 mod audit_tests;
