@@ -30,6 +30,8 @@ const MOST_BYTES: u32 = 0x7ff0_0000;
 const LEAST_TRANSFER: u32 = 128 << 10;
 /// Most I/Os of a queue: io_uring has 32768 places, of which one is kept for cancelling.
 const MOST_ENTRIES: u32 = 32_768;
+/// What else there is for what a file or block device does not carry.
+pub const COMMANDS: &str = "name the NVMe device that takes commands (/dev/ng*)";
 /// The first Linux whose block devices take discards by io_uring.
 const DISCARDS: (u32, u32) = (6, 12);
 const TMPFS: u32 = 0x0102_1994;
@@ -221,15 +223,14 @@ impl File {
     /// # Errors
     /// Why it cannot, and what can.
     pub fn clears(&self, trim: bool) -> Result<(), String> {
-        let commands = "name the NVMe device that takes commands (/dev/ng*)";
         let what = if trim { "Deallocate" } else { "Write Zeroes" };
         match self.0.engine {
             Engine::UringCmd => return Ok(()),
-            Engine::Libaio => return Err(format!("libaio carries no {what}; use io_uring (-R), or {commands}")),
+            Engine::Libaio => return Err(format!("libaio carries no {what}; use io_uring (-R), or {COMMANDS}")),
             Engine::Uring => {}
         }
         if self.0.options.iopoll {
-            return Err(format!("--iopoll carries no {what}; leave it out, or {commands}"));
+            return Err(format!("--iopoll carries no {what}; leave it out, or {COMMANDS}"));
         }
         if !(trim && self.is_device()) {
             return Ok(());
@@ -240,7 +241,7 @@ impl File {
         if (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < DISCARDS {
             let (major, minor) = DISCARDS;
             return Err(format!(
-                "Deallocate on a block device needs Linux {major}.{minor}, this is {release}; {commands}"
+                "Deallocate on a block device needs Linux {major}.{minor}, this is {release}; {COMMANDS}"
             ));
         }
         match queue_setting(&self.0.path, "discard_max_bytes").as_deref() {

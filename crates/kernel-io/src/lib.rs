@@ -9,7 +9,7 @@ mod passthrough;
 mod queue;
 mod uring;
 
-pub use file::{Engine, File, Options};
+pub use file::{COMMANDS, Engine, File, Options};
 pub use libaio::Libaio;
 pub use passthrough::Passthrough;
 pub use queue::{KernelQueue, Queue};

@@ -1,7 +1,7 @@
 //! Files and devices of the kernel as a run sees them.
 
 use doorbell_host::PollGroup;
-use doorbell_kernel_io::{Engine, File};
+use doorbell_kernel_io::{COMMANDS, Engine, File};
 use doorbell_result::IoKind;
 use doorbell_spec::identify::Csi;
 
@@ -70,9 +70,7 @@ impl Port for File {
             (IoKind::Verify, Engine::UringCmd) => Ok(Some(self.max_transfer())),
             (IoKind::Trim, _) => self.clears(true).map(|()| None),
             (IoKind::WriteZeroes, _) => self.clears(false).map(|()| Some(self.max_transfer())),
-            (_, engine) => {
-                Err(format!("{} carries no {kind}; name the NVMe device that takes commands (/dev/ng*)", engine.word()))
-            }
+            (_, engine) => Err(format!("{} carries no {kind}; {COMMANDS}", engine.word())),
         }
     }
 
