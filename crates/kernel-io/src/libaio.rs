@@ -83,6 +83,10 @@ impl Backend for Libaio {
         self.aio.ready()
     }
 
+    fn sleep_submits(&self) -> bool {
+        false
+    }
+
     fn sleep(&mut self, longest: Duration) -> io::Result<bool> {
         Ok(self.aio.sleep(longest))
     }

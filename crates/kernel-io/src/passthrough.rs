@@ -67,6 +67,10 @@ impl Backend for Passthrough {
         self.ring.ready()
     }
 
+    fn sleep_submits(&self) -> bool {
+        self.ring.can_sleep()
+    }
+
     fn sleep(&mut self, longest: Duration) -> io::Result<bool> {
         self.ring.sleep(longest)
     }

@@ -34,6 +34,8 @@ pub trait Backend: Send + Sized {
     fn ready(&self) -> u32;
     /// Sleeps until something may be over, or so long; false where that cannot be done but by what `arm` gives.
     fn sleep(&mut self, longest: Duration) -> io::Result<bool>;
+    /// Whether that submits as well.
+    fn sleep_submits(&self) -> bool;
     /// What to sleep on; nothing when something may be over.
     fn arm(&mut self) -> io::Result<Option<RawFd>>;
     /// Asks for the end of a slot's I/O, or of all; returns whether that is possible.
@@ -274,9 +276,13 @@ impl<B: Backend> IoQueue for Queue<B> {
 
     fn sleep(&mut self, longest: Duration) -> Result<bool, Down> {
         match self.backend.as_mut().filter(|_| self.ended.is_empty()).map(|backend| backend.sleep(longest)) {
-            None => Ok(true),
+            None => self.commit().map(|_| true),
             Some(outcome) => outcome.map_err(|error| self.down(&error)),
         }
+    }
+
+    fn sleep_commits(&self) -> bool {
+        self.backend.as_ref().is_some_and(B::sleep_submits)
     }
 
     fn cancel(&mut self, slot: Slot) -> Option<bool> {

@@ -91,6 +91,10 @@ impl Backend for Uring {
         self.ring.ready()
     }
 
+    fn sleep_submits(&self) -> bool {
+        self.ring.can_sleep()
+    }
+
     fn sleep(&mut self, longest: Duration) -> io::Result<bool> {
         self.ring.sleep(longest)
     }

@@ -91,8 +91,12 @@ pub(crate) trait Pass {
     fn end(&mut self, why: EndReason);
     /// Stops the queues and gives up what is in flight.
     fn give_up(&mut self, why: &str);
+    /// Says that the worker has this context alone and sleeps after each pass. Call before `begin`.
+    fn sleeps_after_each_pass(&mut self);
     /// Sleeps as its one queue can; false where there are more, or it cannot.
     fn sleep(&mut self, longest: Duration) -> bool;
+    /// The worker has slept since the last pass.
+    fn has_slept(&mut self);
     /// Appends what to sleep on; false when there is something to do already.
     fn arm(&mut self, waits: &mut Vec<Wait>) -> bool;
     /// What was measured. Call when nothing is in flight.
@@ -661,6 +665,17 @@ impl<Q: IoQueue, C: Clock> Pass for Context<'_, Q, C> {
         self.problems.push(text);
         self.end(EndReason::Lost);
         self.abandon();
+    }
+
+    fn sleeps_after_each_pass(&mut self) {
+        if let [lane] = &mut self.lanes[..] {
+            lane.commits_asleep = lane.queue.sleep_commits();
+        }
+    }
+
+    fn has_slept(&mut self) {
+        self.now = self.clock.now();
+        self.recorder.polled(self.now, false);
     }
 
     fn sleep(&mut self, longest: Duration) -> bool {

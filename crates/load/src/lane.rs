@@ -251,6 +251,8 @@ pub(crate) struct Lane<Q> {
     /// Commands with a slot, which the queue has not taken.
     ops: Vec<Op>,
     uncommitted: bool,
+    /// The queue commits when it sleeps, which it does after each pass.
+    pub commits_asleep: bool,
     /// The tag whose piece a slot carries.
     owner: Vec<u32>,
     prepared: Vec<Memory>,
@@ -304,6 +306,7 @@ impl<Q: IoQueue> Lane<Q> {
             waiting: VecDeque::with_capacity(own.len()),
             ops: Vec::with_capacity(own.len().max(REAP_BATCH)),
             uncommitted: false,
+            commits_asleep: false,
             owner: own.iter().copied().chain(std::iter::repeat(0)).take(slots).collect(),
             prepared,
             direct: fixed && most == 1 && geometry.is_uniform(),
@@ -334,7 +337,7 @@ impl<Q: IoQueue> Lane<Q> {
         *kept = tag;
     }
 
-    /// Gives the queue as much as it takes, and lets the peer see it.
+    /// Gives the queue as much as it takes, and lets the peer see it, unless that is for the sleep that follows.
     ///
     /// # Errors
     /// When the queue is lost.
@@ -355,7 +358,7 @@ impl<Q: IoQueue> Lane<Q> {
             }
             self.ops.clear();
         }
-        if self.uncommitted {
+        if self.uncommitted && !self.commits_asleep {
             self.uncommitted = self.queue.commit()? == Progress::Pending;
         }
         Ok(())

@@ -75,6 +75,33 @@ fn who_is_woken_for_nothing_sleeps_again_at_once() {
     assert!(window < 25 * 11_500, "{window}");
 }
 
+#[test]
+fn a_queue_whose_wait_commits_is_left_to_it_by_who_always_sleeps() {
+    // 25 rounds of 4 I/Os that take 10 000 ticks.
+    for (spin, slept, others) in [(0, 25, 0), (1000, 25, 25), (20_000, 0, 25)] {
+        let clock = VirtualClock::default();
+        let script = Script { delay: 10_000, poll: 40, wait: Some(10_000), ..Script::default() };
+        let (queue, script) = TestQueue::new(4, &clock, script);
+        let reporter = Reporter::new(&silent, 1);
+        let task = Task { limit: Some(100), ..task(4, 4096, 1 << 20, 0) };
+        let context = Context::new(task, workload(true, 70, 9), vec![queue], clock.clone(), &reporter).unwrap();
+        let mut contexts: Vec<Box<dyn Pass + '_>> = vec![Box::new(context)];
+        let sleep = |_: &[Wait], _| panic!("the queue has a wait of its own");
+        let beside = Beside { companion: None, rest: Some(Rest { spin, longest: Duration::MAX, sleep: &sleep }) };
+        let times = Times { time: u64::MAX / 4, ..TIMES };
+        drive(&mut contexts, &clock, times, &Ending::default(), &Watched::default(), beside);
+        let result = contexts.remove(0).finish().result;
+        assert_eq!((result.account.measured, result.account.missing()), (100, 0));
+        assert_eq!(script.lock().unwrap().commits, [slept, others], "looking for {spin} ticks before");
+        assert!(
+            result.idle_ticks >= 25 * 9_000,
+            "a sleep is idle time: {} of {}",
+            result.idle_ticks,
+            result.window_ticks
+        );
+    }
+}
+
 /// A null queue whose commands are carried out by a thread, which tells by an event descriptor like a device's interrupt.
 struct EventQueue {
     null: NullQueue,

@@ -7,6 +7,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use doorbell_platform::{Arena, Backing, Range};
@@ -49,6 +50,10 @@ pub struct Script {
     pub mute_after: Option<u64>,
     /// It has a descriptor to sleep on, if only in name.
     pub sleeps: bool,
+    /// Ticks of a wait of its own, which commits.
+    pub wait: Option<u64>,
+    /// Commits of that wait, and others.
+    pub commits: [u64; 2],
     /// Once it is stopped, the device may still write to its memory.
     pub held: bool,
     /// Identifiers of commands that were aborted.
@@ -153,7 +158,8 @@ impl IoQueue for TestQueue {
     }
 
     fn commit(&mut self) -> Result<Progress, Down> {
-        let script = self.script.lock().unwrap();
+        let mut script = self.script.lock().unwrap();
+        script.commits[1] += 1;
         let due = self.clock.0.load(Ordering::Relaxed) + script.delay;
         let first = self.count - self.submitted.len() as u64;
         for (index, (slot, status)) in self.submitted.drain(..).enumerate() {
@@ -206,6 +212,19 @@ impl IoQueue for TestQueue {
 
     fn arm(&mut self) -> Result<Wait, Down> {
         Ok(if self.script.lock().unwrap().sleeps { Wait::Fd { fd: -1, writable: false } } else { Wait::Ready })
+    }
+
+    fn sleep_commits(&self) -> bool {
+        self.script.lock().unwrap().wait.is_some()
+    }
+
+    fn sleep(&mut self, _: Duration) -> Result<bool, Down> {
+        let Some(ticks) = self.script.lock().unwrap().wait else { return Ok(false) };
+        self.commit()?;
+        self.clock.skip(ticks);
+        let commits = &mut self.script.lock().unwrap().commits;
+        *commits = [commits[0] + 1, commits[1] - 1];
+        Ok(true)
     }
 
     fn counters(&self) -> Counters {

@@ -82,6 +82,9 @@ pub(crate) fn drive<C: Clock>(
 ) {
     let mut waits = Vec::with_capacity(contexts.len());
     let (mut deadline, mut heard) = (None, 0);
+    if let ([only], Some(Rest { spin: 0, .. })) = (&mut *contexts, &beside.rest) {
+        only.sleeps_after_each_pass();
+    }
     contexts.iter_mut().for_each(|context| context.begin(times.warm_up, times.time));
     let mut busy_until = clock.now();
     loop {
@@ -130,15 +133,20 @@ pub(crate) fn drive<C: Clock>(
             let now = clock.now();
             if sum.found > 0 {
                 busy_until = now;
-            } else if now.saturating_sub(busy_until) >= rest.spin {
-                // Who is woken for nothing sleeps again at once.
+            }
+            // Who is woken for nothing sleeps again at once.
+            if now.saturating_sub(busy_until) >= rest.spin {
                 waits.clear();
-                let slept = match contexts {
+                let mut slept = match contexts {
                     [only] => only.sleep(rest.longest),
                     _ => false,
                 };
-                if !slept && contexts.iter_mut().all(|context| context.arm(&mut waits)) {
+                if !slept && sum.found == 0 && contexts.iter_mut().all(|context| context.arm(&mut waits)) {
                     (rest.sleep)(&waits, rest.longest);
+                    slept = true;
+                }
+                if slept {
+                    contexts.iter_mut().for_each(|context| context.has_slept());
                 }
             }
         }

@@ -264,6 +264,11 @@ pub trait IoQueue: Send {
         Ok(false)
     }
 
+    /// Whether [`IoQueue::sleep`] commits, too, so that one call does for both.
+    fn sleep_commits(&self) -> bool {
+        false
+    }
+
     /// What was counted.
     fn counters(&self) -> Counters;
 
@@ -320,6 +325,9 @@ impl<Q: IoQueue + ?Sized> IoQueue for Box<Q> {
     }
     fn arm(&mut self) -> Result<Wait, Down> {
         (**self).arm()
+    }
+    fn sleep_commits(&self) -> bool {
+        (**self).sleep_commits()
     }
     fn sleep(&mut self, longest: Duration) -> Result<bool, Down> {
         (**self).sleep(longest)
