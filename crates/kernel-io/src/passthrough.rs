@@ -7,13 +7,15 @@ use doorbell_platform::{
     uring::{CommandRing, NvmeCommand},
 };
 use doorbell_queue::{Op, Slot};
-use doorbell_spec::status::Status;
+use doorbell_spec::{
+    command::{Direction, data_direction},
+    status::Status,
+};
 
 use crate::{
-    advice,
     file::File,
     queue::{Backend, status_of_error},
-    uring::settings,
+    uring::ring,
 };
 
 /// The way of NVMe's generic character devices.
@@ -24,11 +26,7 @@ pub struct Passthrough {
 
 impl Backend for Passthrough {
     fn open(file: &File, slots: u16, region: Arc<Region>) -> Result<Self, String> {
-        let settings = settings(file, slots);
-        let ring = file.descriptor().and_then(|descriptor| CommandRing::new(descriptor, region.clone(), settings));
-        let ring =
-            ring.map_err(|error| advice::uring(file.name(), slots, settings.registered, region.len(), &error))?;
-        Ok(Self { ring })
+        Ok(Self { ring: ring(file, slots, region, CommandRing::new)? })
     }
 
     #[inline]
@@ -38,8 +36,7 @@ impl Backend for Passthrough {
             let word = u64::from_le(word);
             (pair[0], pair[1]) = (word as u32, (word >> 32) as u32);
         }
-        // The two low bits of an opcode say whether data moves.
-        let data = if op.opcode & 3 == 0 { Range::default() } else { memory };
+        let data = if data_direction(op.opcode) == Direction::None { Range::default() } else { memory };
         Ok(self.ring.push(op.slot.into(), &NvmeCommand { dwords, data }))
     }
 

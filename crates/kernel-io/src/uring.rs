@@ -1,6 +1,11 @@
 //! Reads, writes, flushes, trims and writes of zeroes by io_uring.
 
-use std::{io, os::fd::RawFd, sync::Arc, time::Duration};
+use std::{
+    io,
+    os::fd::{OwnedFd, RawFd},
+    sync::Arc,
+    time::Duration,
+};
 
 use doorbell_platform::{
     Range, Region,
@@ -15,7 +20,7 @@ use zerocopy::IntoBytes;
 
 use crate::{
     advice,
-    file::File,
+    file::{File, Options},
     libaio::{action, durable},
     queue::{Backend, status_of},
 };
@@ -45,18 +50,23 @@ impl Uring {
     }
 }
 
-/// How the rings of a file work.
-pub(crate) fn settings(file: &File, slots: u16) -> Settings {
-    let options = file.options();
-    Settings { depth: slots.into(), iopoll: options.iopoll, sqpoll: options.sqpoll, registered: options.registered }
+/// A ring for a file, or why there is none.
+pub(crate) fn ring<R>(
+    file: &File,
+    slots: u16,
+    region: Arc<Region>,
+    make: fn(OwnedFd, Arc<Region>, Settings) -> io::Result<R>,
+) -> Result<R, String> {
+    let Options { iopoll, sqpoll, registered, .. } = *file.options();
+    let settings = Settings { depth: slots.into(), iopoll, sqpoll, registered };
+    let bytes = region.len();
+    let ring = file.descriptor().and_then(|descriptor| make(descriptor, region, settings));
+    ring.map_err(|error| advice::uring(file.name(), slots, registered, bytes, &error))
 }
 
 impl Backend for Uring {
     fn open(file: &File, slots: u16, region: Arc<Region>) -> Result<Self, String> {
-        let settings = settings(file, slots);
-        let ring = file.descriptor().and_then(|descriptor| uring::Uring::new(descriptor, region.clone(), settings));
-        let ring =
-            ring.map_err(|error| advice::uring(file.name(), slots, settings.registered, region.len(), &error))?;
+        let ring = ring(file, slots, region.clone(), uring::Uring::new)?;
         let trim = if file.is_device() { Clearing::Discard } else { Clearing::Hole };
         Ok(Self { ring, block_size: file.block_size().into(), region, trim })
     }

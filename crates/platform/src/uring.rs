@@ -281,6 +281,19 @@ fn is_passing(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY))
 }
 
+/// An entry about a ring's file, which entries name in two ways.
+macro_rules! on_file {
+    ($ring:expr, $file:ident => $entry:expr) => {
+        if $ring.settings.registered {
+            let $file = Fixed(0);
+            $entry
+        } else {
+            let $file = Fd($ring.file.as_raw_fd());
+            $entry
+        }
+    };
+}
+
 macro_rules! common {
     ($name:ident) => {
         impl $name {
@@ -354,54 +367,35 @@ impl Uring {
         let pointer = std::ptr::with_exposed_provenance_mut::<u8>(address as usize);
         let flags = if durable { libc::RWF_DSYNC } else { 0 };
         let len = memory.len;
-        macro_rules! build {
-            ($fd:expr) => {
-                match (action, buffer) {
-                    (Action::Read, Some(buffer)) => {
-                        opcode::ReadFixed::new($fd, pointer, len, buffer).offset(at).build()
-                    }
-                    (Action::Read, None) => opcode::Read::new($fd, pointer, len).offset(at).build(),
-                    (Action::Write, Some(buffer)) => {
-                        opcode::WriteFixed::new($fd, pointer, len, buffer).offset(at).rw_flags(flags).build()
-                    }
-                    (Action::Write, None) => opcode::Write::new($fd, pointer, len).offset(at).rw_flags(flags).build(),
-                    (Action::Sync, _) => opcode::Fsync::new($fd).flags(FsyncFlags::DATASYNC).build(),
-                }
-            };
-        }
-        let entry = match self.0.settings.registered {
-            true => build!(Fixed(0)),
-            false => build!(Fd(self.0.file.as_raw_fd())),
-        };
+        let entry = on_file!(self.0, file => match (action, buffer) {
+            (Action::Read, Some(buffer)) => opcode::ReadFixed::new(file, pointer, len, buffer).offset(at).build(),
+            (Action::Read, None) => opcode::Read::new(file, pointer, len).offset(at).build(),
+            (Action::Write, Some(buffer)) => {
+                opcode::WriteFixed::new(file, pointer, len, buffer).offset(at).rw_flags(flags).build()
+            }
+            (Action::Write, None) => opcode::Write::new(file, pointer, len).offset(at).rw_flags(flags).build(),
+            (Action::Sync, _) => opcode::Fsync::new(file).flags(FsyncFlags::DATASYNC).build(),
+        });
         self.0.push(&entry.user_data(number))
     }
 
     /// Takes an I/O that clears `len` bytes at `at`, and whose completion, which is 0 or a negative error number, will have this number
     /// (below `u64::MAX`). Returns whether there was room.
     pub fn clear(&mut self, number: u64, clearing: Clearing, at: u64, len: u64) -> bool {
-        macro_rules! build {
-            ($fd:expr) => {
-                match clearing {
-                    Clearing::Discard => {
-                        // The first half of the command is the entry's `addr3`.
-                        let length = u128::from(len).to_le_bytes();
-                        opcode::UringCmd16::new($fd, BLOCK_URING_CMD_DISCARD).addr(Some(at)).cmd(length).build()
-                    }
-                    Clearing::Hole | Clearing::Zeroes => {
-                        let how = if clearing == Clearing::Hole {
-                            libc::FALLOC_FL_PUNCH_HOLE
-                        } else {
-                            libc::FALLOC_FL_ZERO_RANGE
-                        };
-                        opcode::Fallocate::new($fd, len).offset(at).mode(how | libc::FALLOC_FL_KEEP_SIZE).build()
-                    }
-                }
-            };
-        }
-        let entry = match self.0.settings.registered {
-            true => build!(Fixed(0)),
-            false => build!(Fd(self.0.file.as_raw_fd())),
-        };
+        let cut = |how| how | libc::FALLOC_FL_KEEP_SIZE;
+        let entry = on_file!(self.0, file => match clearing {
+            Clearing::Discard => {
+                // The first half of the command is the entry's `addr3`.
+                let length = u128::from(len).to_le_bytes();
+                opcode::UringCmd16::new(file, BLOCK_URING_CMD_DISCARD).addr(Some(at)).cmd(length).build()
+            }
+            Clearing::Hole => {
+                opcode::Fallocate::new(file, len).offset(at).mode(cut(libc::FALLOC_FL_PUNCH_HOLE)).build()
+            }
+            Clearing::Zeroes => {
+                opcode::Fallocate::new(file, len).offset(at).mode(cut(libc::FALLOC_FL_ZERO_RANGE)).build()
+            }
+        });
         self.0.push(&entry.user_data(number))
     }
 
@@ -469,10 +463,9 @@ impl CommandRing {
     pub fn push(&mut self, number: u64, command: &NvmeCommand) -> bool {
         let (address, buffer) = self.0.locate(command.data);
         let bytes = command.bytes(if command.data.len > 0 { address } else { 0 });
-        let entry = match self.0.settings.registered {
-            true => opcode::UringCmd80::new(Fixed(0), NVME_URING_CMD_IO).cmd(bytes).buf_index(buffer).build(),
-            false => opcode::UringCmd80::new(Fd(self.0.file.as_raw_fd()), NVME_URING_CMD_IO).cmd(bytes).build(),
-        };
+        let entry = on_file!(self.0, file => {
+            opcode::UringCmd80::new(file, NVME_URING_CMD_IO).cmd(bytes).buf_index(buffer).build()
+        });
         self.0.push(&entry.user_data(number))
     }
 

@@ -14,7 +14,7 @@ use doorbell_queue::{
     standing::Standing,
 };
 use doorbell_spec::{
-    command::{Command, Direction, FLAGS_PSDT},
+    command::{Command, Direction, FLAGS_PSDT, data_direction},
     status::Status,
 };
 use rustix::{
@@ -346,7 +346,10 @@ impl IoQueue for RingQueue {
 
     #[inline]
     fn submit(&mut self, ops: &[Op]) -> usize {
-        let count = ops.iter().take_while(|op| self.put(op.slot, op.words(), op.opcode & 3 != 0)).count();
+        let count = ops
+            .iter()
+            .take_while(|op| self.put(op.slot, op.words(), data_direction(op.opcode) != Direction::None))
+            .count();
         self.counters.submitted += count as u64;
         self.counters.queued += u64::from(count < ops.len());
         count
