@@ -303,7 +303,10 @@ impl Run<'_> {
         for (index, reads, core) in suspects {
             let port = &ports[index];
             let shape = Shape { protect: self.options.protect, ..port.shape() };
-            let found = second_look::take(shape, &reads, core, |slba, blocks| port.stored(slba, blocks));
+            let found = second_look::take(shape, &reads, core, |slba, blocks| match self.ending.stop.requests() {
+                2.. => Err("a second request to stop came".into()),
+                _ => port.stored(slba, blocks),
+            });
             found.into_iter().for_each(|what| self.problem(what));
         }
         self.tell_slices();

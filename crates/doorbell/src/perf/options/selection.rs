@@ -11,8 +11,8 @@ const SIZES: usize = 16;
 /// Longest pattern of `--fill`, which fits the smallest block.
 const PATTERN: usize = 512;
 /// The words of `-w`, for messages.
-pub const WORDS: &str =
-    "read, write, rw, trim, verify, write_zeroes, compare, or one of them with rand before it, or append (to zones)";
+pub const WORDS: &str = "read, write, rw, trim, verify, write_zeroes, compare, or one of them with rand before it, or append (to zones); \
+     flushes between writes are --flush-every";
 
 /// The value of `-o`: a size, or sizes with their weights, ascending; and the largest.
 pub fn sizes(label: &str, text: &str) -> Result<(u32, Vec<(u32, u32)>), String> {
