@@ -4,18 +4,17 @@
 mod common;
 
 use std::{
-    net::Ipv4Addr,
     sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
-use common::{BEFORE_THE_DRAIN_ENDS, Output, Target as Process, run, start, total, turn};
-use doorbell_host::{AddressFamily, AnyQueue, Cancel, Controller, ControllerOptions, TransportId, TransportType};
+use common::{BEFORE_THE_DRAIN_ENDS, Output, Target as Process, both, run, start, total, turn};
+use doorbell_host::{AnyQueue, Cancel, Controller, ControllerOptions, TransportId};
 use doorbell_platform::{Arena, Range};
 use doorbell_queue::{Done, IoQueue, Op};
 use doorbell_spec::command::NvmOpcode;
-use doorbell_subsystem::{Backend, NamespaceConfig, SubsystemConfig, Target, TargetConfig};
+use doorbell_subsystem::Backend;
 
 const NQN: &str = "nqn.2016-06.io.doorbell:both";
 const BLOCK: u32 = 512;
@@ -98,27 +97,7 @@ fn pattern(seed: u32, len: u32) -> Vec<u8> {
 /// A target with both listeners and one namespace, driven by both hosts.
 fn both_ways(name: &str, backend: Backend) {
     let directory = std::env::temp_dir().join(format!("doorbell-{name}-{}", std::process::id()));
-    let subsystem = SubsystemConfig {
-        namespaces: vec![NamespaceConfig { backend, block_size: BLOCK }],
-        ..SubsystemConfig::new(NQN)
-    };
-    let mut config = TargetConfig::of(subsystem);
-    config.listen.push((Ipv4Addr::LOCALHOST, 0).into());
-    config.vfio_user.push(directory.clone());
-    let target = Target::start(config).unwrap();
-    let over_rings = TransportId {
-        trtype: TransportType::VfioUser,
-        traddr: directory.display().to_string(),
-        ..TransportId::default()
-    };
-    let over_tcp = TransportId {
-        trtype: TransportType::Tcp,
-        adrfam: AddressFamily::Ipv4,
-        traddr: "127.0.0.1".into(),
-        trsvcid: target.addresses()[0].port().to_string(),
-        subnqn: NQN.into(),
-        ..TransportId::default()
-    };
+    let (target, [over_tcp, over_rings]) = both::start(NQN, backend, BLOCK, &directory);
     let (mut rings, mut tcp) = (Way::open(&over_rings), Way::open(&over_tcp));
     let mut slba = 0;
     for (seed, len) in

@@ -3,15 +3,12 @@
 mod common;
 
 use std::{
-    net::Ipv4Addr,
     sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
-use doorbell_host::{
-    AddressFamily, AnyQueue, Cancel, Controller, ControllerOptions, TransportId, TransportType, Zoned,
-};
+use doorbell_host::{AnyQueue, Cancel, Controller, ControllerOptions, TransportId, Zoned};
 use doorbell_platform::{Arena, Range};
 use doorbell_queue::{Done, IoQueue};
 use doorbell_spec::{
@@ -20,7 +17,7 @@ use doorbell_spec::{
     status::{command_specific, generic},
     zns::{self, ReportHeader, Reporting, SendAction, ZoneDescriptor, ZoneState},
 };
-use doorbell_subsystem::{Backend, NamespaceConfig, SubsystemConfig, Target, TargetConfig, Zoning};
+use doorbell_subsystem::{Backend, Zoning};
 use zerocopy::FromBytes;
 
 const NQN: &str = "nqn.2016-06.io.doorbell:zoned";
@@ -106,28 +103,8 @@ fn a_zoned_namespace_is_the_same_over_sockets_and_rings() {
         read_only: 1,
     };
     let backend = Backend::Zoned { size: 8 << 20, zoning };
-    let subsystem = SubsystemConfig {
-        namespaces: vec![NamespaceConfig { backend, block_size: BLOCK }],
-        ..SubsystemConfig::new(NQN)
-    };
-    let mut config = TargetConfig::of(subsystem);
-    config.listen.push((Ipv4Addr::LOCALHOST, 0).into());
-    config.vfio_user.push(directory.clone());
-    let target = Target::start(config).unwrap();
-    let over_rings = TransportId {
-        trtype: TransportType::VfioUser,
-        traddr: directory.display().to_string(),
-        ..TransportId::default()
-    };
-    let over_tcp = TransportId {
-        trtype: TransportType::Tcp,
-        adrfam: AddressFamily::Ipv4,
-        traddr: "127.0.0.1".into(),
-        trsvcid: target.addresses()[0].port().to_string(),
-        subnqn: NQN.into(),
-        ..TransportId::default()
-    };
-    let mut ways = [Way::open(&over_tcp), Way::open(&over_rings)];
+    let (target, ids) = common::both::start(NQN, backend, BLOCK, &directory);
+    let mut ways = ids.each_ref().map(Way::open);
     for at in 0..2 {
         let namespace = &ways[at].controller.namespaces()[0];
         let wanted = Zoned {

@@ -2,6 +2,7 @@
 //! and the reader of the result table that scripts use.
 #![allow(missing_docs, dead_code, reason = "tests, each of which uses a part of it")]
 
+pub mod both;
 pub mod disk;
 
 use std::{
