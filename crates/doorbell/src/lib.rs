@@ -75,7 +75,7 @@ pub fn main() -> ExitCode {
         Command::Identify(arguments) => identify::run(&arguments),
         Command::Setup(arguments) => setup::run(&arguments),
     };
-    match outcome {
+    match outcome.and_then(|()| output::lost().map_or(Ok(()), Err)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             output::tell(format_args!("doorbell: {why}"));

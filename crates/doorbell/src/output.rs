@@ -4,7 +4,10 @@
 use std::{
     fmt::Display,
     io::{self, Write},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use tracing::Level;
@@ -17,6 +20,9 @@ pub fn leave_stdout() {
     TAKEN.store(true, Ordering::Relaxed);
 }
 
+/// Why standard output has lost something of what was shown.
+static LOST: Mutex<Option<String>> = Mutex::new(None);
+
 /// Writes text to standard output at once, or to standard error where standard output is taken.
 pub fn show(text: &str) {
     if TAKEN.load(Ordering::Relaxed) {
@@ -24,7 +30,18 @@ pub fn show(text: &str) {
         return;
     }
     let mut stdout = io::stdout().lock();
-    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    // A reader that has seen enough is no loss.
+    if let Err(why) = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
+        && why.kind() != io::ErrorKind::BrokenPipe
+    {
+        let lost = || format!("standard output cannot be written: {why}");
+        LOST.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(lost);
+    }
+}
+
+/// Why standard output lacks something that was shown, where it does.
+pub fn lost() -> Option<String> {
+    LOST.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
 /// Writes a line to standard error.

@@ -8,7 +8,7 @@ use std::sync::{
 
 use doorbell_host::{self as host, PollGroup};
 use doorbell_queue::IoQueue;
-use doorbell_result::{EndReason, Timeouts};
+use doorbell_result::{Arrival, EndReason, Timeouts};
 use doorbell_spec::status::generic;
 
 use crate::{
@@ -16,11 +16,13 @@ use crate::{
     context_tests::{TIMES, silent, task, workload},
     observer::Reporter,
     outage::{News, Queues},
+    pacing::{Pacing, Schedule},
     plan::{Shape, tests::shape},
     port::{AnyQueue, Port},
     stop::Clock,
     test_queue::{Script, TestQueue, VirtualClock},
     worker::{Beside, Ending, Progress, Times, drive},
+    workload::generator,
 };
 
 type Queue = Box<dyn IoQueue>;
@@ -111,6 +113,21 @@ fn run(
     patience: Option<u64>,
     comes_back: bool,
     port: TestPort,
+    during: impl FnMut(&mut Stage, u64, &Sender<News>) -> bool + Send,
+) -> (Outcome, Stage) {
+    run_paced(task, scripts, times, patience, comes_back, port, None, during)
+}
+
+/// The same where I/Os arrive.
+#[expect(clippy::too_many_arguments, reason = "each is named where it is given")]
+fn run_paced(
+    task: Task,
+    scripts: Vec<Script>,
+    times: Times,
+    patience: Option<u64>,
+    comes_back: bool,
+    port: TestPort,
+    pacing: Option<Pacing>,
     mut during: impl FnMut(&mut Stage, u64, &Sender<News>) -> bool + Send,
 ) -> (Outcome, Stage) {
     let (news, heard) = mpsc::channel();
@@ -126,7 +143,7 @@ fn run(
     let context = Context::<Queue, _>::new(task, workload(true, 70, 9), queues, clock.clone(), &reporter).unwrap();
     let comeback = Comeback { port: port.clone(), news: heard, attempts: 0, of_kind };
     let patience = patience.map(|ticks| Patience { ticks, port });
-    let context = context.with_comeback(0, comes_back.then_some(comeback)).with_patience(patience);
+    let context = context.with_comeback(0, comes_back.then_some(comeback)).with_patience(patience).with_pacing(pacing);
     let mut each_pass = || {
         let now = clock.now();
         if during(&mut stage, now, &news) {
@@ -244,6 +261,20 @@ fn a_count_is_met_in_spite_of_an_outage() {
     assert_eq!((account.measured, account.abandoned), (984, 16));
     // Some of those that were lost had not been sent.
     assert!((984..=1000).contains(&stage.taken().iter().sum::<usize>()));
+}
+
+#[test]
+fn arrivals_go_on_after_an_outage() {
+    let schedule = Schedule::new(Arrival::Fixed, 100.0, 0.0, generator(1, 0, 0));
+    let pacing = Some(Pacing::new(schedule, 1.0, 16));
+    let back = once(20_000, |stage| stage.back(1));
+    let (outcome, stage) =
+        run_paced(task(16, 4096, 1 << 20, 0), lost_after(100), TIMES, None, true, TestPort::default(), pacing, back);
+    let result = outcome.result;
+    assert_eq!((result.outages.len(), result.outages[0].back, outcome.problems), (1, true, Vec::<String>::new()));
+    let open_loop = result.open_loop.unwrap();
+    assert!(open_loop.dropped <= 16, "what came meanwhile waited and was issued: {open_loop:?}");
+    assert!(stage.taken()[2..].iter().all(|&commands| commands > 100), "{:?}", stage.taken());
 }
 
 #[test]

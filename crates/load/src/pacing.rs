@@ -165,7 +165,8 @@ impl Pacing {
 
     /// What came of it; the window ended at `end`, or no more I/Os were wanted from then on.
     pub fn finish(mut self, end: u64) -> OpenLoop {
-        while self.begin + self.schedule.next() < end {
+        // What comes at the end itself is not of the window, however the two were rounded.
+        while self.begin + self.schedule.next() + 1 < end {
             self.counts.planned += u64::from(self.begin + self.schedule.next() >= self.start);
             self.schedule.advance();
         }

@@ -20,6 +20,11 @@ pub mod transport_stats;
 pub mod verification;
 pub mod zones;
 
+/// Arrivals a second for people: no more of them than a thousandth.
+fn arrivals(rate: f64) -> f64 {
+    (rate * 1e3).round() / 1e3
+}
+
 /// `ticks` in microseconds.
 fn microseconds(ticks: f64, ticks_per_second: f64) -> f64 {
     ticks * 1e6 / ticks_per_second

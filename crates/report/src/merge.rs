@@ -38,8 +38,13 @@ pub fn table(sum: &Document) -> String {
     if let Some(open) = &sum.results.open_loop {
         let _ = writeln!(
             text,
-            "Open loop, {} arrivals at {:.0} a second: {} planned, {} waited, {} never issued; issued at most {:.1} us late",
-            open.arrival, open.rate, open.planned, open.late, open.dropped, open.longest_lag_us
+            "Open loop, {} arrivals at {} a second: {} planned, {} waited, {} never issued; issued at most {:.1} us late",
+            open.arrival,
+            crate::arrivals(open.rate),
+            open.planned,
+            open.late,
+            open.dropped,
+            open.longest_lag_us
         );
         for (name, latency) in [("Response", &open.response), ("Service", &sum.results.merged.latency)] {
             let Some(latency) = latency else { continue };

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use doorbell_result::{LatencyStats, OpenLoop, RunResult};
+use doorbell_result::{LatencyStats, OpenLoop, RunResult, share};
 
 /// The percentiles that are shown.
 const CUT_OFFS: [f64; 5] = [50.0, 90.0, 99.0, 99.9, 99.99];
@@ -19,9 +19,10 @@ pub fn summary(result: &RunResult) -> String {
     let lag = loops().map(|one| one.longest_lag).max().unwrap_or(0);
     let rate: f64 = loops().map(|one| one.rate).sum();
     let mut text = format!(
-        "Open loop, {} arrivals at {rate:.0} a second: {} planned, {} of them found all I/Os in flight and waited, {} were never \
+        "Open loop, {} arrivals at {} a second: {} planned, {} of them found all I/Os in flight and waited, {} were never \
          issued; issued at most {:.1} us late\n",
         first.arrival,
+        crate::arrivals(rate),
         sum(|one| one.planned),
         sum(|one| one.late),
         sum(|one| one.dropped),
@@ -35,7 +36,7 @@ pub fn summary(result: &RunResult) -> String {
     for (name, latency) in [("Response, from the planned arrival", &response), ("Service, from submission", &service)] {
         let _ = write!(text, "{name:<34}");
         for cut_off in CUT_OFFS {
-            let value = latency.histogram.value_at(cut_off / 100.0);
+            let value = latency.histogram.value_at(share(cut_off));
             let shown = value.map_or("-".into(), |ticks| format!("{:.2}", micros(ticks.min(latency.max) as f64)));
             let _ = write!(text, " {shown:>12}");
         }

@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use doorbell_result::RunResult;
+use doorbell_result::{RunResult, share};
 
 use crate::microseconds;
 
@@ -27,7 +27,7 @@ pub fn summaries(result: &RunResult) -> String {
         for bucket in histogram.buckets() {
             seen += bucket.count;
             let value = microseconds(bucket.end as f64, result.ticks_per_second);
-            while let Some(percent) = cut_offs.next_if(|&percent| seen as f64 / total >= percent / 100.0) {
+            while let Some(percent) = cut_offs.next_if(|&percent| seen as f64 / total >= share(percent)) {
                 let _ = writeln!(text, "{percent:9.5}% : {value:9.3}us");
             }
         }

@@ -44,6 +44,12 @@ pub struct Percentile {
     pub beyond: u64,
 }
 
+/// A percentage of at most 7 decimal places as a share, the float that is nearest: 99.9 / 100 is more than 0.999, for which 999 of 1000
+/// would be too few.
+pub fn share(percent: f64) -> f64 {
+    (percent * 1e7).round() / 1e9
+}
+
 impl Distribution {
     /// From what was recorded; the histogram may have been left out.
     pub fn new(stats: &LatencyStats, ticks_per_second: f64) -> Self {
@@ -155,10 +161,11 @@ impl Distribution {
     /// A percentile (0 to 100), however few samples there are; `None` without buckets.
     pub fn percentile(&self, percent: f64) -> Option<Percentile> {
         let total: u64 = self.buckets.iter().map(|bucket| bucket.1).sum();
+        let share = share(percent);
         let mut seen = 0;
         self.buckets.iter().find_map(|&(start, count)| {
             seen += count;
-            (seen as f64 / total as f64 >= percent / 100.0).then(|| Percentile {
+            (seen as f64 / total as f64 >= share).then(|| Percentile {
                 percent,
                 us: self.us(end(start) as f64),
                 beyond: total - seen,
@@ -246,6 +253,15 @@ mod tests {
         }
         let (mean, alone) = (merged.mean_us().unwrap(), of(&values, 2e9).mean_us().unwrap());
         assert!((mean / alone - 1.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_percentile_is_where_so_many_samples_lie_and_no_further() {
+        for (percent, below, beyond) in [(99.9, 9990, 10), (99.99, 99_990, 10), (99.999, 999_990, 10), (90.0, 90, 10)] {
+            let samples = [vec![10_000; below], vec![1_000_000; beyond]].concat();
+            let found = of(&samples, 1e9).percentile(percent).unwrap();
+            assert!(found.us < 11.0 && found.beyond == 10, "{found:?}");
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub mod schema;
 pub mod telemetry;
 mod verification;
 
-pub use distribution::{CUT_OFFS, Distribution, Percentile};
+pub use distribution::{CUT_OFFS, Distribution, Percentile, share};
 pub use document::{Document, Latency, Measurement};
 pub use histogram::{Bucket, LatencyHistogram};
 pub use io_kind::IoKind;

@@ -69,16 +69,16 @@ pub fn main(program: &str, arguments: impl IntoIterator<Item = OsString>) -> Exi
         Err(why) => (Outputs::after_a_fault(options::json_of(arguments)), Err(why.to_string())),
     };
     record::end(&mut document, &outcome);
-    let written = outputs.complete(&document);
+    let unwritten = outputs.complete(&mut document);
     if let Err(why) = &outcome {
         tell(format_args!("{program}: {why}"));
     } else if outcome == Ok(false) {
         tell(format_args!("{program}: errors occurred"));
     }
-    if let Err(why) = &written {
+    for why in &unwritten {
         tell(format_args!("{program}: {why}"));
     }
-    if outcome == Ok(true) && written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if outcome == Ok(true) && unwritten.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Runs the load; returns whether everything went well. What is known of it by and by is added to the document.

@@ -59,7 +59,7 @@ pub fn refuse_twice(targets: &[Target], files: &[PathBuf]) -> Result<(), String>
 }
 
 /// What two names of one file or device have in common.
-fn identity(file: &Path) -> Option<(u64, u64)> {
+pub fn identity(file: &Path) -> Option<(u64, u64)> {
     let found = file.metadata().ok()?;
     let is_device = found.file_type().is_block_device() || found.file_type().is_char_device();
     Some(if is_device { (u64::MAX, found.rdev()) } else { (found.dev(), found.ino()) })

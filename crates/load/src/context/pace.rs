@@ -14,8 +14,8 @@ impl<Q: IoQueue, C: Clock> Context<'_, Q, C> {
     /// Issues what has arrived, as far as there are I/Os for it.
     pub(super) fn pace(&mut self) {
         let Some(mut pacing) = self.pacing.take() else { return };
-        // In an outage arrivals wait.
-        if self.outage.is_none() && !self.lanes.is_empty() {
+        // Where queues are lost, arrivals wait for new ones.
+        if !self.lanes.is_empty() && self.lanes.iter().all(|lane| !lane.stopped) {
             in_mode!(self.pace_in(&mut pacing));
         }
         self.pacing = Some(pacing);
