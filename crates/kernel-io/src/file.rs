@@ -14,7 +14,7 @@ use std::{
 use doorbell_platform::block;
 use doorbell_spec::identify::Namespace;
 use rustix::{
-    fs::{AtFlags, OFlags, StatxFlags, fstatfs, ioctl_blksszget, major, minor, statx},
+    fs::{AtFlags, FileType, OFlags, SeekFrom, StatxFlags, fstatfs, ioctl_blksszget, major, minor, seek, statx},
     io::Errno,
     system::uname,
 };
@@ -78,6 +78,8 @@ pub struct Options {
     pub reads: bool,
     /// I/Os write.
     pub writes: bool,
+    /// What they write is to be on the medium when they are over.
+    pub durable: bool,
 }
 
 /// A file, a block device, or a namespace behind NVMe's generic character device, opened. Clones are the same.
@@ -133,7 +135,7 @@ impl File {
         let device = kind.is_block_device();
         let form = match (generic, device) {
             (true, _) => of_namespace(&file, path),
-            (_, true) => of_device(&file),
+            (_, true) => of_device(&file, options.writes),
             _ => of_file(&file, direct),
         };
         let form = form.map_err(wrong)?;
@@ -232,6 +234,9 @@ impl File {
         if self.0.options.iopoll {
             return Err(format!("--iopoll carries no {what}; leave it out, or {COMMANDS}"));
         }
+        if self.0.options.durable && !trim {
+            return Err(format!("{what} is nothing that --fua reaches here; leave it out, or {COMMANDS}"));
+        }
         if !(trim && self.is_device()) {
             return Ok(());
         }
@@ -248,6 +253,41 @@ impl File {
             Some("0") => Err("it discards nothing (its discard_max_bytes is 0)".into()),
             _ => Ok(()),
         }
+    }
+
+    /// Whether it can be flushed.
+    ///
+    /// # Errors
+    /// Why it cannot, and what can.
+    pub fn flushes(&self) -> Result<(), String> {
+        match self.0.engine == Engine::Uring && self.0.options.iopoll {
+            true => Err(format!("--iopoll carries no Flush; leave it or --flush-every out, or {COMMANDS}")),
+            false => Ok(()),
+        }
+    }
+
+    /// What to know of a file before it is believed: that parts of it are nowhere, where it is read.
+    pub fn advice(&self) -> Option<String> {
+        let Inner { name, file, options, device, form, .. } = &*self.0;
+        let regular = !device && self.0.engine != Engine::UringCmd;
+        let hole = (options.reads && regular).then(|| seek(file, SeekFrom::Hole(0)).ok()).flatten()?;
+        (hole < form.bytes).then(|| {
+            format!(
+                "{name}: parts of it were never written, and reading those asks no device: write all of it before (-w write -o 1m -d 100%)."
+            )
+        })
+    }
+
+    /// Brings what went through the page cache to the medium, where this run wrote.
+    ///
+    /// # Errors
+    /// That it did not get there.
+    pub fn settle(&self) -> Result<(), String> {
+        let Options { buffered, writes, .. } = self.0.options;
+        let synced = if buffered && writes { self.0.file.sync_all() } else { Ok(()) };
+        synced.map_err(|error| {
+            format!("{}: what was written to the page cache did not all reach the medium (fsync): {error}", self.name())
+        })
     }
 
     /// Whether memory is pinned for it during the run.
@@ -304,7 +344,9 @@ fn lacks_direct(how: &str) -> String {
 
 fn cannot(what: &str, error: &io::Error) -> String {
     let advice = match Errno::from_io_error(error) {
-        Some(Errno::NOENT) => "; create it with the size to be tested (fallocate -l 1G FILE), or correct the name",
+        Some(Errno::NOENT) => {
+            "; create it with data of the size to be tested (head -c 1G /dev/urandom > FILE), or correct the name"
+        }
         Some(Errno::ACCESS | Errno::PERM) => {
             "; run this as root, or get the permission (devices: often that of the group disk)"
         }
@@ -348,7 +390,10 @@ fn of_namespace(file: &Opened, path: &Path) -> Result<Form, String> {
     })
 }
 
-fn of_device(file: &Opened) -> Result<Form, String> {
+fn of_device(file: &Opened, writes: bool) -> Result<Form, String> {
+    if writes && block::is_read_only(file).map_err(|error| cannot("be asked whether it can be written", &error))? {
+        return Err("it can only be read, and this run writes".into());
+    }
     let bytes = block::size(file).map_err(|error| cannot("be asked for its size", &error))?;
     if bytes == 0 {
         return Err("it has no medium: its size is 0".into());
@@ -368,7 +413,7 @@ fn of_device(file: &Opened) -> Result<Form, String> {
 fn of_file(file: &Opened, direct: bool) -> Result<Form, String> {
     let bytes = file.metadata().map_err(|error| cannot("be asked for its size", &error))?.len();
     if bytes == 0 {
-        return Err("it is empty; give it the size to be tested (fallocate -l 1G FILE)".into());
+        return Err("it is empty; give it data of the size to be tested (head -c 1G /dev/urandom > FILE)".into());
     }
     let (block_size, alignment) = match direct.then(|| direct_alignment(file)) {
         None => (BLOCK, 1),
@@ -401,10 +446,12 @@ fn direct_alignment(file: &Opened) -> Option<(u32, u32)> {
     known.then_some((said.stx_dio_offset_align, said.stx_dio_mem_align))
 }
 
-/// A setting of the request queue of the device behind a path, of the whole disk where that is a partition.
+/// A setting of the request queue of the device behind a path, or under its file, of the whole disk where that is a partition.
 fn queue_setting(path: &Path, name: &str) -> Option<String> {
     let stat = rustix::fs::stat(path).ok()?;
-    let numbers = format!("{}:{}", major(stat.st_rdev), minor(stat.st_rdev));
+    let file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+    let device = if file { stat.st_dev } else { stat.st_rdev };
+    let numbers = format!("{}:{}", major(device), minor(device));
     let block = PathBuf::from(format!("/sys/dev/block/{numbers}"));
     let char = fs::read_link(format!("/sys/dev/char/{numbers}")).ok().and_then(|link| {
         let generic = link.file_name()?.to_str()?.to_owned();

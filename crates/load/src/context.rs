@@ -483,10 +483,11 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
             second_look::note(&mut self.suspects, (slba, blocks));
         }
         self.reporter.failed_io(|| {
-            format!(
-                "{} from core {}: {what} of {blocks} blocks at LBA {slba} failed: {}",
-                task.path, task.core, tag.status
-            )
+            let place = match what {
+                IoKind::Flush => String::new(),
+                _ => format!(" of {blocks} blocks at LBA {slba}"),
+            };
+            format!("{} from core {}: {what}{place} failed: {}", task.path, task.core, tag.status)
         });
         if !self.task.continue_on_error && is_out_of_reach(tag.status) {
             self.end(EndReason::Lost);

@@ -65,13 +65,26 @@ impl Port for File {
 
     fn most_bytes(&self, kind: IoKind) -> Result<Option<u32>, String> {
         match (kind, self.engine()) {
-            (IoKind::Read | IoKind::Write | IoKind::Flush, _) => Ok(None),
+            (IoKind::Read | IoKind::Write, _) => Ok(None),
+            (IoKind::Flush, _) => self.flushes().map(|()| None),
             (IoKind::Compare, Engine::UringCmd) => Ok(None),
             (IoKind::Verify, Engine::UringCmd) => Ok(Some(self.max_transfer())),
             (IoKind::Trim, _) => self.clears(true).map(|()| None),
             (IoKind::WriteZeroes, _) => self.clears(false).map(|()| Some(self.max_transfer())),
             (_, engine) => Err(format!("{} carries no {kind}; {COMMANDS}", engine.word())),
         }
+    }
+
+    fn advice(&self) -> Option<String> {
+        self.advice()
+    }
+
+    fn is_named(&self) -> bool {
+        true
+    }
+
+    fn settle(&self) -> Result<(), String> {
+        self.settle()
     }
 
     fn check(&self) -> Result<(), String> {

@@ -66,6 +66,24 @@ pub(crate) trait Port: Send + Sync {
         Err(format!("this path takes no {kind}"))
     }
 
+    /// What to know before its numbers are believed.
+    fn advice(&self) -> Option<String> {
+        None
+    }
+
+    /// Whether the user named it, so that a run without it is not the one asked for.
+    fn is_named(&self) -> bool {
+        false
+    }
+
+    /// Brings to the medium what lies before it. Call when nothing is in flight.
+    ///
+    /// # Errors
+    /// That it did not get there.
+    fn settle(&self) -> Result<(), String> {
+        Ok(())
+    }
+
     /// While the path changes its ANA state: how long that takes at most.
     fn changing(&self) -> Option<Duration> {
         None

@@ -91,7 +91,7 @@ pub(crate) fn run_on(
             ..RunResult::default()
         },
     };
-    match planning::plan(ports, options, observer, run.clock.rate()) {
+    match planning::plan(ports, options, observer, run.clock.rate(), &mut run.result.problems) {
         Ok(plans) if plans.is_empty() => {}
         Ok(plans) => run.carry_out(plans, companion),
         Err(why) => run.problem(why),
@@ -297,6 +297,15 @@ impl Run<'_> {
                     self.result.workers.push(WorkerResult { core: worker.core, ..result });
                 }
                 Err(_) => self.problem(format!("the worker on core {} broke down", worker.core)),
+            }
+        }
+        for (at, port) in ports.iter().enumerate() {
+            let again = ports[..at].iter().any(|known| Arc::ptr_eq(known, port));
+            if !again
+                && self.ending.stop.requests() == 0
+                && let Err(why) = port.settle()
+            {
+                self.problem(why);
             }
         }
         // Now that their queues are gone.

@@ -8,6 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
+    thread,
     time::Duration,
 };
 
@@ -274,8 +275,14 @@ impl Drop for Aio {
             std::mem::forget(self.region.clone());
             return;
         }
-        // SAFETY: the context is ours, nothing is in flight, and its ring is not used again.
-        let _ = unsafe { libc::syscall(libc::SYS_io_destroy, self.context) };
+        let context = self.context;
+        let destroy = move || {
+            // SAFETY: the context is ours, nothing is in flight, and its ring is not used again.
+            let _ = unsafe { libc::syscall(libc::SYS_io_destroy, context) };
+        };
+        // It takes tens of milliseconds, as the kernel waits until no processor uses the context; hundreds of queues wait side by side.
+        // What no thread destroys goes with the process.
+        let _ = thread::Builder::new().name("io_destroy".into()).spawn(destroy);
     }
 }
 

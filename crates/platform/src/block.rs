@@ -5,6 +5,7 @@ use std::{
     os::fd::{AsFd, AsRawFd},
 };
 
+const BLKROGET: u64 = 0x125e;
 const BLKGETSIZE64: u64 = 0x8008_1272;
 const NVME_IOCTL_ID: u64 = 0x4e40;
 const NVME_IOCTL_ADMIN_CMD: u64 = 0xc048_4e41;
@@ -19,6 +20,17 @@ pub fn size(device: impl AsFd) -> io::Result<u64> {
     // SAFETY: the kernel writes the one word that it is given.
     answer(unsafe { libc::ioctl(device.as_fd().as_raw_fd(), BLKGETSIZE64 as _, &raw mut bytes) })?;
     Ok(bytes)
+}
+
+/// Whether a block device can only be read.
+///
+/// # Errors
+/// As [`size`].
+pub fn is_read_only(device: impl AsFd) -> io::Result<bool> {
+    let mut flag = 0_i32;
+    // SAFETY: the kernel writes the one number that it is given.
+    answer(unsafe { libc::ioctl(device.as_fd().as_raw_fd(), BLKROGET as _, &raw mut flag) })?;
+    Ok(flag != 0)
 }
 
 /// The identifier of the namespace behind an NVMe device.

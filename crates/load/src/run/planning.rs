@@ -8,6 +8,7 @@ use std::{
 };
 
 use doorbell_platform::{Sysfs, numa};
+use doorbell_result::IoKind;
 
 use crate::{
     classes::Class,
@@ -53,7 +54,7 @@ pub(super) struct Plan {
 }
 
 /// Which contexts there will be: workers ascending, each one's namespaces in the order of their ports. The clock of the run has so
-/// many ticks a second.
+/// many ticks a second. What was named and is left out is added to `missed`.
 ///
 /// # Errors
 /// Why there is nothing to run.
@@ -62,15 +63,20 @@ pub(super) fn plan(
     options: &RunOptions,
     observer: &Observer<'_>,
     ticks_per_second: f64,
+    missed: &mut Vec<String>,
 ) -> Result<Vec<Plan>, String> {
     let mut namespaces = Vec::new();
     for port in ports {
+        let is_named = port.is_named();
         match admit(port, options) {
             Ok((namespace, advice)) => {
                 advice.iter().for_each(|line| observer(Event::Advice(line)));
                 namespaces.push(namespace);
             }
-            Err(why) => observer(Event::Skipped(&why)),
+            Err(why) => {
+                observer(Event::Skipped(&why));
+                missed.extend(is_named.then_some(why));
+            }
         }
     }
     if namespaces.is_empty() {
@@ -125,9 +131,13 @@ impl Admitted {
 /// The namespace of a port, not surveyed yet, with lines of advice about it; or why it is skipped.
 fn admit(port: Arc<dyn Port>, options: &RunOptions) -> Result<(Admitted, Vec<String>), String> {
     let shape = Shape { protect: options.protect, ..port.shape() };
-    let advice = shape.admit(options)?;
+    let mut advice = shape.admit(options)?;
+    advice.extend(port.advice());
     let skipped = |why: String| format!("{}: {why}; the namespace is skipped", shape.path);
     let most = options.selection.operation.map_or(Ok(None), |kind| port.most_bytes(kind)).map_err(skipped)?;
+    if options.selection.flush_every.is_some() {
+        port.most_bytes(IoKind::Flush).map_err(skipped)?;
+    }
     let range = shape.range(options).map_err(skipped)?;
     let io_blocks = u64::from(options.io_size / shape.block_size).max(1);
     Ok((Admitted { port, shape, range, io_blocks, most, zones: Vec::new() }, advice))

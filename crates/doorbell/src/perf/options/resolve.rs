@@ -213,6 +213,7 @@ fn kernel(draft: &Draft, word: &str, pattern: Pattern, poll_mode: PollMode) -> R
         reads: pattern.read_percent > 0,
         writes: pattern.read_percent < 100
             || matches!(selection::operation(word)?, Some(IoKind::Trim | IoKind::WriteZeroes)),
+        durable: draft.fua,
     })
 }
 
