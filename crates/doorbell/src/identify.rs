@@ -28,6 +28,11 @@ pub fn run(arguments: &Arguments) -> Result<(), String> {
     for probed in probe(std::slice::from_ref(&arguments.connection.id), &options, &cancel) {
         match probed.outcome {
             Ok(controller) => {
+                if let Some(ns) = probed.id.ns
+                    && !controller.namespaces().iter().any(|one| one.nsid == ns)
+                {
+                    failures.push(format!("{}: namespace {ns} is not active there", controller.name()));
+                }
                 shown.push(describe(&controller, probed.id.ns));
                 controller.detach();
             }

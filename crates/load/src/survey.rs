@@ -199,6 +199,12 @@ impl Survey {
             };
             share.push((turn, Zone { start, capacity, written, stage, in_flight: 0 }));
         }
+        if shares.iter().all(Vec::is_empty) {
+            return Err(format!(
+                "none of its zones can be written: all are read-only or offline, or hold no I/O of {} blocks",
+                self.io_blocks
+            ));
+        }
         if let Some(count) = shares.iter().position(Vec::is_empty) {
             return Err(format!(
                 "{} queues share the {count} zones that I/Os of {} blocks can be written to, and each needs one: name fewer cores (-c), \

@@ -44,8 +44,8 @@ pub(crate) enum Stage {
     Used,
     /// A write failed, so nobody knows where its pointer is: to be reset when the other writes are over.
     Failed,
-    /// Waits for a command of ours.
-    Managed,
+    /// Waits for a command of ours, and until then is active or not.
+    Managed { active: bool },
 }
 
 /// The zones of one queue.
@@ -155,7 +155,8 @@ impl<Q: IoQueue> ZonedQueue<Q> {
     }
 
     fn manage(&mut self, zone: usize, action: SendAction) {
-        self.share.zones[zone].stage = Stage::Managed;
+        let stage = &mut self.share.zones[zone].stage;
+        *stage = Stage::Managed { active: ![Stage::Used, Stage::Managed { active: false }].contains(stage) };
         self.chores.push_back((zone, action));
     }
 
@@ -192,16 +193,14 @@ impl<Q: IoQueue> ZonedQueue<Q> {
     /// A zone has no room for the next write: what is left of it is given up, as it would stay active else.
     fn leave(&mut self, at: usize) {
         let zone = self.share.zones[at];
-        if zone.written < zone.capacity { self.manage(at, SendAction::FINISH) } else { self.replace(at, true) }
+        if zone.written < zone.capacity { self.manage(at, SendAction::FINISH) } else { self.replace(at) }
     }
 
-    /// Another zone takes the place of one.
-    fn replace(&mut self, at: usize, again: bool) {
+    /// Another zone takes the place of one that is used up.
+    fn replace(&mut self, at: usize) {
         self.open.retain(|&zone| zone != at);
-        if again {
-            self.share.zones[at].stage = Stage::Used;
-            self.rest.push_back(at);
-        }
+        self.share.zones[at].stage = Stage::Used;
+        self.rest.push_back(at);
         self.open_next();
     }
 
@@ -231,10 +230,14 @@ impl<Q: IoQueue> ZonedQueue<Q> {
                 let zone = &mut self.share.zones[at];
                 (zone.written, zone.stage) = (0, Stage::Ready);
             }
-            _ if status.is_success() => self.replace(at, true),
+            _ if status.is_success() => self.replace(at),
             SendAction::RESET => {
-                // It is left alone from now on.
-                self.replace(at, false);
+                // It is left alone from now on, and what is active still counts against the limits: none takes its place then.
+                let active = self.share.zones[at].stage == Stage::Managed { active: true };
+                self.open.retain(|&zone| zone != at);
+                if !active {
+                    self.open_next();
+                }
                 if self.open.is_empty() {
                     let start = self.share.zones[at].start;
                     self.down = Some(Down(format!(

@@ -24,7 +24,10 @@ impl Document {
         let mut sources = Vec::new();
         runs.into_iter().for_each(|(file, result)| flatten(file, result, &mut sources));
         let first = sources.first().ok_or("there is nothing to merge")?;
-        for source in &sources {
+        for (at, source) in sources.iter().enumerate() {
+            if let Some(twin) = sources[..at].iter().find(|other| other.result.is_the_run_of(&source.result)) {
+                return Err(format!("{} and {} are the same run, which counts once", twin.file, source.file));
+            }
             check(source).map_err(|why| format!("{}: {why}", source.file))?;
             same_kind(&first.result, &source.result)
                 .map_err(|why| format!("{} and {} have different I/Os: {why}", first.file, source.file))?;
@@ -66,6 +69,12 @@ impl Document {
             sources,
             ..Self::default()
         })
+    }
+
+    /// Whether both are results of one run.
+    pub fn is_the_run_of(&self, other: &Self) -> bool {
+        let of = |one: &Self| (one.seed, one.started_s.to_bits(), one.ended_s.to_bits(), one.platform.clone());
+        of(self) == of(other)
     }
 
     /// The runs that this stands for: those of a sum, else itself.

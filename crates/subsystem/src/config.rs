@@ -105,6 +105,19 @@ impl TargetConfig {
                     .into(),
             );
         }
+        let with_metadata = |namespace: &NamespaceConfig| matches!(namespace.backend, Backend::Formatted { .. });
+        for subsystem in &self.subsystems {
+            let numbered = (1..).zip(&subsystem.namespaces);
+            let mut formatted = numbered.filter(|(_, namespace)| with_metadata(namespace)).map(|(nsid, _)| nsid);
+            if let Some(script) = &self.fault
+                && let Some(nsid) = formatted.find(|&nsid| script.rewrites(nsid))
+            {
+                return fail(format!(
+                    "the fault script: torn-write, stale-read and flipped-bit know no metadata yet, which namespace {nsid} has: say \
+                     \"nsid N\" of one without, or corrupt by dropped-write or wrong-lba"
+                ));
+            }
+        }
         if let Some(first) = self.vfio_user.first() {
             let Some(subsystem) = self.subsystems.first() else {
                 return fail(format!("there is no subsystem to offer over vfio-user in {}", first.display()));

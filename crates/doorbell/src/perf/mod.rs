@@ -136,11 +136,12 @@ fn perform(options: &Options, document: &mut Document, outputs: &Outputs) -> Res
     for line in paths::describe(&targets).lines() {
         tell(line);
     }
-    let controllers: Vec<Controller> = targets.iter().map(|target| target.controller.clone()).collect();
+    let controllers: Vec<(String, Controller)> =
+        targets.iter().map(|target| (target.path(&target.namespace.name), target.controller.clone())).collect();
     if let Err(why) = overwrite::ask(&targets, &options.files, options, &run_options)
         && stop.requests() == 0
     {
-        leave(controllers);
+        leave(controllers.into_iter().map(|(_, controller)| controller));
         return Err(why);
     }
 
@@ -150,10 +151,17 @@ fn perform(options: &Options, document: &mut Document, outputs: &Outputs) -> Res
     let observer = |event: Event<'_>| live.event(&event);
     let result = run(files, targets, &run_options, companion, &stop, &observer);
     record::add_result(document, &result);
-    let stuck = result.contexts.iter().any(|context| context.account.abandoned > context.lost_in_outages());
-    let silent = match () {
+    let stuck = |path: &str| {
+        let mut its = result.contexts.iter().filter(|context| context.path == path);
+        its.any(|context| context.account.abandoned > context.lost_in_outages())
+    };
+    // One controller may have several namespaces here.
+    let stuck: Vec<Controller> =
+        controllers.iter().filter(|(path, _)| stuck(path)).map(|(_, controller)| controller.clone()).collect();
+    let is_stuck = |asked: &Controller| stuck.iter().any(|controller| controller.is(asked));
+    let silent = |asked: &Controller| match () {
         () if stop.requests() > 0 => Some("the run was interrupted"),
-        () if stuck => Some("it left I/Os unanswered, and was not asked"),
+        () if is_stuck(asked) => Some("it left I/Os unanswered, and was not asked"),
         () => None,
     };
     let possible = (options.pattern.read_percent > 0, options.pattern.read_percent < 100);
@@ -161,16 +169,19 @@ fn perform(options: &Options, document: &mut Document, outputs: &Outputs) -> Res
     document.drives = drives;
     let good = show::result(&result, document, options) && all_there;
     out(&latencies);
-    if stuck {
+    let (silent, others): (Vec<_>, Vec<_>) =
+        controllers.into_iter().map(|(_, controller)| controller).partition(is_stuck);
+    leave(others.into_iter());
+    if !silent.is_empty() {
         // What does not answer I/Os will not answer a shutdown either: it gets a moment, not its full time.
         cancel.cancel();
+        leave(silent.into_iter());
     }
-    leave(controllers);
     Ok(good)
 }
 
 /// Shuts all down, side by side.
-fn leave(controllers: Vec<Controller>) {
+fn leave(controllers: impl Iterator<Item = Controller>) {
     thread::scope(|scope| {
         for controller in controllers {
             scope.spawn(move || controller.detach());

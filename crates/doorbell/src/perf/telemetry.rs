@@ -47,15 +47,17 @@ impl Watch {
         Self(watched)
     }
 
-    /// Asks again, unless the controllers are not to be asked any more, for which there is a reason then. Returns what was kept of
+    /// Asks again, but for controllers that are not to be asked any more, for which `silent` has a reason. Returns what was kept of
     /// the latencies of `reads` and `writes`, as the original shows it.
-    pub fn end(mut self, silent: Option<&str>, (reads, writes): (bool, bool)) -> (Vec<Drive>, String) {
+    pub fn end(
+        mut self,
+        silent: impl Fn(&Controller) -> Option<&'static str> + Sync,
+        (reads, writes): (bool, bool),
+    ) -> (Vec<Drive>, String) {
         let kinds = [("Read", INTEL_READ_LATENCY, reads), ("Write", INTEL_WRITE_LATENCY, writes)];
         let mut latencies: Vec<Vec<String>> = vec![Vec::new(); self.0.len()];
-        if let Some(why) = silent {
-            self.0.iter_mut().for_each(|one| one.drive.unavailable = Some(why.to_owned()));
-        } else {
-            side_by_side(&mut self.0, |one| match health(&one.controller) {
+        side_by_side(&mut self.0, |one| {
+            match silent(&one.controller).map_or_else(|| health(&one.controller), |why| Err(why.into())) {
                 // A page that was not there before the run is not asked for: a drive without it may count that as an error.
                 Ok(health) => {
                     let had = one.drive.before.as_ref().is_some_and(|before| before.ocp.is_some());
@@ -63,10 +65,11 @@ impl Watch {
                     one.drive.after = Some(Health { ocp, ..health });
                 }
                 Err(why) => one.drive.unavailable = Some(why),
-            });
-        }
+            }
+        });
         for (one, texts) in self.0.iter().zip(&mut latencies) {
             let Some(tracking) = &one.tracking else { continue };
+            let silent = silent(&one.controller);
             for (_, lid, _) in kinds {
                 let page = match (tracking, silent) {
                     (Err(why), _) => Err(why.clone()),

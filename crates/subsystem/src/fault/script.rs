@@ -127,6 +127,15 @@ impl Pick {
 }
 
 impl Script {
+    /// Whether data of a namespace is read or written in other pieces than hosts ask for.
+    pub(crate) fn rewrites(&self, nsid: u32) -> bool {
+        self.rules.iter().any(|rule| {
+            let anew = [Damage::TornWrite, Damage::StaleRead, Damage::FlippedBit];
+            matches!(rule.deed, Deed::Damage(damage) if anew.contains(&damage))
+                && rule.pick.nsid.is_none_or(|only| only == nsid)
+        })
+    }
+
     /// Reads a script: `text` itself, or the file that it names.
     ///
     /// # Errors
@@ -227,7 +236,11 @@ impl Script {
                 "lba" => {
                     let text = words.next("a range of blocks, FIRST-LAST")?;
                     let (first, last) = text.split_once('-').unwrap_or((text, text));
-                    pick.lbas = Some((number(first)?, number(last)?));
+                    let (first, last) = (number(first)?, number(last)?);
+                    if last < first {
+                        return Err(format!("the blocks {first}-{last} end before they begin"));
+                    }
+                    pick.lbas = Some((first, last));
                 }
                 "every" => match number(words.next("a number")?)? {
                     0 => return Err("every 0 commands is never; leave the rule out".into()),

@@ -125,7 +125,9 @@ fn fate(entry: &Entry, draft: &Draft) -> Fate {
             needs: "DH-HMAC-CHAP",
             instead: "leave it out and test a subsystem that asks for none",
         },
-        Id::Overwrite if draft.embedded.is_some() => Fate::NoEffect("nothing of value is in the embedded target"),
+        Id::Overwrite if draft.embedded.is_some() && draft.files.is_empty() => {
+            Fate::NoEffect("nothing of value is in the embedded target")
+        }
         Id::TransportTos | Id::RdmaSrqSize if tests_rdma(draft) => Fate::Honoured,
         Id::TransportTos | Id::RdmaSrqSize => Fate::NoEffect("no RDMA target is tested"),
         _ => Fate::Honoured,
