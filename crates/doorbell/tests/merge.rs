@@ -65,6 +65,8 @@ fn two_processes_side_by_side_become_one_result() {
     for (other, said) in [
         (writes.as_str(), "have different I/Os: bytes of one: 4096 and 512"),
         (old.as_str(), "old.json is no result to work with: it is of schema version 1, and this doorbell reads 2"),
+        (files[0].as_str(), "are the same run, which counts once"),
+        (file.as_str(), "are the same run, which counts once"),
         ("/nowhere.json", "/nowhere.json cannot be read: No such file"),
     ] {
         let output = merge(&[&files[0], other, "--json", &file]);

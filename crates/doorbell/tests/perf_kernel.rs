@@ -142,7 +142,10 @@ fn what_cannot_be_tested_is_refused_with_what_to_do() {
     let (file, small, empty) = (folder.file("f", 1 << 20), folder.file("small", 2048), folder.file("empty", 0));
     let shape = "-t 1 -q 4 -w randread -o";
     for (args, whys) in [
-        (format!("{shape} 4096 {}", path("missing")), &["missing: it cannot be looked at", "fallocate -l 1G FILE"][..]),
+        (
+            format!("{shape} 4096 {}", path("missing")),
+            &["missing: it cannot be looked at", "head -c 1G /dev/urandom > FILE"][..],
+        ),
         (format!("{shape} 4096 {}", folder.0.display()), &["it is a directory"]),
         (format!("{shape} 4096 /dev/null"), &["/dev/null: it is neither a regular file nor a block device"]),
         (format!("{shape} 4096 {empty}"), &["it is empty"]),
@@ -166,6 +169,89 @@ fn what_cannot_be_tested_is_refused_with_what_to_do() {
         assert_eq!(refused.status, Some(1), "{refused:#?}");
         assert!(refused.stderr.contains("--buffered"), "{refused:#?}");
         assert_eq!(buffered.status, Some(0), "{buffered:#?}");
+    }
+}
+
+#[test]
+fn no_output_goes_where_it_destroys_something_and_none_is_lost_without_a_word() {
+    let folder = Folder::new();
+    let file = folder.file("f", 1 << 20);
+    let [one, other] = ["x.json", "link.json"].map(|name| folder.0.join(name));
+    fs::write(&one, "before").unwrap();
+    std::os::unix::fs::symlink(&one, &other).unwrap();
+    let load = ["perf", "-q", "1", "-o", "4096", "-w", "randread", "-d", "100", "-t", "5"];
+    let (one, other) = (one.to_str().unwrap(), other.to_str().unwrap());
+    // Not by `run`, which holds what is at --json against its grammar.
+    let fails = |more: &[&str], said: &str| {
+        let output = Command::new(common::DOORBELL).args(load).args(more).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(1) && stderr.contains(said), "{output:?}");
+    };
+    for (outputs, said) in [
+        (vec!["--json", &file], "is what is to be tested, which is not overwritten"),
+        (vec!["--ndjson", &file], "is what is to be tested, which is not overwritten"),
+        (vec!["--json", one, "--csv", other], "is where --json goes"),
+    ] {
+        fails(&[&outputs[..], &[&file]].concat(), said);
+        assert_eq!(
+            (fs::metadata(&file).unwrap().len(), fs::read_to_string(one).unwrap().as_str()),
+            (1 << 20, "before")
+        );
+    }
+    if let Some(device) = Loop::over(&file) {
+        fails(&["--csv", &device.0, &file], "is a block device, which is not");
+        assert!(fs::read(&file).unwrap().iter().all(|&byte| byte == 1));
+    }
+    for option in ["--csv", "--hlog", "--ndjson"] {
+        fails(&[option, "/dev/full", "--json", one, "--interval", "10ms", &file], "/dev/full cannot be written");
+        let document: serde_json::Value = serde_json::from_str(&fs::read_to_string(one).unwrap()).unwrap();
+        assert_eq!(document["exit"]["good"], false, "{document:#}");
+        assert!(document["exit"]["errors"][0].as_str().unwrap().contains("/dev/full"), "{document:#}");
+    }
+    let table = Command::new(common::DOORBELL)
+        .args(load)
+        .arg(&file)
+        .stdout(File::options().write(true).open("/dev/full").unwrap())
+        .output()
+        .unwrap();
+    assert_eq!(table.status.code(), Some(1));
+    assert!(
+        String::from_utf8_lossy(&table.stderr).contains("standard output cannot be written: No space"),
+        "{table:?}"
+    );
+}
+
+#[test]
+fn what_was_asked_for_and_cannot_be_done_fails_the_run() {
+    let folder = Folder::new();
+    let (file, hollow) = (folder.file("f", 1 << 20), folder.0.join("hollow"));
+    File::create(&hollow).unwrap().set_len(1 << 20).unwrap();
+    let load = "-q 4 -o 4096 -d 100 -t 5";
+    let output = perf(&format!("{load} -w randread {}", hollow.display()));
+    assert!(output.status == Some(0) && output.stdout.contains("parts of it were never written"), "{output:#?}");
+    let output = perf(&format!("{load} -w randread {file}"));
+    assert!(output.status == Some(0) && !output.stdout.contains("never written"), "{output:#?}");
+
+    let output = perf(&format!("{load} -w write_zeroes -R --fua {file}"));
+    assert!(output.status == Some(1) && output.stderr.contains("nothing that --fua reaches"), "{output:#?}");
+    // One of two is left out: the other is tested, and the run is not the one that was asked for.
+    let odd = folder.file("odd", 512);
+    let output = perf(&format!("{load} -w randread {odd} {file}"));
+    assert!(output.status == Some(1) && total(&output.stdout).is_some(), "{output:#?}");
+    assert!(output.stderr.contains("do not fit its 512 bytes"), "{output:#?}");
+    let polled = fs::metadata(&file).map(|found| found.dev()).ok().and_then(|device| {
+        let numbers = format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
+        ["queue", "../queue"]
+            .iter()
+            .find_map(|queue| fs::read_to_string(format!("/sys/dev/block/{numbers}/{queue}/io_poll")).ok())
+    });
+    if polled.is_some_and(|polled| polled.trim() == "0") {
+        let output = perf(&format!("{load} -w randread -R --iopoll {file}"));
+        assert!(output.status == Some(1) && output.stderr.contains("no queues to be polled"), "{output:#?}");
+    }
+    if let Some(device) = Loop::read_only(&file) {
+        let output = perf(&format!("{load} -w randwrite --overwrite {0} {0}", device.0));
+        assert!(output.status == Some(1) && output.stderr.contains("it can only be read"), "{output:#?}");
     }
 }
 

@@ -43,7 +43,16 @@ pub struct Loop(pub String);
 impl Loop {
     /// None where this process may not have one.
     pub fn over(file: &str) -> Option<Self> {
-        let output = Command::new("losetup").args(["--find", "--show", "--direct-io=on", file]).output();
+        Self::with(&["--direct-io=on", file])
+    }
+
+    /// The same, that can only be read.
+    pub fn read_only(file: &str) -> Option<Self> {
+        Self::with(&["--read-only", file])
+    }
+
+    fn with(more: &[&str]) -> Option<Self> {
+        let output = Command::new("losetup").args(["--find", "--show"]).args(more).output();
         let device =
             output.ok().filter(|output| output.status.success()).map(|output| String::from_utf8(output.stdout));
         let device = device.map(|name| Self(name.unwrap().trim().into()));
