@@ -1,9 +1,10 @@
-//! Ctrl-C and SIGTERM: the first asks the run to end with what it has, the second leaves at once.
+//! Ctrl-C, SIGTERM and a terminal that goes away: the first asks the run to end with what it has, the second leaves at once.
 
-use std::{io, thread};
+use std::{fs, io, sync::Arc, thread};
 
 use signal_hook::{
-    consts::{SIGINT, SIGTERM},
+    consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ},
+    flag,
     iterator::Signals,
 };
 
@@ -17,7 +18,12 @@ const SECOND_SIGNAL: i32 = 130;
 /// # Errors
 /// When the handlers cannot be installed.
 pub fn on_signal(end: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    // A file that may not become larger is an I/O that fails, not the end of the process.
+    flag::register(SIGXFSZ, Arc::default())?;
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    if !is_ignored(SIGHUP) {
+        signals.add_signal(SIGHUP)?;
+    }
     thread::Builder::new().name("signals".into()).spawn(move || {
         let mut end = Some(end);
         for _ in signals.forever() {
@@ -31,4 +37,11 @@ pub fn on_signal(end: impl FnOnce() + Send + 'static) -> io::Result<()> {
         }
     })?;
     Ok(())
+}
+
+/// Whether who started this process (nohup) has it ignore a signal.
+fn is_ignored(signal: i32) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }

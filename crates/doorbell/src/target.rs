@@ -96,10 +96,10 @@ struct Namespaces(Vec<NamespaceConfig>);
 const KINDS: [(&str, &str, &str); 3] = [
     (
         "ram",
-        "SIZE[,block=512|4096][,zoned[,zone=SIZE][,capacity=SIZE][,open=N][,active=N][,read-only=N]]\
-         [,metadata=BYTES[,separate][,pi=1|2|3[,guard=16|32|64][,storage=BITS][,first]]]",
-        "A namespace in memory, of zones if it is zoned (docs/zoned.md), or of blocks with metadata (docs/protection.md); again for \
-         another [one of these three is needed]",
+        "SIZE[,block=512|4096][,…]",
+        "A namespace in memory; again for another [one of these three is needed]. Of zones with zoned[,zone=SIZE][,capacity=SIZE]\
+         [,open=N][,active=N][,read-only=N] (docs/zoned.md); or of blocks with metadata=BYTES[,separate]\
+         [,pi=1|2|3[,guard=16|32|64][,storage=BITS][,first]] (docs/protection.md)",
     ),
     (
         "null",

@@ -54,10 +54,14 @@ pub struct Second {
     pub left: f64,
 }
 
+/// Failed I/Os that are shown each for itself where `-Q` says nothing else, and from then on one of so many: a device can fail hundreds of
+/// thousands a second.
+const SHOWN: u64 = 1000;
+
 /// Receives events, from any thread of the run.
 pub type Observer<'a> = dyn Fn(Event<'_>) + Sync + 'a;
 
-/// Reports failed I/Os: all of them, or every N-th under `-Q N`.
+/// Reports failed I/Os: the first thousand and one of a thousand then, or every N-th under `-Q N`.
 pub(crate) struct Reporter<'a> {
     observer: &'a Observer<'a>,
     every: u64,
@@ -79,10 +83,11 @@ impl<'a> Reporter<'a> {
     /// An I/O failed; `text` says which and how.
     pub fn failed_io(&self, text: impl FnOnce() -> String) {
         let before = self.failures.fetch_add(1, Ordering::Relaxed);
-        if before.is_multiple_of(self.every) {
-            match (before, self.every) {
+        let every = if self.every == 1 && before > SHOWN { SHOWN } else { self.every };
+        if before.is_multiple_of(every) {
+            match (before, every) {
                 (0, _) | (_, 1) => self.error(&text()),
-                _ => self.error(&format!("Message suppressed {} times: {}", self.every - 1, text())),
+                _ => self.error(&format!("Message suppressed {} times: {}", every - 1, text())),
             }
         }
     }
@@ -119,6 +124,11 @@ mod tests {
     #[test]
     fn every_failure_is_shown_or_every_nth() {
         assert_eq!(lines(1, 3), ["I/O 0", "I/O 1", "I/O 2"]);
+        let flood = lines(1, 3500);
+        assert_eq!(
+            flood[999..],
+            ["I/O 999", "I/O 1000", "Message suppressed 999 times: I/O 2000", "Message suppressed 999 times: I/O 3000"]
+        );
         assert_eq!(
             lines(1000, 2500),
             ["I/O 0", "Message suppressed 999 times: I/O 1000", "Message suppressed 999 times: I/O 2000"]

@@ -376,7 +376,10 @@ impl Shape {
             return skip("it has no blocks".into());
         }
         let sizes = options.sizes();
-        if let Some((size, _)) = sizes.iter().find(|(size, _)| self.units(*size) == 0 || self.block_size > *size) {
+        if let Some((size, _)) = sizes.iter().find(|(size, _)| self.block_size > *size) {
+            return skip(format!("I/Os of {size} bytes (-o) are smaller than its blocks of {}", self.block_size));
+        }
+        if let Some((size, _)) = sizes.iter().find(|(size, _)| self.units(*size) == 0) {
             let bytes = u128::from(self.blocks) * u128::from(self.block_size);
             return skip(format!(
                 "I/Os of {size} bytes (-o) do not fit its {bytes} bytes in blocks of {}",
@@ -581,7 +584,7 @@ pub(crate) mod tests {
         assert_eq!(shape().admit(&options), Ok(vec![]));
         for (change, why) in [
             (Shape { blocks: 7, ..shape() }, "do not fit its 3584 bytes"),
-            (Shape { block_size: 8192, ..shape() }, "do not fit"),
+            (Shape { block_size: 8192, ..shape() }, "smaller than its blocks of 8192"),
             (Shape { block_size: 3000, ..shape() }, "not a multiple of its block size 3000"),
             (Shape { block_size: 0, ..shape() }, "no blocks"),
             (Shape { metadata_size: 8, ..shape() }, "8 bytes of metadata apart from their data"),

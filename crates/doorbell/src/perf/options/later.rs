@@ -4,6 +4,8 @@
 
 use std::net::IpAddr;
 
+use doorbell_load::kernel::Engine;
+
 use super::Link;
 use super::draft::Draft;
 use super::table::{Entry, Id};
@@ -53,6 +55,11 @@ pub fn tests_within_reach(draft: &Draft) -> bool {
     tests_pcie(draft) || vfio_user || draft.embedded == Some(Link::VfioUser)
 }
 
+/// Whether no controller of Doorbell's own is tested.
+fn only_files(draft: &Draft) -> bool {
+    !draft.files.is_empty() && draft.transport_ids.is_empty() && draft.embedded.is_none()
+}
+
 /// The transport type of a transport ID in capital letters; what is wrong with the text is found later.
 fn trtype(text: &str) -> String {
     value(text, "trtype").map_or("PCIE".into(), str::to_ascii_uppercase)
@@ -99,6 +106,18 @@ fn fate(entry: &Entry, draft: &Draft) -> Fate {
             if draft.files.is_empty() =>
         {
             Fate::NoEffect("no file or device of the kernel is tested")
+        }
+        Id::Unregistered if draft.engine == Some(Engine::Libaio) => Fate::NoEffect("libaio registers nothing"),
+        Id::Hdgst
+        | Id::Ddgst
+        | Id::KeepAlive
+        | Id::Reconnect
+        | Id::IoQueueSize
+        | Id::DisableSqFlowControl
+        | Id::SsdLatency
+            if only_files(draft) =>
+        {
+            Fate::NoEffect("only files and devices of the kernel are tested")
         }
         Id::SockImpl if draft.sock_impl == "ssl" => tls("ssl"),
         Id::SockImpl if draft.sock_impl == "uring" => {
