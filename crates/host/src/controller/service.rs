@@ -24,7 +24,10 @@ use super::{
 use crate::{
     cancel::Cancel,
     error::Cause,
-    transport::{AnyQueue, PollGroup, port::Port},
+    transport::{
+        AnyQueue, PollGroup,
+        port::{Kind, Port},
+    },
     transport_id::TransportId,
 };
 
@@ -319,7 +322,7 @@ impl<'a> Service<'a> {
         let entries = LOOK_ENTRIES.min(io_entries);
         if let Some(direct) = &mut self.direct {
             let queue = direct.create(&mut self.port, &self.learned, entries, self.shared.admin_timeout)?;
-            return Port::new(queue, !self.bring_up.options.interrupts, self.bring_up.cancel);
+            return Port::new(queue, Kind::Io, !self.bring_up.options.interrupts, self.bring_up.cancel);
         }
         if self.next_qid > io_queues {
             return Err(Cause::Transport(all_in_use(io_queues)));

@@ -35,7 +35,7 @@ use crate::{
     namespace::Namespace,
     transport::{
         AnyQueue,
-        port::{AdminData, Port},
+        port::{AdminData, Kind, Port},
         ring::{
             Doorbells, Place, RingParts, RingQueue,
             device::{self, Device, Open},
@@ -181,7 +181,7 @@ impl Direct {
         let parts =
             RingParts { most_bytes: MOST_BYTES, interrupt, ..self.parts(0, ADMIN_ENTRIES.into(), sq, cq, None) };
         let queue = RingQueue::new(parts).map_err(Cause::Transport)?;
-        Port::new(AnyQueue::Ring(Box::new(queue)), polled, cancel)
+        Port::new(AnyQueue::Ring(Box::new(queue)), Kind::Admin, polled, cancel)
     }
 
     /// What all queues have in common.
