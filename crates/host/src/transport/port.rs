@@ -17,7 +17,14 @@ use doorbell_spec::{
 use doorbell_tcp::Digests;
 use zerocopy::IntoBytes;
 
-use crate::{cancel::Cancel, error::Cause, transport::AnyQueue};
+use crate::{
+    cancel::Cancel,
+    error::Cause,
+    transport::{
+        AnyQueue,
+        ring::device::{self, Device},
+    },
+};
 
 /// Most bytes one command of a port transfers.
 pub(crate) const BUFFER: u32 = 64 << 10;
@@ -29,6 +36,8 @@ const CANCEL_INTERVAL: Duration = Duration::from_millis(50);
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
 /// How often otherwise.
 const IDLE_POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// How often a device within reach is looked at.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Data of a command.
 #[derive(Clone, Debug)]
@@ -61,8 +70,15 @@ pub(crate) struct Port {
     /// What a command may still take when the flag is set.
     grace: Duration,
     grant: Option<Grant>,
+    watched: Option<Watched>,
     /// What came back of commands that nobody waits for.
     pub others: Vec<Done>,
+}
+
+/// The device behind the queue, which may be unable to answer any more.
+struct Watched {
+    device: Arc<dyn Device>,
+    next_look: Instant,
 }
 
 /// The time that several commands have together, so that a peer which answers each in time does not keep us for ever.
@@ -91,6 +107,7 @@ impl Port {
             cancel: cancel.clone(),
             grace: Duration::ZERO,
             grant: None,
+            watched: None,
             others: Vec::new(),
         })
     }
@@ -120,6 +137,23 @@ impl Port {
     /// From now on a command whose caller gives up may still take this long.
     pub fn grace(&mut self, grace: Duration) {
         self.grace = grace;
+    }
+
+    /// From now on waits end when the device cannot answer any more.
+    pub fn watch(&mut self, device: &Arc<dyn Device>) {
+        self.watched = Some(Watched { device: device.clone(), next_look: Instant::now() + LOOK_INTERVAL });
+    }
+
+    /// Looks at the device when it is time to, where there is one.
+    pub fn look(&mut self) -> Result<(), Cause> {
+        let now = Instant::now();
+        match self.watched.as_mut().filter(|watched| now >= watched.next_look) {
+            Some(watched) => {
+                watched.next_look = now + LOOK_INTERVAL;
+                device::look(&*watched.device)
+            }
+            None => Ok(()),
+        }
     }
 
     /// From now on all commands together get `span`, for what is named by `what`.
@@ -199,6 +233,7 @@ impl Port {
             if left.is_zero() {
                 return Err(late());
             }
+            self.look().map_err(|why| Cause::Down(format!("sent {}, no answer: {why}", describe(kind, command))))?;
             self.sleep(left.min(CANCEL_INTERVAL), &[])?;
         };
         let mut bytes = Vec::new();
