@@ -11,7 +11,7 @@ use doorbell_spec::{
 use crate::{
     error::{Cause, Error},
     namespace::Namespace,
-    transport::port::{AdminData, BUFFER, Port, refused},
+    transport::port::{AdminData, BUFFER, Kind, Port, refused},
 };
 
 /// What all commands of one read may take.
@@ -44,7 +44,7 @@ impl Reader {
         let take = |command: &Command, done: &Done, some: &[u8], apart: &[u8], _| {
             data.extend_from_slice(some);
             metadata.extend_from_slice(apart);
-            if done.status.is_success() { Ok(()) } else { Err(refused(command, done.status, String::new())) }
+            if done.status.is_success() { Ok(()) } else { Err(refused(Kind::Io, command, done.status, String::new())) }
         };
         self.each(namespace, slba..slba + u64::from(blocks), take).map_err(|cause| cause.of(&self.controller))?;
         Ok((data, metadata))
@@ -60,7 +60,7 @@ impl Reader {
             } else if done.status.is(media::DEALLOCATED_OR_UNWRITTEN) {
                 data.resize(data.len() + count as usize * block as usize, 0);
             } else {
-                return Err(refused(command, done.status, String::new()));
+                return Err(refused(Kind::Io, command, done.status, String::new()));
             }
             Ok(())
         })?;

@@ -32,7 +32,7 @@ use crate::{
     namespace::Namespace,
     transport::{
         self, Capsule, PollGroup, QueueRequest,
-        port::{AdminData, BUFFER, Port, refused},
+        port::{AdminData, BUFFER, Kind, Port, refused},
     },
     transport_id::{TransportId, TransportType},
 };
@@ -201,7 +201,8 @@ impl BringUp<'_> {
         let data = self.connect_data(cntlid)?;
         let queue = transport::open_queue(self.id, &request)?;
         let sqsize = queue.needs().slots;
-        let mut port = Port::new(queue, false, self.cancel)?;
+        let kind = if qid == 0 { Kind::Admin } else { Kind::Io };
+        let mut port = Port::new(queue, kind, false, self.cancel)?;
         let attributes = if self.options.disable_sq_flow_control { cattr::DISABLE_SQ_FLOW_CONTROL } else { 0 };
         let kato = self.options.keep_alive.map_or(0, |time| time.as_millis().min(u32::MAX.into()) as u32);
         let kato = if qid == 0 { kato } else { 0 };
@@ -249,7 +250,7 @@ impl BringUp<'_> {
         let (done, _) =
             port.execute(&command, &AdminData::None, self.timeout()).map_err(|why| why.at(InitState::ConfigureAer))?;
         if !done.status.is_success() {
-            warnings.push(format!("no events: {}", refused(&command, done.status, String::new())));
+            warnings.push(format!("no events: {}", refused(Kind::Admin, &command, done.status, String::new())));
             return Ok(());
         }
         let count = EVENT_SLOTS.len().min(usize::from(data.aerl) + 1);
@@ -268,7 +269,7 @@ impl BringUp<'_> {
         let (done, _) = port.execute(&command, &AdminData::None, self.timeout()).map_err(at)?;
         match done.result as u32 {
             _ if done.status.is(generic::INVALID_FIELD) => Ok(Some(asked)),
-            _ if !done.status.is_success() => Err(at(refused(&command, done.status, String::new()))),
+            _ if !done.status.is_success() => Err(at(refused(Kind::Admin, &command, done.status, String::new()))),
             0 => Ok(None),
             // Less may be granted; more would only let a loss go unnoticed for longer.
             granted => Ok(Some(Duration::from_millis(granted.into()).min(asked))),
@@ -283,7 +284,7 @@ impl BringUp<'_> {
         let at = |why: Cause| why.at(InitState::SetNumQueues);
         let (done, _) = port.execute(&command, &AdminData::None, self.timeout()).map_err(at)?;
         if !done.status.is_success() {
-            warnings.push(format!("no I/O queues: {}", refused(&command, done.status, String::new())));
+            warnings.push(format!("no I/O queues: {}", refused(Kind::Admin, &command, done.status, String::new())));
             return Ok(0);
         }
         let granted = NumberOfQueues::from_dword(done.result as u32);

@@ -24,7 +24,10 @@ use super::{
 use crate::{
     cancel::Cancel,
     error::Cause,
-    transport::{AnyQueue, PollGroup, port::Port},
+    transport::{
+        AnyQueue, PollGroup,
+        port::{Kind, Port},
+    },
     transport_id::TransportId,
 };
 
@@ -144,8 +147,6 @@ pub(super) struct Service<'a> {
     looked: Option<Instant>,
     /// Places of I/O queues that have fewer than were asked for, once that was told.
     cut: Option<u32>,
-    /// When the device is to be looked at again.
-    next_look: Instant,
     keep_alive_due: Option<Instant>,
     keep_alive_sent: Option<Instant>,
     /// Commands to abort, by queue and command identifier.
@@ -187,7 +188,6 @@ impl<'a> Service<'a> {
             next_qid: 1,
             looked: None,
             cut: None,
-            next_look: Instant::now(),
             keep_alive_due: present.learned.keep_alive.map(|_| Instant::now()),
             keep_alive_sent: None,
             aborts: VecDeque::new(),
@@ -269,11 +269,7 @@ impl<'a> Service<'a> {
     fn attend(&mut self) -> Result<(), Cause> {
         let Some(direct) = &mut self.direct else { return Ok(()) };
         direct.gone()?;
-        let now = Instant::now();
-        if now >= self.next_look {
-            self.next_look = now + PULSE;
-            direct.look()?;
-        }
+        self.port.look()?;
         let notes = direct.bury(&mut self.port, self.shared.admin_timeout)?;
         notes.into_iter().for_each(|note| self.shared.note(note));
         Ok(())
@@ -319,7 +315,7 @@ impl<'a> Service<'a> {
         let entries = LOOK_ENTRIES.min(io_entries);
         if let Some(direct) = &mut self.direct {
             let queue = direct.create(&mut self.port, &self.learned, entries, self.shared.admin_timeout)?;
-            return Port::new(queue, !self.bring_up.options.interrupts, self.bring_up.cancel);
+            return Port::new(queue, Kind::Io, !self.bring_up.options.interrupts, self.bring_up.cancel);
         }
         if self.next_qid > io_queues {
             return Err(Cause::Transport(all_in_use(io_queues)));

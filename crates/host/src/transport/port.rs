@@ -9,7 +9,7 @@ use std::{
 use doorbell_platform::{Arena, Range, poll};
 use doorbell_queue::{Done, Down, IoQueue, REAP_BATCH, Slot, Wait};
 use doorbell_spec::{
-    command::{AdminOpcode, Command},
+    command::{AdminOpcode, Command, NvmOpcode},
     completion::Completion,
     fabrics::{self, ConnectData, ConnectRequest, ConnectResponse, Fctype, InvalidParameter, PropertyRequest},
     status::Status,
@@ -17,7 +17,14 @@ use doorbell_spec::{
 use doorbell_tcp::Digests;
 use zerocopy::IntoBytes;
 
-use crate::{cancel::Cancel, error::Cause, transport::AnyQueue};
+use crate::{
+    cancel::Cancel,
+    error::Cause,
+    transport::{
+        AnyQueue,
+        ring::device::{self, Device},
+    },
+};
 
 /// Most bytes one command of a port transfers.
 pub(crate) const BUFFER: u32 = 64 << 10;
@@ -29,6 +36,8 @@ const CANCEL_INTERVAL: Duration = Duration::from_millis(50);
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
 /// How often otherwise.
 const IDLE_POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// How often a device within reach is looked at.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Data of a command.
 #[derive(Clone, Debug)]
@@ -41,9 +50,17 @@ pub enum AdminData {
     Out(Vec<u8>),
 }
 
+/// The commands of a queue, whose opcodes mean one thing or another.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Kind {
+    Admin,
+    Io,
+}
+
 /// A queue with a buffer for the data of one command.
 pub(crate) struct Port {
     queue: AnyQueue,
+    kind: Kind,
     polled: bool,
     arena: Arc<Arena>,
     buffer: Range,
@@ -53,8 +70,15 @@ pub(crate) struct Port {
     /// What a command may still take when the flag is set.
     grace: Duration,
     grant: Option<Grant>,
+    watched: Option<Watched>,
     /// What came back of commands that nobody waits for.
     pub others: Vec<Done>,
+}
+
+/// The device behind the queue, which may be unable to answer any more.
+struct Watched {
+    device: Arc<dyn Device>,
+    next_look: Instant,
 }
 
 /// The time that several commands have together, so that a peer which answers each in time does not keep us for ever.
@@ -67,14 +91,15 @@ struct Grant {
 
 impl Port {
     /// `polled`: nothing tells that the queue has something.
-    pub fn new(mut queue: AnyQueue, polled: bool, cancel: &Cancel) -> Result<Self, Cause> {
-        let fail = |why: String| Cause::Transport(format!("preparing memory for admin commands: {why}"));
+    pub fn new(mut queue: AnyQueue, kind: Kind, polled: bool, cancel: &Cancel) -> Result<Self, Cause> {
+        let fail = |why: String| Cause::Transport(format!("preparing memory for single commands: {why}"));
         let arena =
             Arc::new(Arena::backed(queue.needs().backing, BUFFER as usize).map_err(|why| fail(why.to_string()))?);
         let buffer = arena.alloc(BUFFER, 4096).map_err(|why| fail(why.to_string()))?;
         queue.attach(&arena).map_err(|why| fail(why.to_string()))?;
         Ok(Self {
             queue,
+            kind,
             polled,
             arena,
             buffer,
@@ -82,6 +107,7 @@ impl Port {
             cancel: cancel.clone(),
             grace: Duration::ZERO,
             grant: None,
+            watched: None,
             others: Vec::new(),
         })
     }
@@ -111,6 +137,23 @@ impl Port {
     /// From now on a command whose caller gives up may still take this long.
     pub fn grace(&mut self, grace: Duration) {
         self.grace = grace;
+    }
+
+    /// From now on waits end when the device cannot answer any more.
+    pub fn watch(&mut self, device: &Arc<dyn Device>) {
+        self.watched = Some(Watched { device: device.clone(), next_look: Instant::now() + LOOK_INTERVAL });
+    }
+
+    /// Looks at the device when it is time to, where there is one.
+    pub fn look(&mut self) -> Result<(), Cause> {
+        let now = Instant::now();
+        match self.watched.as_mut().filter(|watched| now >= watched.next_look) {
+            Some(watched) => {
+                watched.next_look = now + LOOK_INTERVAL;
+                device::look(&*watched.device)
+            }
+            None => Ok(()),
+        }
     }
 
     /// From now on all commands together get `span`, for what is named by `what`.
@@ -146,9 +189,10 @@ impl Port {
     ) -> Result<(Done, Vec<u8>), Cause> {
         let deadline = Instant::now() + timeout;
         let grant = self.grant.filter(|grant| grant.end < deadline);
+        let kind = self.kind;
         let late = || match grant {
-            Some(Grant { what, span, .. }) => Cause::TooLong { command: describe(command), what, span },
-            None => Cause::Timeout { command: describe(command), after: timeout },
+            Some(Grant { what, span, .. }) => Cause::TooLong { command: describe(kind, command), what, span },
+            None => Cause::Timeout { command: describe(kind, command), after: timeout },
         };
         let deadline = grant.map_or(deadline, |grant| grant.end);
         if Instant::now() >= deadline {
@@ -189,6 +233,7 @@ impl Port {
             if left.is_zero() {
                 return Err(late());
             }
+            self.look().map_err(|why| Cause::Down(format!("sent {}, no answer: {why}", describe(kind, command))))?;
             self.sleep(left.min(CANCEL_INTERVAL), &[])?;
         };
         let mut bytes = Vec::new();
@@ -204,7 +249,7 @@ impl Port {
         let (done, bytes) = self.execute(command, data, timeout)?;
         match done.status.is_success() {
             true => Ok((done.result, bytes)),
-            false => Err(refused(command, done.status, String::new())),
+            false => Err(refused(self.kind, command, done.status, String::new())),
         }
     }
 
@@ -266,7 +311,7 @@ impl Port {
         if done.status.is_success() {
             return Ok(ConnectResponse::parse(&completion));
         }
-        Err(refused(command, done.status, connect_hint(done.status, &completion, data)))
+        Err(refused(self.kind, command, done.status, connect_hint(done.status, &completion, data)))
     }
 
     /// Reads a register (Base 6.6, Property Get).
@@ -281,8 +326,8 @@ impl Port {
 }
 
 /// A command answered with an error.
-pub(crate) fn refused(command: &Command, status: Status, hint: String) -> Cause {
-    Cause::Status { command: describe(command), status, hint, fabrics: command.is_fabrics() }
+pub(crate) fn refused(kind: Kind, command: &Command, status: Status, hint: String) -> Cause {
+    Cause::Status { command: describe(kind, command), status, hint, fabrics: command.is_fabrics() }
 }
 
 fn connect_hint(status: Status, completion: &Completion, data: &ConnectData) -> String {
@@ -313,7 +358,7 @@ fn connect_hint(status: Status, completion: &Completion, data: &ConnectData) -> 
 }
 
 /// A command by its name and what tells it from others of the name.
-fn describe(command: &Command) -> String {
+fn describe(kind: Kind, command: &Command) -> String {
     if command.is_fabrics() {
         let fctype = fabrics::fctype(command);
         return match fctype {
@@ -324,6 +369,13 @@ fn describe(command: &Command) -> String {
             _ => fctype.name().to_string(),
         };
     }
+    match kind {
+        Kind::Admin => describe_admin(command),
+        Kind::Io => describe_io(command),
+    }
+}
+
+fn describe_admin(command: &Command) -> String {
     let opcode = AdminOpcode(command.opc);
     let detail = match opcode {
         AdminOpcode::IDENTIFY => format!(" (CNS {:02x}h, NSID {})", command.cdw10.get() & 0xff, command.nsid),
@@ -332,4 +384,39 @@ fn describe(command: &Command) -> String {
         _ => String::new(),
     };
     format!("{}{detail}", opcode.name())
+}
+
+fn describe_io(command: &Command) -> String {
+    let opcode = NvmOpcode(command.opc);
+    let block = match opcode {
+        NvmOpcode::READ => format!(", LBA {}", command.slba()),
+        _ => String::new(),
+    };
+    format!("{} (NSID {}{block})", opcode.name(), command.nsid)
+}
+
+#[cfg(test)]
+mod tests {
+    use doorbell_spec::{
+        command::{self, LogRequest},
+        feature::Fid,
+    };
+
+    use super::*;
+
+    #[test]
+    fn commands_are_named_by_what_their_queue_takes() {
+        let log = command::get_log_page(&LogRequest::default());
+        let feature = command::set_features(Fid::NUMBER_OF_QUEUES, false, 0, 0);
+        for (kind, command, told) in [
+            (Kind::Admin, log, "Get Log Page (LID 00h)"),
+            (Kind::Admin, feature, "Set Features (FID 07h)"),
+            (Kind::Io, command::read(1, 5, 1, 0), "Read (NSID 1, LBA 5)"),
+            (Kind::Io, command::read(3, 1 << 33, 8, 0), "Read (NSID 3, LBA 8589934592)"),
+            (Kind::Io, command::flush(2), "Flush (NSID 2)"),
+            (Kind::Io, fabrics::connect(4, 31, 0, 0), "Fabrics Connect (queue 4)"),
+        ] {
+            assert_eq!(describe(kind, &command), told);
+        }
+    }
 }

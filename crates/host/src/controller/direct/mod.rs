@@ -20,7 +20,7 @@ use doorbell_spec::{
     command,
     feature::{Fid, HOST_IDENTIFIER_EXHID},
     identify::{ctratt, oacs, sgls},
-    register::{self, Aqa, Cap, Crto, Csts},
+    register::{self, Aqa, Cap, Crto},
 };
 
 use super::{
@@ -35,7 +35,7 @@ use crate::{
     namespace::Namespace,
     transport::{
         AnyQueue,
-        port::{AdminData, Port},
+        port::{AdminData, Kind, Port},
         ring::{
             Doorbells, Place, RingParts, RingQueue,
             device::{self, Device, Open},
@@ -181,7 +181,9 @@ impl Direct {
         let parts =
             RingParts { most_bytes: MOST_BYTES, interrupt, ..self.parts(0, ADMIN_ENTRIES.into(), sq, cq, None) };
         let queue = RingQueue::new(parts).map_err(Cause::Transport)?;
-        Port::new(AnyQueue::Ring(Box::new(queue)), polled, cancel)
+        let mut port = Port::new(AnyQueue::Ring(Box::new(queue)), Kind::Admin, polled, cancel)?;
+        port.watch(&self.device);
+        Ok(port)
     }
 
     /// What all queues have in common.
@@ -251,26 +253,6 @@ impl Direct {
         let bytes = self.page().checked_shl(power.into()).unwrap_or(0);
         if namespace.stripe_blocks == 0 {
             namespace.stripe_blocks = u32::try_from(bytes / u64::from(namespace.block_size)).unwrap_or(0);
-        }
-    }
-
-    /// Why the controller cannot be used any more, as far as one look at the device tells.
-    pub fn look(&self) -> Result<(), Cause> {
-        if let Some(why) = self.device.gone() {
-            return Err(Cause::Down(why));
-        }
-        let csts = match self.device.read(register::CSTS, false) {
-            Ok(csts) => Csts::from_bits(csts as u32),
-            // Whoever gave up wants an orderly end.
-            Err(Cause::Cancelled) => return Ok(()),
-            Err(why) => return Err(why),
-        };
-        match csts.cfs() {
-            true => Err(Cause::Down(format!(
-                "it reports a fatal status (CSTS {:x}h): reset it, and look at its error log",
-                csts.into_bits()
-            ))),
-            false => Ok(()),
         }
     }
 

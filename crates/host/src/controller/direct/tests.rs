@@ -6,7 +6,7 @@ use std::{
     os::fd::AsRawFd,
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -438,23 +438,74 @@ fn a_device_that_is_removed_ends_its_controller_and_wakes_who_sleeps() {
     assert!(text.contains("removed"), "{text}");
 }
 
+const FATAL: Csts = Csts::new().with_rdy(true).with_cfs(true);
+
 #[test]
 fn a_fatal_status_ends_the_controller() {
-    let double = Double::new(Features::default(), {
-        let mut identified = false;
-        move |act| {
-            identified |= identifies(act, Cns::NAMESPACE);
-            match act {
-                Act::Read(register::CSTS) if identified => {
-                    Reply::Value(Csts::new().with_rdy(true).with_cfs(true).into_bits().into())
-                }
-                _ => Reply::Model,
-            }
-        }
+    let fatal = Arc::new(AtomicBool::new(false));
+    let told = fatal.clone();
+    let double = Double::new(Features::default(), move |act| match act {
+        Act::Read(register::CSTS) if told.load(Ordering::Relaxed) => Reply::Value(FATAL.into_bits().into()),
+        _ => Reply::Model,
     });
     let controller = connect(&double, &options()).unwrap();
+    fatal.store(true, Ordering::Relaxed);
     until("the reason is known", || controller.failure().is_some());
     assert!(controller.failure().unwrap().contains("fatal status"));
+}
+
+/// A double that goes fatal, until it is disabled, instead of answering a command that `when` fits.
+fn fatal_at(mut when: impl FnMut(Act<'_>) -> bool + Send + 'static) -> Arc<Double> {
+    let mut fatal = false;
+    Double::new(Features::default(), move |act| match act {
+        act if when(act) => {
+            fatal = true;
+            Reply::Never
+        }
+        Act::Command(..) if fatal => Reply::Never,
+        Act::Read(register::CSTS) if fatal => Reply::Value(FATAL.into_bits().into()),
+        Act::Write(register::CC, _) => {
+            fatal = false;
+            Reply::Model
+        }
+        _ => Reply::Model,
+    })
+}
+
+#[test]
+fn a_fatal_status_ends_the_wait_for_a_command() {
+    // Longer than the test may take.
+    let options = ControllerOptions { admin_timeout: DEADLINE * 2, bring_up_timeout: DEADLINE * 2, ..options() };
+    let begin = Instant::now();
+    let said = "no answer: it reports a fatal status (CSTS 3h)";
+    let double = fatal_at(|act| identifies(act, Cns::NAMESPACE));
+    let text = connect(&double, &options).unwrap_err().to_string();
+    assert!(text.contains("step IDENTIFY_NS: sent Identify (CNS 00h, NSID 1), ") && text.contains(said), "{text}");
+    assert_eq!((double.misdeeds(), double.mapped()), (Vec::<String>::new(), 0));
+
+    let double = fatal_at(|act| is_admin(act, AdminOpcode::CREATE_IO_SQ));
+    let controller = connect(&double, &options).unwrap();
+    let text = controller.connect_io_queue(8).err().unwrap().to_string();
+    assert!(text.contains("sent Create I/O Submission Queue, ") && text.contains(said), "{text}");
+    until("the reason is known", || controller.failure().is_some());
+    assert!(begin.elapsed() < DEADLINE, "{:?}", begin.elapsed());
+}
+
+#[test]
+fn an_attempt_to_bring_a_controller_back_that_meets_a_fatal_status_gives_way_to_the_next() {
+    let mut bring_ups = 0;
+    let double = fatal_at(move |act| {
+        bring_ups += u32::from(identifies(act, Cns::CONTROLLER));
+        bring_ups == 2 && identifies(act, Cns::NAMESPACE)
+    });
+    let reconnect = Some(Reconnect { first_delay: Duration::from_millis(1), ..Reconnect::new(3) });
+    let timeouts = ControllerOptions { admin_timeout: DEADLINE * 2, bring_up_timeout: DEADLINE * 2, ..options() };
+    let controller = connect(&double, &ControllerOptions { reconnect, ..timeouts }).unwrap();
+    controller.queue_lost(0, "a test wants it".into());
+    until("it is back", || controller.incarnation() == Some(1));
+    assert_eq!(controller.attempts(), 2);
+    controller.detach();
+    assert_eq!(double.misdeeds(), Vec::<String>::new());
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::{
 };
 
 use doorbell_platform::{Backing, Pages, Region};
+use doorbell_spec::register::{self, Csts};
 
 use super::BusMap;
 use crate::{cancel::Cancel, controller::ControllerOptions, error::Cause, transport_id::TransportId};
@@ -77,6 +78,26 @@ pub(crate) trait Device: Send + Sync {
     /// # Errors
     /// What the system said.
     fn memory(&self, bar: u8) -> Result<Option<(Arc<Region>, u64)>, String>;
+}
+
+/// Why the controller cannot be used any more, as far as one look at the device tells.
+pub(crate) fn look(device: &dyn Device) -> Result<(), Cause> {
+    if let Some(why) = device.gone() {
+        return Err(Cause::Down(why));
+    }
+    let csts = match device.read(register::CSTS, false) {
+        Ok(csts) => Csts::from_bits(csts as u32),
+        // Whoever gave up wants an orderly end.
+        Err(Cause::Cancelled) => return Ok(()),
+        Err(why) => return Err(why),
+    };
+    match csts.cfs() {
+        true => Err(Cause::Down(format!(
+            "it reports a fatal status (CSTS {:x}h): reset it, and look at its error log",
+            csts.into_bits()
+        ))),
+        false => Ok(()),
+    }
 }
 
 /// What rings must be made of for a device.
