@@ -115,6 +115,7 @@ fn interleaved_runs_tell_better_from_worse() {
         (&[a.as_str()][..], "give two results"),
         (&[&a, &aa, &b], "with -- between"),
         (&["--paired", &a, &aa, "--", &b], "not 2 and 1"),
+        (&[&a, &a, "--", &b, &bb], "are the same run, which tells nothing of how runs differ"),
         (&[&a, "/nowhere"], "/nowhere cannot be read"),
         (&["--find", "1%", "--threshold", "1%", &a, &b], "--find must be above"),
         (&["--confidence", "3", &a, &b], "50% to 99.9999%"),

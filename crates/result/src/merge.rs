@@ -25,7 +25,7 @@ impl Document {
         runs.into_iter().for_each(|(file, result)| flatten(file, result, &mut sources));
         let first = sources.first().ok_or("there is nothing to merge")?;
         for (at, source) in sources.iter().enumerate() {
-            if let Some(twin) = sources[..at].iter().find(|other| other.result.is_the_run_of(&source.result)) {
+            if let Some(twin) = sources[..at].iter().find(|other| other.result == source.result) {
                 return Err(format!("{} and {} are the same run, which counts once", twin.file, source.file));
             }
             check(source).map_err(|why| format!("{}: {why}", source.file))?;
@@ -69,12 +69,6 @@ impl Document {
             sources,
             ..Self::default()
         })
-    }
-
-    /// Whether both are results of one run.
-    pub fn is_the_run_of(&self, other: &Self) -> bool {
-        let of = |one: &Self| (one.seed, one.started_s.to_bits(), one.ended_s.to_bits(), one.platform.clone());
-        of(self) == of(other)
     }
 
     /// The runs that this stands for: those of a sum, else itself.

@@ -7,7 +7,10 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::Args;
 use doorbell_report::compare::{table, warnings};
-use doorbell_result::compare::{self, Comparison, Metric, Question, Record, Runs, Verdict};
+use doorbell_result::{
+    Document,
+    compare::{self, Comparison, Metric, Question, Record, Runs, Verdict},
+};
 
 use crate::{
     merge::read,
@@ -124,8 +127,16 @@ fn of_files(arguments: &Arguments) -> Result<Comparison, String> {
     };
     let question = arguments.how.question(arguments.paired)?;
     let json = arguments.how.json()?;
-    let side = |files: &[PathBuf]| -> Result<Vec<_>, String> {
-        files.iter().map(|path| Ok((path.display().to_string(), read(path)?))).collect()
+    let side = |files: &[PathBuf]| -> Result<Vec<(String, Document)>, String> {
+        let mut runs: Vec<(String, Document)> = Vec::new();
+        for path in files {
+            let (file, run) = (path.display().to_string(), read(path)?);
+            if let Some((twin, _)) = runs.iter().find(|(_, other)| *other == run) {
+                return Err(format!("{twin} and {file} are the same run, which tells nothing of how runs differ"));
+            }
+            runs.push((file, run));
+        }
+        Ok(runs)
     };
     judge("doorbell compare", [&side(base)?, &side(new)?], &question, json)
 }
