@@ -116,13 +116,24 @@ fn same_kind(there: &Document, here: &Document) -> Result<(), String> {
         "exact" | "batch" => "all".to_owned(),
         other => other.to_owned(),
     };
+    let sizes = |plan: &Plan| match plan.sizes.as_slice() {
+        [] => "one".to_owned(),
+        mix => mix.iter().map(|one| format!("{}:{}%", one.bytes, one.percent)).collect::<Vec<_>>().join(","),
+    };
+    let said = |value: Option<String>| value.unwrap_or_else(|| "none".into());
     let arrival = |one: &Document| one.results.open_loop.as_ref().map_or("closed".into(), |open| open.arrival.clone());
     for (what, one, other) in [
         ("bytes of one", one.io_bytes.to_string(), other.io_bytes.to_string()),
-        ("their sizes", format!("{:?}", one.sizes), format!("{:?}", other.sizes)),
+        ("their sizes", sizes(one), sizes(other)),
         ("the pattern", one.pattern.clone(), other.pattern.clone()),
         ("the share of reads", one.read_percent.to_string(), other.read_percent.to_string()),
-        ("the Zipf exponent", format!("{:?}", one.zipf), format!("{:?}", other.zipf)),
+        ("the Zipf exponent", said(one.zipf.map(|it| it.to_string())), said(other.zipf.map(|it| it.to_string()))),
+        ("full coverage", one.full_coverage.to_string(), other.full_coverage.to_string()),
+        (
+            "writes to a flush",
+            said(one.flush_every.map(|it| it.to_string())),
+            said(other.flush_every.map(|it| it.to_string())),
+        ),
         ("Force Unit Access", one.fua.to_string(), other.fua.to_string()),
         ("those with a latency", samples(one), samples(other)),
         ("the loop", arrival(there), arrival(here)),
@@ -229,12 +240,16 @@ fn side_by_side(sources: &[Source]) -> Option<Finding> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{ContextResult, Operation, RunResult};
+    use crate::{ContextResult, Operation, RunResult, document::SizeShare};
 
+    /// A run like no other.
     fn run(rate: f64, contexts: &[Vec<u64>]) -> Document {
+        static RUNS: AtomicU64 = AtomicU64::new(0);
         let context = |(core, latencies): (usize, &Vec<u64>)| {
             let mut reads = Operation { completed: latencies.len() as u64, ..Operation::default() };
             latencies.iter().for_each(|&ticks| reads.latency.record(ticks));
@@ -244,6 +259,7 @@ mod tests {
         let run = RunResult { io_size: 4096, ticks_per_second: rate, contexts, ..RunResult::default() };
         let mut document = Document {
             schema_version: SCHEMA_VERSION,
+            seed: Some(RUNS.fetch_add(1, Ordering::Relaxed)),
             plan: Some(Plan { io_bytes: 4096, poll_mode: "poll".into(), timing: "exact".into(), ..Plan::default() }),
             results: Results { window_began_s: Some(1000.0), ..Results::of(&run) },
             ..Document::default()
@@ -348,6 +364,9 @@ mod tests {
             merge(&[good.clone(), other]).unwrap_err()
         };
         for (why, said) in [
+            (plan(|plan| plan.zipf = Some(1.1)), "the Zipf exponent: none and 1.1"),
+            (plan(|plan| plan.flush_every = Some(8)), "writes to a flush: none and 8"),
+            (plan(|plan| plan.sizes = vec![SizeShare { bytes: 4096, percent: 50.0 }]), "their sizes: one and 4096:50%"),
             (plan(|plan| plan.io_bytes = 512), "0.json and 1.json have different I/Os: bytes of one: 4096 and 512"),
             (plan(|plan| plan.pattern = "randwrite".into()), "the pattern:  and randwrite"),
             (plan(|plan| plan.timing = "sampled:16".into()), "those with a latency: all and sampled:16"),
@@ -367,6 +386,8 @@ mod tests {
             assert!(why.contains(said), "{why}");
         }
         assert_eq!(good.runs().len(), 1);
-        assert_eq!(merge(&[good.clone(), good]).unwrap().runs().len(), 2);
+        assert_eq!(merge(&[good.clone(), run(2e9, &[vec![7; 20]])]).unwrap().runs().len(), 2);
+        let twice = merge(&[good.clone(), run(2e9, &[vec![7; 20]]), good]).unwrap_err();
+        assert_eq!(twice, "0.json and 2.json are the same run, which counts once");
     }
 }
