@@ -277,7 +277,7 @@ fn what_zones_do_not_allow_is_refused_with_the_reason() {
         (&zoned, "-o 2m -w append", "one command"),
         (&zoned, "-o 12k -w read", "across zones"),
         (&zoned, "-o 4k -w write -P 3", "use fewer"),
-        (&zoned, "-o 1m -w write", "zones that I/Os of 256 blocks"),
+        (&zoned, "-o 1m -w write", "hold no I/O of 256 blocks"),
         (&plain, "-o 4k -w append", "it is none"),
     ] {
         let options: Vec<&str> = options.split(' ').collect();
