@@ -278,14 +278,17 @@ impl File {
         })
     }
 
-    /// Brings what went through the page cache to the medium, where this run wrote.
+    /// Whether what a run wrote may lie in the page cache alone.
+    pub fn is_cached(&self) -> bool {
+        self.0.options.buffered && self.0.options.writes
+    }
+
+    /// Brings that to the medium, which may take as long as the medium does.
     ///
     /// # Errors
     /// That it did not get there.
     pub fn settle(&self) -> Result<(), String> {
-        let Options { buffered, writes, .. } = self.0.options;
-        let synced = if buffered && writes { self.0.file.sync_all() } else { Ok(()) };
-        synced.map_err(|error| {
+        self.0.file.sync_all().map_err(|error| {
             format!("{}: what was written to the page cache did not all reach the medium (fsync): {error}", self.name())
         })
     }

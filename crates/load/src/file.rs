@@ -83,6 +83,10 @@ impl Port for File {
         true
     }
 
+    fn is_cached(&self) -> bool {
+        self.is_cached()
+    }
+
     fn settle(&self) -> Result<(), String> {
         self.settle()
     }

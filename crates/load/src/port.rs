@@ -76,7 +76,12 @@ pub(crate) trait Port: Send + Sync {
         false
     }
 
-    /// Brings to the medium what lies before it. Call when nothing is in flight.
+    /// Whether what was written may lie before the medium, in a cache of this machine.
+    fn is_cached(&self) -> bool {
+        false
+    }
+
+    /// Brings it to the medium, however long that takes. Call when nothing is in flight.
     ///
     /// # Errors
     /// That it did not get there.

@@ -41,6 +41,8 @@ use crate::{
 
 /// How often the run looks at controllers, requests to stop and the clock.
 const WATCH: Duration = Duration::from_millis(50);
+/// How long what lies in the page cache may take to reach the medium when the load is over.
+const SETTLE: Duration = Duration::from_secs(120);
 /// Largest relative difference of the in-flight check that is not a finding.
 const AUDIT_TOLERANCE: f64 = 0.001;
 
@@ -301,11 +303,8 @@ impl Run<'_> {
         }
         for (at, port) in ports.iter().enumerate() {
             let again = ports[..at].iter().any(|known| Arc::ptr_eq(known, port));
-            if !again
-                && self.ending.stop.requests() == 0
-                && let Err(why) = port.settle()
-            {
-                self.problem(why);
+            if port.is_cached() && !again {
+                self.settle(port.clone());
             }
         }
         // Now that their queues are gone.
@@ -326,6 +325,29 @@ impl Run<'_> {
                 .into_iter()
                 .find(|reason| ends.contains(reason))
                 .unwrap_or(if all_counted { EndReason::Count } else { EndReason::Time });
+        }
+    }
+
+    /// Brings what a run wrote to a path's medium, unless somebody asks to stop or it takes too long: the thread is left behind then.
+    fn settle(&mut self, port: Arc<dyn Port>) {
+        let (path, begin) = (port.shape().path, Instant::now());
+        let (sender, settled) = mpsc::channel();
+        // Without the thread the sender is dropped, and nothing is known either.
+        let _ = thread::Builder::new().name("settle".into()).spawn(move || sender.send(port.settle()));
+        loop {
+            let asked = self.ending.stop.requests() > 0;
+            match settled.recv_timeout(WATCH) {
+                Ok(Ok(())) => return,
+                Ok(Err(why)) => return self.problem(why),
+                Err(RecvTimeoutError::Timeout) if !asked && begin.elapsed() < SETTLE => {}
+                Err(_) => {
+                    return self.problem(format!(
+                        "{path}: whether all that was written to the page cache reaches the medium is not known: {} s were not enough, \
+                         or the run was interrupted",
+                        SETTLE.as_secs()
+                    ));
+                }
+            }
         }
     }
 
