@@ -105,29 +105,27 @@ fn quick() -> Script {
     Script { delay: 500, poll: 40, ..Script::default() }
 }
 
+/// How a run goes, as most do by default.
+struct Setting {
+    times: Times,
+    patience: Option<u64>,
+    comes_back: bool,
+    port: TestPort,
+    /// I/Os arrive.
+    pacing: Option<Pacing>,
+}
+
+impl Default for Setting {
+    fn default() -> Self {
+        Self { times: TIMES, patience: None, comes_back: true, port: TestPort::default(), pacing: None }
+    }
+}
+
 /// Runs a context over a queue of each script; `during` is called once a pass with the time, and may tell it news.
 fn run(
     task: Task,
     scripts: Vec<Script>,
-    times: Times,
-    patience: Option<u64>,
-    comes_back: bool,
-    port: TestPort,
-    during: impl FnMut(&mut Stage, u64, &Sender<News>) -> bool + Send,
-) -> (Outcome, Stage) {
-    run_paced(task, scripts, times, patience, comes_back, port, None, during)
-}
-
-/// The same where I/Os arrive.
-#[expect(clippy::too_many_arguments, reason = "each is named where it is given")]
-fn run_paced(
-    task: Task,
-    scripts: Vec<Script>,
-    times: Times,
-    patience: Option<u64>,
-    comes_back: bool,
-    port: TestPort,
-    pacing: Option<Pacing>,
+    Setting { times, patience, comes_back, port, pacing }: Setting,
     mut during: impl FnMut(&mut Stage, u64, &Sender<News>) -> bool + Send,
 ) -> (Outcome, Stage) {
     let (news, heard) = mpsc::channel();
@@ -185,7 +183,7 @@ fn a_context_outlives_its_queues_and_goes_on_at_its_whole_depth() {
         let times = Times { warm_up, ..TIMES };
         let task = task(depth, 4096, 1 << 20, 0);
         let back = once(60_000, |stage| stage.back(1));
-        let (outcome, stage) = run(task, lost_after(100), times, None, true, TestPort::default(), back);
+        let (outcome, stage) = run(task, lost_after(100), Setting { times, ..Setting::default() }, back);
         let (result, account) = (&outcome.result, outcome.result.account);
         assert_eq!((outcome.end, &outcome.problems, account.missing()), (EndReason::Time, &vec![], 0));
         assert_eq!(result.window_ticks, times.time, "the window goes on in the outage");
@@ -218,7 +216,7 @@ fn buffers_go_to_new_queues_only_when_the_device_has_let_go_of_them() {
             due
         };
         let task = task(16, 4096, 1 << 20, 0);
-        let (outcome, stage) = run(task, lost_after(100), TIMES, None, true, TestPort::default(), during);
+        let (outcome, stage) = run(task, lost_after(100), Setting::default(), during);
         let (account, taken) = (outcome.result.account, stage.taken());
         assert_eq!((account.missing(), account.abandoned), (0, 16));
         assert_eq!((outcome.end == EndReason::Time, taken[2] + taken[3] > 0), (lets_go, lets_go), "{taken:?}");
@@ -242,7 +240,7 @@ fn a_context_outlives_several_losses_and_each_is_told() {
         due
     };
     let task = task(8, 4096, 1 << 20, 0);
-    let (outcome, stage) = run(task, lost_after(100), TIMES, None, true, TestPort::default(), during);
+    let (outcome, stage) = run(task, lost_after(100), Setting::default(), during);
     let result = outcome.result;
     assert_eq!((result.outages.len(), result.account.missing(), result.account.abandoned), (5, 0, 40));
     assert!(result.audit.difference() < 0.001, "{:?}", result.audit);
@@ -255,7 +253,7 @@ fn a_context_outlives_several_losses_and_each_is_told() {
 fn a_count_is_met_in_spite_of_an_outage() {
     let task = Task { limit: Some(1000), ..task(16, 4096, 1 << 20, 0) };
     let back = once(20_000, |stage| stage.back(1));
-    let (outcome, stage) = run(task, lost_after(100), TIMES, None, true, TestPort::default(), back);
+    let (outcome, stage) = run(task, lost_after(100), Setting::default(), back);
     let account = outcome.result.account;
     assert_eq!((outcome.end, account.submitted, account.missing()), (EndReason::Count, 1000, 0));
     assert_eq!((account.measured, account.abandoned), (984, 16));
@@ -269,7 +267,7 @@ fn arrivals_go_on_after_an_outage() {
     let pacing = Some(Pacing::new(schedule, 1.0, 16));
     let back = once(20_000, |stage| stage.back(1));
     let (outcome, stage) =
-        run_paced(task(16, 4096, 1 << 20, 0), lost_after(100), TIMES, None, true, TestPort::default(), pacing, back);
+        run(task(16, 4096, 1 << 20, 0), lost_after(100), Setting { pacing, ..Setting::default() }, back);
     let result = outcome.result;
     assert_eq!((result.outages.len(), result.outages[0].back, outcome.problems), (1, true, Vec::<String>::new()));
     let open_loop = result.open_loop.unwrap();
@@ -290,7 +288,7 @@ fn queues_that_look_alive_are_stopped_with_their_controller() {
         lost(stage, now, news) | back(stage, now, news)
     };
     let task = task(16, 4096, 1 << 20, 0);
-    let (outcome, stage) = run(task, vec![quick()], TIMES, None, true, TestPort::default(), during);
+    let (outcome, stage) = run(task, vec![quick()], Setting::default(), during);
     assert_eq!((outcome.end, outcome.result.account.abandoned, outcome.problems.len()), (EndReason::Time, 16, 0));
     assert_eq!(before, Some(stage.taken()[0]), "nothing more for the queue of a lost controller");
     assert_eq!(outcome.result.outages[0].why, "its controller is lost");
@@ -301,7 +299,7 @@ fn queues_that_look_alive_are_stopped_with_their_controller() {
 fn a_run_that_ends_in_an_outage_ends_at_once_and_says_so() {
     let never = |_: &mut Stage, _: u64, _: &Sender<News>| false;
     let task16 = || task(16, 4096, 1 << 20, 0);
-    let (outcome, stage) = run(task16(), lost_after(100), TIMES, None, true, TestPort::default(), never);
+    let (outcome, stage) = run(task16(), lost_after(100), Setting::default(), never);
     assert_eq!((outcome.end, outcome.result.account.missing()), (EndReason::Time, 0));
     assert!(outcome.problems[0].contains("not back when the run ended"), "{:?}", outcome.problems);
     let outage = &outcome.result.outages[0];
@@ -309,13 +307,13 @@ fn a_run_that_ends_in_an_outage_ends_at_once_and_says_so() {
     assert!(stage.clock.now() < TIMES.time + 1000, "there is nothing to drain");
 
     let over = once(30_000, |_| News::Over("the namespace is gone".into()));
-    let (outcome, stage) = run(task16(), lost_after(100), TIMES, None, true, TestPort::default(), over);
+    let (outcome, stage) = run(task16(), lost_after(100), Setting::default(), over);
     assert_eq!(outcome.end, EndReason::Lost);
     assert!(outcome.problems[0].contains("the namespace is gone"), "{:?}", outcome.problems);
     assert!(stage.clock.now() < 31_000);
 
     // Without a way back the loss is the end.
-    let (outcome, _) = run(task16(), lost_after(100), TIMES, None, false, TestPort::default(), never);
+    let (outcome, _) = run(task16(), lost_after(100), Setting { comes_back: false, ..Setting::default() }, never);
     assert_eq!((outcome.end, outcome.result.outages.len()), (EndReason::Lost, 0));
     assert!(outcome.problems[0].contains("the test lost it"), "{:?}", outcome.problems);
 }
@@ -328,7 +326,12 @@ fn overdue_ios_are_aborted_and_counted() {
     // I/Os of one command, and of four.
     for (size, pieces) in [(4096, 1), (65536, 4)] {
         let task = task(4, size, 16384, 0);
-        let (outcome, stage) = run(task, mute(), TIMES, Some(2000), false, obeying(), never);
+        let (outcome, stage) = run(
+            task,
+            mute(),
+            Setting { patience: Some(2000), comes_back: false, port: obeying(), ..Setting::default() },
+            never,
+        );
         let Timeouts { timed_out, aborts, aborted } = outcome.result.timeouts;
         assert_eq!((outcome.end, outcome.result.account.missing(), outcome.problems.len()), (EndReason::Time, 0, 0));
         assert_eq!(outcome.result.errors().get(generic::ABORT_REQUESTED.to_string().as_str()), Some(&aborted));
@@ -343,7 +346,8 @@ fn overdue_ios_are_aborted_and_counted() {
 fn ios_in_time_are_left_alone() {
     let never = |_: &mut Stage, _: u64, _: &Sender<News>| false;
     let task = task(16, 4096, 1 << 20, 0);
-    let (outcome, _) = run(task, vec![quick()], TIMES, Some(1000), false, TestPort::default(), never);
+    let (outcome, _) =
+        run(task, vec![quick()], Setting { patience: Some(1000), comes_back: false, ..Setting::default() }, never);
     assert_eq!((outcome.result.timeouts, outcome.problems.len()), (Timeouts::default(), 0));
 }
 
@@ -352,14 +356,15 @@ fn what_an_abort_does_not_bring_back_is_lost_with_its_queue() {
     let mute = || vec![Script { mute_after: Some(50), ..quick() }];
     let never = |_: &mut Stage, _: u64, _: &Sender<News>| false;
     let task4 = || task(4, 4096, 1 << 20, 0);
-    let (outcome, stage) = run(task4(), mute(), TIMES, Some(2000), false, TestPort::default(), never);
+    let (outcome, stage) =
+        run(task4(), mute(), Setting { patience: Some(2000), comes_back: false, ..Setting::default() }, never);
     assert_eq!((outcome.end, outcome.result.account.abandoned), (EndReason::Lost, 4));
     assert!(outcome.problems[0].contains("longer than --timeout"), "{:?}", outcome.problems);
     assert_eq!(outcome.result.timeouts, Timeouts { timed_out: 4, aborts: 4, aborted: 0 });
     assert!((10_000..20_000).contains(&stage.clock.now()), "{}", stage.clock.now());
 
     let back = once(40_000, |stage| stage.back(1));
-    let (outcome, _) = run(task4(), mute(), TIMES, Some(2000), true, TestPort::default(), back);
+    let (outcome, _) = run(task4(), mute(), Setting { patience: Some(2000), ..Setting::default() }, back);
     assert_eq!((outcome.end, outcome.problems.len(), outcome.result.outages.len()), (EndReason::Time, 0, 1));
     assert_eq!(outcome.result.timeouts, Timeouts { timed_out: 4, aborts: 4, aborted: 0 });
 }
