@@ -42,18 +42,21 @@ fn main() -> Result<(), Box<dyn Error>> {
                 (first, Blocks { data, metadata, count: (AT_ONCE / block_size).min(count - first) })
             });
             let parts: Vec<_> = parts.collect();
-            let copy = least(|| to.copy_from(0, &from, 0, moved));
-            let generate = least(|| {
-                parts.iter().for_each(|&(first, blocks)| layout.generate(&from, blocks, 7, first.into()));
-            });
-            let mut wrong = 0;
-            let verify = least(|| {
-                for &(first, blocks) in &parts {
-                    let checks = PRCHK_GUARD | PRCHK_APP | PRCHK_REF;
-                    let expected = Expected { checks, application: (7, 0xffff), tags: first.into() };
-                    layout.verify(&from, blocks, expected, |_, _| wrong += 1);
-                }
-            });
+            let (mut copy, mut generate, mut verify, mut wrong) = (f64::INFINITY, f64::INFINITY, f64::INFINITY, 0);
+            // In turn, so that a slow moment of the machine is none of one of them alone.
+            for _ in 0..ROUNDS {
+                copy = copy.min(seconds(|| to.copy_from(0, &from, 0, moved)));
+                generate = generate.min(seconds(|| {
+                    parts.iter().for_each(|&(first, blocks)| layout.generate(&from, blocks, 7, first.into()));
+                }));
+                verify = verify.min(seconds(|| {
+                    for &(first, blocks) in &parts {
+                        let checks = PRCHK_GUARD | PRCHK_APP | PRCHK_REF;
+                        let expected = Expected { checks, application: (7, 0xffff), tags: first.into() };
+                        layout.verify(&from, blocks, expected, |_, _| wrong += 1);
+                    }
+                }));
+            }
             if wrong > 0 {
                 return Err(format!("{wrong} blocks are wrong: {layout:?}").into());
             }
@@ -71,14 +74,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Seconds that it takes at least.
-fn least(mut act: impl FnMut()) -> f64 {
-    let times = (0..ROUNDS).map(|_| {
-        let start = Instant::now();
-        act();
-        start.elapsed().as_secs_f64()
-    });
-    times.fold(f64::INFINITY, f64::min)
+/// Seconds that it takes.
+fn seconds(act: impl FnOnce()) -> f64 {
+    let start = Instant::now();
+    act();
+    start.elapsed().as_secs_f64()
 }
 
 /// Bytes of the largest cache of the first core.

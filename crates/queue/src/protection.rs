@@ -4,6 +4,10 @@
 use doorbell_platform::{Guard, Range, Region};
 use doorbell_spec::protection::{self, Expected, Format, Information, MOST_BYTES, Mismatch};
 
+/// How many bytes before their turn blocks are asked of the cache: the checksum of a short one leaves the processor no room to look
+/// past it on its own.
+const AHEAD: u32 = 2048;
+
 /// How protected blocks lie in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
@@ -50,6 +54,7 @@ impl Layout {
     #[inline]
     pub fn generate(&self, region: &Region, blocks: Blocks, application: u16, mut tags: u128) {
         for (data, metadata) in self.places(blocks) {
+            self.ask_ahead(region, blocks, data);
             let guard = self.guard(region, data, metadata);
             let bytes = self.format.encode(Information { guard, application, tags });
             let at = metadata + u64::from(self.format.offset);
@@ -75,6 +80,7 @@ impl Layout {
         mut wrong: impl FnMut(u32, Mismatch),
     ) {
         for (number, (data, metadata)) in (0..).zip(self.places(blocks)) {
+            self.ask_ahead(region, blocks, data);
             let (at, mut bytes) = (metadata + u64::from(self.format.offset), [0; MOST_BYTES]);
             match self.format.guard.size() {
                 8 => region.read(at, &mut bytes[..8]),
@@ -97,6 +103,17 @@ impl Layout {
         };
         (0..u64::from(blocks.count))
             .map(move |at| (blocks.data + at * u64::from(stride), metadata.0 + at * u64::from(metadata.1)))
+    }
+
+    /// Has what follows the block at `data` brought to the cache, as far as it is of these blocks.
+    #[inline]
+    fn ask_ahead(&self, region: &Region, blocks: Blocks, data: u64) {
+        let stride = u64::from(self.stride());
+        let at = data + stride.max(AHEAD.into());
+        let end = blocks.data + u64::from(blocks.count) * stride;
+        if at < end {
+            region.prefetch(Range { offset: at, len: stride.min(AHEAD.into()).min(end - at) as u32 });
+        }
     }
 
     #[inline]

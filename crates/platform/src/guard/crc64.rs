@@ -1,8 +1,10 @@
-//! CRC-64/NVME of short pieces. A register is a polynomial of degree 63 with bit 0 for its highest power, and 128 bits likewise, whose
-//! lower half has the higher powers. A product without carries of two registers comes out one place too low, which exponents and
-//! shifts below make up for.
+//! CRC-64/NVME. A register is a polynomial of degree 63 with bit 0 for its highest power, and 128 bits likewise, whose lower half has
+//! the higher powers. A product without carries of two registers comes out one place too low, which exponents and shifts below make up
+//! for.
 
 use std::arch::x86_64::*;
+
+use super::fold::{self, Checksum, by};
 
 /// The polynomial without its highest power, x^64.
 const POLYNOMIAL: u64 = 0x9a6c_9329_ac4b_c9b5;
@@ -44,31 +46,51 @@ const QUOTIENT: u64 = {
     quotient
 };
 
+struct Crc64;
+
+impl Checksum for Crc64 {
+    const REVERSED: bool = false;
+    const KEYS: [[i64; 2]; 4] = [key(128), key(256), key(512), key(1024)];
+}
+
+const fn key(bits: u32) -> [i64; 2] {
+    [power(bits + 64 - 1), power(bits - 1)]
+}
+
 /// The register behind `bytes`.
-#[target_feature(enable = "pclmulqdq,sse4.1")]
+#[target_feature(enable = "pclmulqdq,sse4.1,ssse3")]
 #[inline]
 pub(super) fn update(register: u64, bytes: &[u8]) -> u64 {
-    let (chunks, rest) = bytes.as_chunks::<16>();
-    let register = if chunks.is_empty() { register } else { fold(register, chunks) };
+    let (chunks, rest) = bytes.as_chunks();
+    let register = fold::narrow::<Crc64>(first(register), chunks).map_or(register, |folded| end(folded));
     let (words, rest) = rest.as_chunks();
     let register = words.iter().fold(register, |register, word| divide(register ^ u64::from_le_bytes(*word), 0));
     rest.iter().fold(register, |register, byte| (register >> 8) ^ TABLE[usize::from(register as u8 ^ byte)])
 }
 
+/// As [`update`], in registers of 256 bits.
+#[target_feature(enable = "pclmulqdq,sse4.1,ssse3,avx2,vpclmulqdq")]
+#[inline]
+pub(super) fn update_wide(register: u64, bytes: &[u8]) -> u64 {
+    match fold::wide::<Crc64>(first(register), bytes) {
+        Some((folded, rest)) => update(end(folded), rest),
+        None => update(register, bytes),
+    }
+}
+
+/// The register where the powers of the next 128 bits have it.
+#[target_feature(enable = "sse2")]
+#[inline]
+fn first(register: u64) -> __m128i {
+    by([register as i64, 0])
+}
+
+/// The register that 128 bits are.
 #[target_feature(enable = "pclmulqdq,sse4.1")]
 #[inline]
-fn fold(register: u64, chunks: &[[u8; 16]]) -> u64 {
-    let load = |chunk: &[u8; 16]| {
-        // SAFETY: 16 bytes, of which no alignment is asked.
-        unsafe { _mm_loadu_si128(chunk.as_ptr().cast()) }
-    };
-    let key = _mm_set_epi64x(const { power(128 - 1) }, const { power(128 + 64 - 1) });
-    let mut folded = _mm_xor_si128(load(&chunks[0]), _mm_cvtsi64_si128(register as i64));
-    for chunk in &chunks[1..] {
-        let (low, high) = (_mm_clmulepi64_si128::<0x00>(folded, key), _mm_clmulepi64_si128::<0x11>(folded, key));
-        folded = _mm_xor_si128(_mm_xor_si128(low, high), load(chunk));
-    }
-    // These 128 bits times x^64, as 128 bits again.
+fn end(folded: __m128i) -> u64 {
+    // Times x^64, as 128 bits again.
+    let key = by(const { key(128) });
     let moved = _mm_xor_si128(_mm_clmulepi64_si128::<0x10>(folded, key), _mm_srli_si128::<8>(folded));
     divide(_mm_cvtsi128_si64(moved) as u64, _mm_extract_epi64::<1>(moved) as u64)
 }

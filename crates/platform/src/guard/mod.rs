@@ -1,11 +1,12 @@
 //! The checksums that guard the blocks of protected namespaces (NVM 5.3.1). Blocks are short, so what a checksum costs to begin and to
-//! end counts as much as what it costs a byte: CRC-16, and of CRC-64 what comes after the data, are folded here where the processor
-//! multiplies without carries.
+//! end counts as much as what it costs a byte: CRC-16 and CRC-64 are folded here where the processor multiplies without carries.
 
 #[cfg(target_arch = "x86_64")]
 mod crc16;
 #[cfg(target_arch = "x86_64")]
 mod crc64;
+#[cfg(target_arch = "x86_64")]
+mod fold;
 
 use crc_fast::{
     CrcAlgorithm::{Crc16T10Dif, Crc64Nvme},
@@ -29,19 +30,18 @@ impl Guard {
     /// The checksum of these bytes, and of those behind them.
     #[inline]
     pub fn of(self, bytes: &[u8], more: &[u8]) -> u64 {
-        // Odd lengths are what crc-fast is slow at.
-        let (whole, rest) = bytes.split_at(bytes.len() & !0xff);
         let algorithm = match self {
             Self::Crc32c => {
                 let mut crc = Crc32c::new();
-                [whole, rest, more].iter().for_each(|piece| crc.update(piece));
+                crc.update(bytes);
+                crc.update(more);
                 return crc.finish().into();
             }
             #[cfg(target_arch = "x86_64")]
             Self::Crc16 if multiplies() => {
-                let register = match is_x86_feature_detected!("vpclmulqdq") && is_x86_feature_detected!("avx2") {
+                let register = match is_wide() {
                     // SAFETY: the processor has the instructions.
-                    true => unsafe { crc16::begin_wide(bytes) },
+                    true => unsafe { crc16::update_wide(0, bytes) },
                     // SAFETY: as above.
                     false => unsafe { crc16::update(0, bytes) },
                 };
@@ -50,9 +50,14 @@ impl Guard {
             }
             #[cfg(target_arch = "x86_64")]
             Self::Crc64 if multiplies() => {
-                let register = !checksum(Crc64Nvme, whole);
+                let register = match is_wide() {
+                    // SAFETY: as above.
+                    true => unsafe { crc64::update_wide(u64::MAX, bytes) },
+                    // SAFETY: as above.
+                    false => unsafe { crc64::update(u64::MAX, bytes) },
+                };
                 // SAFETY: as above.
-                return !unsafe { crc64::update(crc64::update(register, rest), more) };
+                return !unsafe { crc64::update(register, more) };
             }
             Self::Crc16 => Crc16T10Dif,
             Self::Crc64 => Crc64Nvme,
@@ -72,6 +77,13 @@ impl Guard {
 #[inline]
 fn multiplies() -> bool {
     is_x86_feature_detected!("pclmulqdq") && is_x86_feature_detected!("sse4.1") && is_x86_feature_detected!("ssse3")
+}
+
+/// Whether it does so in registers of 256 bits.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+fn is_wide() -> bool {
+    is_x86_feature_detected!("vpclmulqdq") && is_x86_feature_detected!("avx2")
 }
 
 #[cfg(test)]
@@ -116,8 +128,11 @@ mod tests {
         let bytes: Vec<u8> = (0..700u64).map(|at| (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect();
         for len in 0..bytes.len() {
             let bytes = &bytes[..len];
-            assert_eq!(Guard::Crc16.of(bytes, &[]), checksum(Crc16T10Dif, bytes), "{len} bytes");
-            assert_eq!(Guard::Crc64.of(&[], bytes), checksum(Crc64Nvme, bytes), "{len} bytes");
+            for (guard, elsewhere) in [(Guard::Crc16, Crc16T10Dif), (Guard::Crc64, Crc64Nvme)] {
+                let expected = checksum(elsewhere, bytes);
+                assert_eq!(guard.of(bytes, &[]), expected, "{guard:?} of {len} bytes at once");
+                assert_eq!(guard.of(&[], bytes), expected, "{guard:?} of {len} bytes behind others");
+            }
         }
     }
 
