@@ -145,7 +145,13 @@ fn namespace(kind: &str, text: &str) -> Result<NamespaceConfig, String> {
     let mut parts = text.split(',');
     let first = parts.next().unwrap_or_default();
     let (mut block_size, mut zones, mut metadata) = (None, Zones::default(), metadata::Words::default());
+    let mut said = Vec::new();
     for part in parts {
+        let word = part.split('=').next().unwrap_or(part);
+        if said.contains(&word) {
+            return fail(format!("\"{word}\" is said twice"));
+        }
+        said.push(word);
         if metadata.take(part).map_err(told)? {
             continue;
         }
@@ -365,6 +371,8 @@ mod tests {
         for (text, said) in [
             ("--ram 1X", "1X"),
             ("--ram 1G,block=520", "520"),
+            ("--ram 1G,block=512,block=4096", "\"block\" is said twice"),
+            ("--ram 1G,zoned,zone=4m,zoned", "\"zoned\" is said twice"),
             ("--ram 1G,metadata=0", "1 to 4096"),
             ("--ram 1G,metadata=8,pi=4", "1 to 3"),
             ("--ram 1G,pi=1", "need metadata"),

@@ -19,7 +19,7 @@ use std::{
 
 use rustix::{
     event::{
-        Timespec,
+        self, PollFd, PollFlags, Timespec,
         epoll::{self, CreateFlags, Event, EventData, EventFlags},
     },
     fd::OwnedFd,
@@ -46,8 +46,8 @@ const CHECK_EVERY: Duration = Duration::from_millis(250);
 /// How long to sleep at most while there may be something to do that epoll does not tell of.
 const NAP: Duration = Duration::from_millis(1);
 
-/// How long before something is due a reactor does not sleep: epoll counts in milliseconds, rounded up, and waking up takes a while.
-const AWAKE: Duration = Duration::from_millis(2);
+/// How long before something is due a reactor does not sleep, as waking up takes a while.
+const AWAKE: Duration = Duration::from_micros(250);
 
 /// Events taken from epoll at a time.
 const EVENTS: usize = 64;
@@ -151,7 +151,7 @@ impl Reactor {
             });
         }
         if self.hot.is_empty() || self.poll_in == 0 {
-            busy |= self.poll(Some(Duration::ZERO));
+            busy |= self.poll();
             let has_socket =
                 |&index: &u32| matches!(&self.connections[index as usize], Some(seat) if seat.connection.is_socket());
             self.poll_in = if self.hot.iter().any(has_socket) { POLL_EVERY } else { POLL_EVERY_OF_MEMORY };
@@ -227,7 +227,10 @@ impl Reactor {
         };
         // Frames kept here may be what another reactor waits for.
         self.context.pool.frames.spill(RESERVE);
-        self.poll(wait);
+        let wait = wait.map(|wait| Timespec { tv_sec: wait.as_secs() as _, tv_nsec: wait.subsec_nanos().into() });
+        // Unlike epoll, which counts in milliseconds, it takes naps as short as they are meant.
+        let _ = event::poll(&mut [PollFd::new(&self.epoll, PollFlags::IN)], wait.as_ref());
+        self.poll();
     }
 
     /// How long until a fault script has something to do.
@@ -237,12 +240,11 @@ impl Reactor {
         Some(due.saturating_duration_since(Instant::now()))
     }
 
-    /// Asks epoll what is ready, waiting at most so long; returns whether anything was.
-    fn poll(&mut self, wait: Option<Duration>) -> bool {
-        let timeout = wait.map(|wait| Timespec { tv_sec: wait.as_secs() as _, tv_nsec: wait.subsec_nanos().into() });
+    /// Asks epoll what is ready; returns whether anything was.
+    fn poll(&mut self) -> bool {
         let mut space = [const { MaybeUninit::<Event>::uninit() }; EVENTS];
-        let waited = epoll::wait(&self.epoll, &mut space[..], timeout.as_ref());
-        // The wait may have been long, and new connections count their deadlines from now on.
+        let waited = epoll::wait(&self.epoll, &mut space[..], Some(&Timespec::default()));
+        // There may have been a long sleep, and new connections count their deadlines from now on.
         self.context.now = Instant::now();
         // Interrupted is nothing ready.
         let Ok((events, _)) = waited else { return false };
