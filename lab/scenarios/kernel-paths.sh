@@ -38,6 +38,7 @@ if [ "$poll_queues" -gt 0 ]; then
   perf iopoll $QUICK -q 16 -w randread -R --iopoll "$MANY1"
   # shellcheck disable=SC2086
   perf iopoll.passthrough $QUICK -q 16 -w randread --iopoll "$(generic "$MANY1")"
+  check_refused iopoll.flush 20 'carries no Flush' doorbell perf -R -q 8 -o 4096 -w randwrite --flush-every 8 -t 1 --iopoll "$MANY1"
 else skip iopoll 'the nvme module took no poll_queues'; fi
 
 # What a command wrote, the block device reads.

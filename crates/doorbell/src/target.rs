@@ -232,7 +232,7 @@ impl Zones {
 /// Serves until a signal comes.
 ///
 /// # Errors
-/// What could not be started, and why.
+/// What could not be started, and why; what the log of a fault script lacks.
 pub fn run(arguments: &Arguments) -> Result<(), String> {
     if arguments.namespaces.0.is_empty() {
         return Err("a target needs a namespace: --ram SIZE, --null SIZE or --file PATH".into());
@@ -279,8 +279,7 @@ pub fn run(arguments: &Arguments) -> Result<(), String> {
         show(&format!("Listening on vfio-user:{}\n", directory.display()));
     }
     while ended.recv_timeout(Duration::from_secs(3600)) == Err(mpsc::RecvTimeoutError::Timeout) {}
-    target.stop();
-    Ok(())
+    target.stop()
 }
 
 #[cfg(test)]

@@ -55,7 +55,7 @@ impl Peer {
 
 impl Drop for Peer {
     fn drop(&mut self) {
-        self.target.take().unwrap().stop();
+        self.target.take().unwrap().stop().unwrap();
         let _ = std::fs::remove_dir_all(&self.directory);
     }
 }

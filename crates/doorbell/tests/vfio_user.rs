@@ -121,7 +121,7 @@ fn both_ways(name: &str, backend: Backend) {
         }
     }
     drop((rings, tcp));
-    target.stop();
+    target.stop().unwrap();
     assert!(!directory.join("cntrl").exists(), "its socket is gone with it");
     let _ = std::fs::remove_dir(directory);
 }

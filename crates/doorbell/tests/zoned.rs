@@ -157,7 +157,7 @@ fn a_zoned_namespace_is_the_same_over_sockets_and_rings() {
         assert_eq!(ways[1 - at].read(ZONE, 6), [0; 6]);
     }
     drop(ways);
-    target.stop();
+    target.stop().unwrap();
 }
 
 #[test]

@@ -190,8 +190,12 @@ impl Target {
     }
 
     /// Closes all connections and ends the threads. One that hangs in a file for more than 5 s is left behind.
-    pub fn stop(mut self) {
+    ///
+    /// # Errors
+    /// What the log of a fault script lacks, and why.
+    pub fn stop(mut self) -> Result<(), String> {
         self.end();
+        self.shared.fault.as_ref().map_or(Ok(()), |engine| engine.finish())
     }
 
     fn end(&mut self) {

@@ -244,7 +244,7 @@ fn a_file_namespace_outlives_the_target() {
             io.none(command::flush(1));
         }
         assert!(io.read(1, 3, 512, 300) == bytes);
-        target.stop();
+        target.stop().unwrap();
         assert!(matches!(io.ended(), End::Closed { .. } | End::Failed(_)));
     }
     std::fs::remove_file(&path).unwrap();
@@ -450,7 +450,7 @@ fn several_reactors_share_the_load() {
         }
     });
     let start = Instant::now();
-    target.stop();
+    target.stop().unwrap();
     assert!(start.elapsed() < Duration::from_secs(5));
 }
 

@@ -74,6 +74,15 @@ impl Engine {
         Ok(Arc::new(Self { tracking, script, epoch, met, next: AtomicU64::new(0), log, history, corrupts }))
     }
 
+    /// Ends the log.
+    ///
+    /// # Errors
+    /// What it lacks, and why.
+    pub(crate) fn finish(&self) -> Result<(), String> {
+        let done = self.log.as_ref().map_or(Ok(()), Log::finish);
+        done.map_err(|why| format!("the log of the fault script {why}"))
+    }
+
     /// The time now. The first call makes it begin.
     pub(super) fn now(&self) -> u64 {
         let now = monotonic();

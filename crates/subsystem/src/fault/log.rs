@@ -8,7 +8,7 @@ use std::{
     os::unix::fs::OpenOptionsExt,
     path::Path,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
         mpsc::{self, Receiver, Sender},
     },
@@ -55,12 +55,15 @@ struct Backlog {
     lost: AtomicU64,
 }
 
-/// A file that is being written. Dropping it waits until everything is there, for [`PATIENCE`] at most.
+/// The thread that writes, and what it gets its entries from.
+type Writer = (Sender<Vec<Entry>>, JoinHandle<io::Result<()>>);
+
+/// A file that is being written.
 #[derive(Debug)]
 pub(super) struct Log {
-    sender: Option<Sender<Vec<Entry>>>,
     backlog: Arc<Backlog>,
-    writer: Option<JoinHandle<()>>,
+    /// Nothing when the file is ended.
+    writer: Mutex<Option<Writer>>,
 }
 
 impl Log {
@@ -78,44 +81,51 @@ impl Log {
         let (sender, entries) = mpsc::channel();
         let epoch = epoch.clone();
         let work = move || {
-            if let Err(error) = write(file, &epoch, &entries, &also) {
-                tracing::error!("the log of the fault script ends here: {error}");
-            }
+            write(file, &epoch, &entries, &also)
+                .inspect_err(|error| tracing::error!("the log of the fault script ends here: {error}"))
         };
         let writer = thread::Builder::new().name("fault log".into()).spawn(work)?;
-        Ok(Self { sender: Some(sender), backlog, writer: Some(writer) })
+        Ok(Self { backlog, writer: Mutex::new(Some((sender, writer))) })
+    }
+
+    fn writer(&self) -> MutexGuard<'_, Option<Writer>> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A buffer to write with.
     pub(super) fn buffer(&self) -> Option<Buffer> {
-        let sender = self.sender.clone()?;
+        let sender = self.writer().as_ref()?.0.clone();
         Some(Buffer { entries: Vec::with_capacity(BUFFER), sender, backlog: self.backlog.clone() })
+    }
+
+    /// Ends the file when everything is there, for which it waits for [`PATIENCE`] at most.
+    ///
+    /// # Errors
+    /// What it lacks, and why; said once.
+    pub(super) fn finish(&self) -> Result<(), String> {
+        let Some((sender, writer)) = self.writer().take() else { return Ok(()) };
+        drop(sender);
+        let deadline = Instant::now() + PATIENCE;
+        while !writer.is_finished() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(1));
+        }
+        if !writer.is_finished() {
+            let waiting = self.backlog.waiting.load(Ordering::Relaxed);
+            return Err(format!("lacks its last {waiting} lines: its file took nothing for {} s", PATIENCE.as_secs()));
+        }
+        match (writer.join(), self.backlog.lost.load(Ordering::Relaxed)) {
+            (Ok(Ok(())), 0) => Ok(()),
+            (Ok(Ok(())), lost) => Err(format!("lacks {lost} lines: its file did not take them as fast as they came")),
+            (Ok(Err(error)), _) => Err(format!("is not whole: {error}")),
+            (Err(_), _) => Err("is not whole: its thread has panicked".into()),
+        }
     }
 }
 
 impl Drop for Log {
     fn drop(&mut self) {
-        self.sender = None;
-        let Some(writer) = self.writer.take() else { return };
-        let deadline = Instant::now() + PATIENCE;
-        while !writer.is_finished() && Instant::now() < deadline {
-            thread::sleep(Duration::from_millis(1));
-        }
-        let lost = self.backlog.lost.load(Ordering::Relaxed);
-        if lost > 0 {
-            tracing::error!(
-                "the log of the fault script lacks {lost} lines: its file did not take them as fast as they came"
-            );
-        }
-        if writer.is_finished() {
-            // It says itself when it fails.
-            let _ = writer.join();
-        } else {
-            let waiting = self.backlog.waiting.load(Ordering::Relaxed);
-            tracing::error!(
-                "the log of the fault script lacks its last {waiting} lines: its file took nothing for {} s",
-                PATIENCE.as_secs()
-            );
+        if let Err(why) = self.finish() {
+            tracing::error!("the log of the fault script {why}");
         }
     }
 }
