@@ -161,6 +161,18 @@ fn a_zoned_namespace_is_the_same_over_sockets_and_rings() {
 }
 
 #[test]
+fn a_zone_command_that_hangs_ends_the_run_and_no_abort_is_spoken_of() {
+    // Zone Management Send, which comes when the first zones are full.
+    let target = common::Target::start(&["--ram", "8M,zoned,zone=1M", "--fault", "drop on 79"]);
+    let id = target.id();
+    let load = ["perf", "-r", &id, "-q", "4", "-o", "64k", "-w", "write", "-t", "60", "--timeout", "300"];
+    let output = common::run(&load);
+    assert_eq!(output.status, Some(1), "{output:#?}");
+    assert!(output.stderr.contains("0 Aborts sent") && !output.stderr.contains("an Abort did"), "{output:#?}");
+    assert!(output.stderr.contains("behind other commands"), "{output:#?}");
+}
+
+#[test]
 fn identify_shows_the_zones() {
     let target = common::Target::start(&["--ram", "64M,zoned,zone=4M,capacity=3M,open=8,active=12"]);
     let output = common::run(&["identify", "-r", &target.id()]);

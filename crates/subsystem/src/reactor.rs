@@ -46,7 +46,8 @@ const CHECK_EVERY: Duration = Duration::from_millis(250);
 /// How long to sleep at most while there may be something to do that epoll does not tell of.
 const NAP: Duration = Duration::from_millis(1);
 
-/// How long before something is due a reactor does not sleep, as waking up takes a while.
+/// How long before something is due a reactor does not sleep. Waking up takes the longer, the longer the processor expects to be idle: so
+/// three quarters of the time left are slept at a time.
 const AWAKE: Duration = Duration::from_micros(250);
 
 /// Events taken from epoll at a time.
@@ -220,7 +221,7 @@ impl Reactor {
         let wait = if self.context.shared.fault.is_some() {
             match self.until_due() {
                 Some(left) if left <= AWAKE => return,
-                left => wait.into_iter().chain(left.map(|left| left - AWAKE)).min(),
+                left => wait.into_iter().chain(left.map(|left| left * 3 / 4)).min(),
             }
         } else {
             wait

@@ -42,12 +42,13 @@ impl<Q: IoQueue, C: Clock> Context<'_, Q, C> {
         }
         // One queue a look: the others have their turn when they are stuck too.
         let open = || (0..self.lanes.len()).filter(|&index| !self.lanes[index].stopped);
-        let lane = stuck.and_then(|tag| open().find(|&index| self.lanes[index].holds(tag)).or_else(|| open().next()));
-        if let Some(lane) = lane {
-            self.lose(
-                lane,
-                &Down("an I/O took longer than --timeout, and an Abort did not bring it back in that time".into()),
-            );
+        let Some(tag) = stuck else { return };
+        if let Some(lane) = open().find(|&index| self.lanes[index].holds(tag)).or_else(|| open().next()) {
+            let why = match self.lanes[lane].commands(tag).next() {
+                Some(_) => "an Abort did not bring it back in that time",
+                None => "its turn, for which it waits behind other commands, did not come in that time again",
+            };
+            self.lose(lane, &Down(format!("an I/O took longer than --timeout, and {why}")));
         }
     }
 }
