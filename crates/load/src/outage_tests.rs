@@ -309,7 +309,8 @@ fn a_run_that_ends_in_an_outage_ends_at_once_and_says_so() {
     let over = once(30_000, |_| News::Over("the namespace is gone".into()));
     let (outcome, stage) = run(task16(), lost_after(100), Setting::default(), over);
     assert_eq!(outcome.end, EndReason::Lost);
-    assert!(outcome.problems[0].contains("the namespace is gone"), "{:?}", outcome.problems);
+    let [problem] = &outcome.problems[..] else { panic!("{:?}", outcome.problems) };
+    assert!(problem.contains("the namespace is gone"), "{problem}");
     assert!(stage.clock.now() < 31_000);
 
     // Without a way back the loss is the end.

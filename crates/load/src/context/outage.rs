@@ -86,6 +86,8 @@ impl<Q: IoQueue, C: Clock> Context<'_, Q, C> {
         let place = format!("{} from core {}", self.task.path, self.task.core);
         match back {
             true => self.reporter.notice(&format!("{place}: I/O goes on")),
+            // Why it stays out has been told.
+            false if self.ended == Some(EndReason::Lost) => {}
             false => self.problems.push(format!("{place}: its controller was lost and not back when the run ended")),
         }
         self.outages.push(record);
