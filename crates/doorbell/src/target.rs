@@ -183,7 +183,15 @@ fn namespace(kind: &str, text: &str) -> Result<NamespaceConfig, String> {
         }
     };
     let usual = if matches!(backend, Backend::Zoned { .. }) { 4096 } else { 512 };
-    Ok(NamespaceConfig { backend, block_size: block_size.unwrap_or(usual) })
+    let block_size = block_size.unwrap_or(usual);
+    match backend {
+        Backend::Ram { size } | Backend::Null { size } | Backend::Formatted { size, .. }
+            if !size.is_multiple_of(block_size.into()) =>
+        {
+            fail(format!("{size} bytes are no whole number of blocks of {block_size}"))
+        }
+        _ => Ok(NamespaceConfig { backend, block_size }),
+    }
 }
 
 /// What the command line says of zones.
@@ -370,6 +378,7 @@ mod tests {
         for (text, said) in [
             ("--ram 1X", "1X"),
             ("--ram 1G,block=520", "520"),
+            ("--ram 1000", "no whole number of blocks of 512"),
             ("--ram 1G,block=512,block=4096", "\"block\" is said twice"),
             ("--ram 1G,zoned,zone=4m,zoned", "\"zoned\" is said twice"),
             ("--ram 1G,metadata=0", "1 to 4096"),

@@ -173,6 +173,17 @@ fn a_zone_command_that_hangs_ends_the_run_and_no_abort_is_spoken_of() {
 }
 
 #[test]
+fn a_failed_append_is_told_with_its_zone() {
+    // A zone of 256 blocks takes 16, so that the 50th is for the fourth.
+    let target = common::Target::start(&["--ram", "8M,zoned,zone=1M", "--fault", "error 0/6 on 7d every 50"]);
+    let id = target.id();
+    let output =
+        common::run(&["perf", "-r", &id, "-q", "1", "-o", "64k", "-w", "append", "-d", "60", "-t", "60", "-Q", "9"]);
+    assert_eq!(output.status, Some(1), "{output:#?}");
+    assert!(output.stderr.contains("Zone Append of 16 blocks at LBA 768 failed"), "{output:#?}");
+}
+
+#[test]
 fn identify_shows_the_zones() {
     let target = common::Target::start(&["--ram", "64M,zoned,zone=4M,capacity=3M,open=8,active=12"]);
     let output = common::run(&["identify", "-r", &target.id()]);

@@ -479,7 +479,7 @@ impl<'a, Q: IoQueue, C: Clock> Context<'a, Q, C> {
         let class = task.geometry.class(&tag);
         let (what, blocks) = (class.label.kind, class.blocks);
         let slba = tag.slba.saturating_sub(blocks.into());
-        if what == IoKind::Read && second_look::is_cause(tag.status) {
+        if matches!(what, IoKind::Read | IoKind::Verify | IoKind::Compare) && second_look::is_cause(tag.status) {
             second_look::note(&mut self.suspects, (slba, blocks));
         }
         self.reporter.failed_io(|| {

@@ -139,7 +139,7 @@ fn run(
         _ => None,
     };
     let context = Context::<Queue, _>::new(task, workload(true, 70, 9), queues, clock.clone(), &reporter).unwrap();
-    let comeback = Comeback { port: port.clone(), news: heard, attempts: 0, of_kind };
+    let comeback = Comeback { port: port.clone(), news: heard, attempts: 0, chances: 1, left: 1, of_kind };
     let patience = patience.map(|ticks| Patience { ticks, port });
     let context = context.with_comeback(0, comes_back.then_some(comeback)).with_patience(patience).with_pacing(pacing);
     let mut each_pass = || {
@@ -247,6 +247,33 @@ fn a_context_outlives_several_losses_and_each_is_told() {
     let incarnations: Vec<u64> = stage.port.lost.lock().unwrap().iter().map(|(incarnation, _)| *incarnation).collect();
     assert_eq!(incarnations, [0, 1, 2, 3, 4]);
     assert!(result.outages.iter().map(|outage| outage.back).eq([true, true, true, true, false]));
+}
+
+#[test]
+fn new_queues_that_are_of_no_use_are_waited_out_as_often_as_allowed() {
+    for (useless, good) in [(1, true), (2, false)] {
+        let mut told = 0;
+        let during = move |stage: &mut Stage, _: u64, news: &Sender<News>| {
+            let lost = stage.port.lost.lock().unwrap().len();
+            let due = lost > told;
+            if due {
+                told = lost;
+                let mut queue =
+                    |useless| AnyQueue::Driver(host::AnyQueue::Custom(stage.queue(Script { useless, ..quick() })));
+                // The first is there already when the second turns out to be lost.
+                let active = vec![queue(false), queue(lost <= useless)];
+                news.send(News::Back { queues: Queues { active, idle: Vec::new() }, incarnation: lost as u64 })
+                    .unwrap();
+            }
+            due
+        };
+        let (outcome, stage) = run(task(16, 4096, 1 << 20, 0), lost_after(100), Setting::default(), during);
+        let (result, lost) = (outcome.result, stage.port.lost.lock().unwrap().len());
+        assert_eq!((result.account.missing(), result.account.abandoned, lost), (0, 16, 2), "{useless}");
+        assert_eq!((outcome.end == EndReason::Time, result.outages[0].back), (good, good));
+        let said = outcome.problems.iter().filter(|problem| problem.contains("cannot prepare a new I/O queue")).count();
+        assert_eq!((said, outcome.problems.len()), if good { (0, 0) } else { (1, 1) }, "{:?}", outcome.problems);
+    }
 }
 
 #[test]

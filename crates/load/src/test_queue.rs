@@ -56,6 +56,8 @@ pub struct Script {
     pub commits: [u64; 2],
     /// Once it is stopped, the device may still write to its memory.
     pub held: bool,
+    /// It takes no memory.
+    pub useless: bool,
     /// Identifiers of commands that were aborted.
     pub aborted: Vec<u16>,
     pub taken: Vec<Op>,
@@ -126,7 +128,7 @@ impl IoQueue for TestQueue {
     }
 
     fn prepare(&mut self, slot: Slot, data: &[Range]) -> Result<(), PrepareError> {
-        if !self.cids.is_idle(slot) || data.len() > 16 {
+        if !self.cids.is_idle(slot) || data.len() > 16 || self.script.lock().unwrap().useless {
             return Err(PrepareError(format!("slot {slot}: busy, unknown or {} ranges", data.len())));
         }
         self.memory[usize::from(slot)] = data.to_vec();

@@ -257,7 +257,7 @@ impl<Q: IoQueue> ZonedQueue<Q> {
         zone.in_flight -= 1;
         if !done.status.is_success() {
             zone.stage = Stage::Failed;
-            done.result = slba;
+            done.result = if slba == PLACED_BY_DEVICE { zone.start } else { slba };
         } else if slba != PLACED_BY_DEVICE {
             done.result = slba;
         }

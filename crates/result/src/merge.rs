@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    Distribution, Document, Latency, Measurement,
+    Distribution, Document, Latency, Measurement, Verification,
     document::{
         Check, Exit, ExitReason, Finding, OpenLoopRecord, Plan, Platform, Results, SCHEMA_VERSION, Source, Verdict,
     },
@@ -63,6 +63,7 @@ impl Document {
                 sizes,
                 open_loop: open_loop(&sources),
                 window_began_s: all().filter_map(|one| one.results.window_began_s).reduce(f64::min),
+                verification: Verification::sum(all().filter_map(|one| one.results.verification.as_ref())),
                 ..Results::default()
             },
             audit: audit.chain(side_by_side(&sources)).collect(),
@@ -245,7 +246,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{ContextResult, Operation, RunResult, document::SizeShare};
+    use crate::{ContextResult, MismatchKind, Operation, RunResult, document::SizeShare};
 
     /// A run like no other.
     fn run(rate: f64, contexts: &[Vec<u64>]) -> Document {
@@ -305,12 +306,18 @@ mod tests {
         let mut other = run(3e9, &[vec![3000; 300]]);
         one.results.merged.errors.insert("Aborted".into(), 2);
         (one.platform.host, other.platform.host) = ("a".into(), "b".into());
+        let checked = |checked, torn| {
+            let mismatches = [(MismatchKind::TornWrite, torn)].into();
+            Some(Verification { checked, mismatches, ..Verification::default() })
+        };
+        (one.results.verification, other.results.verification) = (checked(10, 1), checked(20, 2));
         other.exit = Exit { reason: ExitReason::Signal, good: false, partial: true, errors: vec!["stopped".into()] };
         let sum = merge(&[one.clone(), other.clone()]).unwrap();
         let merged = &sum.results.merged;
         assert_eq!((merged.ios, merged.iops, merged.failed()), (500, 500.0, 2));
         assert_eq!((sum.platform.host.as_str(), sum.exit.good, sum.exit.partial), ("a, b", false, true));
         assert_eq!((sum.exit.reason, sum.exit.errors), (ExitReason::Signal, vec!["1.json: stopped".to_owned()]));
+        assert_eq!(sum.results.verification, checked(30, 3));
         assert_eq!((&sum.sources[0].result, &sum.sources[1].result), (&one, &other));
         // Of the clock with 3 GHz, 1 us is 3000 ticks and here 2000.
         let latency = merged.latency.as_ref().unwrap();

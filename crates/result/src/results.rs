@@ -31,16 +31,9 @@ impl Results {
             contexts,
             open_loop: OpenLoopRecord::of(run),
             window_began_s: None,
-            verification: verification(run),
+            verification: Verification::sum(run.contexts.iter().filter_map(|context| context.verification.as_ref())),
         }
     }
-}
-
-fn verification(run: &RunResult) -> Option<Verification> {
-    let mut all = run.contexts.iter().filter_map(|context| context.verification.as_ref());
-    let mut sum = all.next()?.clone();
-    all.for_each(|one| sum.merge(one));
-    Some(sum)
 }
 
 /// The sums by size, where there are several.

@@ -25,8 +25,15 @@ impl Verification {
         self.mismatches.values().sum()
     }
 
-    /// Adds another one.
-    pub fn merge(&mut self, other: &Self) {
+    /// All together; none of none.
+    pub fn sum<'a>(all: impl IntoIterator<Item = &'a Self>) -> Option<Self> {
+        all.into_iter().cloned().reduce(|mut sum, one| {
+            sum.add(&one);
+            sum
+        })
+    }
+
+    fn add(&mut self, other: &Self) {
         self.checked += other.checked;
         self.foreign += other.foreign;
         self.bytes += other.bytes;

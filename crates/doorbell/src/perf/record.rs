@@ -16,7 +16,7 @@ use doorbell_result::{
     },
 };
 
-use super::{machine, options::Options};
+use super::{machine, options::Options, show};
 
 /// A document of this program, of which nothing is known but how it was called.
 pub fn begin(program: &str, arguments: &[OsString]) -> Document {
@@ -145,6 +145,9 @@ pub fn add_result(document: &mut Document, result: &RunResult) {
         (EndReason::Count, _) => ExitReason::Count,
     };
     document.exit.errors.extend(result.problems.iter().cloned());
+    if !show::has_measured(result) {
+        document.exit.errors.push(show::NOTHING.into());
+    }
     document.results = Results::of(result);
     let measured = result.contexts.iter().filter(|context| context.window_ticks > 0);
     let first = measured.map(|context| context.window_start).min();

@@ -76,6 +76,14 @@ impl<'a> Live<'a> {
     }
 }
 
+/// Why nothing was measured.
+pub const NOTHING: &str = "no I/O was issued and completed within the window";
+
+/// Whether anything was measured.
+pub fn has_measured(result: &RunResult) -> bool {
+    result.contexts.iter().any(|context| context.completed() > 0)
+}
+
 /// Shows the result; returns whether it is that of a run in which everything went well.
 pub fn result(result: &RunResult, document: &Document, options: &Options) -> bool {
     if options.transport_stats {
@@ -99,9 +107,9 @@ pub fn result(result: &RunResult, document: &Document, options: &Options) -> boo
     failures::failures(result).lines().for_each(tell);
     telemetry::lines(&document.drives).lines().for_each(tell);
     audit::lines(&document.audit).lines().for_each(tell);
-    let measured = result.contexts.iter().any(|context| context.completed() > 0);
+    let measured = has_measured(result);
     if !measured {
-        tell("Nothing was measured: no I/O was issued and completed within the window");
+        tell(format!("Nothing was measured: {NOTHING}"));
     }
     let failed = result.contexts.iter().any(|context| context.failed() > 0);
     let trusted = !options.strict || holds(&document.audit);

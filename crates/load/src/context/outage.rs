@@ -20,6 +20,10 @@ pub(crate) struct Comeback<Q> {
     pub news: Receiver<News>,
     /// Attempts to bring the controller back that led to it, or before it.
     pub attempts: u32,
+    /// Times that new queues may be of no use, one after the other.
+    pub chances: u32,
+    /// How many are left.
+    pub left: u32,
     /// A queue as the kind that the context's loop is compiled for.
     pub of_kind: fn(AnyQueue) -> Option<Q>,
 }
@@ -81,7 +85,7 @@ impl<Q: IoQueue, C: Clock> Context<'_, Q, C> {
         if let Some(comeback) = &mut self.comeback {
             let attempts = comeback.port.attempts();
             record.attempts = attempts - comeback.attempts;
-            comeback.attempts = attempts;
+            (comeback.attempts, comeback.left) = (attempts, comeback.chances);
         }
         let place = format!("{} from core {}", self.task.path, self.task.core);
         match back {
@@ -117,10 +121,23 @@ impl<Q: IoQueue, C: Clock> Context<'_, Q, C> {
                         self.incarnation = incarnation;
                         self.fill();
                     }
-                    Err(why) => self.stay_out(&format!("cannot prepare a new I/O queue: {why}")),
+                    Err(why) => self.try_again(incarnation, &format!("cannot prepare a new I/O queue: {why}")),
                 },
                 News::Over(why) => self.stay_out(&why),
             }
+        }
+    }
+
+    /// The queues of an incarnation are of no use, as when it is lost already: waits for the next.
+    fn try_again(&mut self, incarnation: u64, why: &str) {
+        match &mut self.comeback {
+            Some(comeback) if comeback.left > 0 => {
+                comeback.left -= 1;
+                self.incarnation = incarnation;
+                self.interrupt(why);
+                self.leave();
+            }
+            _ => self.stay_out(why),
         }
     }
 

@@ -264,7 +264,8 @@ fn context_of<'a, Q: IoQueue + 'a>(
     let context = Context::new(plan.task, plan.workload, active, Tsc, common.reporter)?.with_verifier(verifier);
     let (transport, attempts) = (common.options.transport_stats.then(|| port.transport()).flatten(), port.attempts());
     let patience = common.timeout.map(|ticks| Patience { ticks, port: port.clone() });
-    let comeback = plan.news.map(|news| Comeback { port, news, attempts, of_kind });
+    let chances = common.options.reconnect.unwrap_or(0);
+    let comeback = plan.news.map(|news| Comeback { port, news, attempts, chances, left: chances, of_kind });
     let context = context
         .with_series(plan.exchange.zip(common.interval))
         .with_counters(transport)

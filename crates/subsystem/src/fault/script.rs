@@ -113,12 +113,18 @@ impl Pick {
     /// Whether a command meets the conditions that are its own.
     pub(super) fn covers(&self, command: &Command) -> bool {
         let reaches = |(first, last): (u64, u64)| {
-            let has_blocks = matches!(
-                NvmOpcode(command.opc),
-                NvmOpcode::READ | NvmOpcode::WRITE | NvmOpcode::COMPARE | NvmOpcode::WRITE_ZEROES
-            );
-            let (slba, blocks) = (command.slba(), u64::from(command.block_count()));
-            has_blocks && slba <= last && slba.saturating_add(blocks) > first
+            let blocks = match NvmOpcode(command.opc) {
+                NvmOpcode::READ
+                | NvmOpcode::WRITE
+                | NvmOpcode::COMPARE
+                | NvmOpcode::WRITE_ZEROES
+                | NvmOpcode::VERIFY => u64::from(command.block_count()),
+                // They name a zone.
+                NvmOpcode::ZONE_APPEND | NvmOpcode::ZONE_MANAGEMENT_SEND | NvmOpcode::ZONE_MANAGEMENT_RECEIVE => 1,
+                _ => return false,
+            };
+            let slba = command.slba();
+            slba <= last && slba.saturating_add(blocks) > first
         };
         self.opcode.is_none_or(|opcode| opcode == command.opc)
             && self.nsid.is_none_or(|nsid| nsid == command.nsid.get())
@@ -249,6 +255,11 @@ impl Script {
                 "rate" => pick.rate = share(words.next("a percentage")?)?,
                 other => return Err(format!("\"{other}\" is not one of on, nsid, lba, every and rate")),
             }
+        }
+        if let (Some(opcode), Some(_)) = (pick.opcode.map(NvmOpcode), pick.lbas)
+            && matches!(opcode, NvmOpcode::DATASET_MANAGEMENT | NvmOpcode::FLUSH)
+        {
+            return Err(format!("{opcode} names no blocks that \"lba\" could be held against; leave it out"));
         }
         self.rules.push(Rule { deed, pick });
         Ok(())

@@ -53,6 +53,8 @@ fn a_statement_that_means_nothing_is_named_with_the_reason() {
         ("error 2/81 every 0", "never"),
         ("drop rate 101%", "not a percentage"),
         ("drop lba 7-x", "\"x\" is not a number"),
+        ("drop on dsm lba 7", "Dataset Management (09h) names no blocks"),
+        ("drop lba 7 on flush", "Flush (00h) names no blocks"),
         ("limit 0", "not a rate"),
         ("stall 10ms", "at or every is missing"),
         ("stall 10ms every 10ms", "must end before"),
@@ -136,7 +138,19 @@ fn rules_pick_commands_by_what_they_are_and_by_their_number() {
     for (slba, hit) in [(92, false), (93, true), (100, true), (107, true), (108, false)] {
         assert_eq!(fails(&by_place, &command(NvmOpcode::READ, 1, slba)).is_some(), hit, "{slba}");
     }
-    assert_eq!(fails(&by_place, &command(NvmOpcode::FLUSH, 1, 100)), None, "it has no blocks");
+    for opcode in [NvmOpcode::FLUSH, NvmOpcode::DATASET_MANAGEMENT] {
+        assert_eq!(fails(&by_place, &command(opcode, 1, 100)), None, "{opcode} has no blocks");
+    }
+    for (opcode, slba, hit) in [
+        (NvmOpcode::VERIFY, 93, true),
+        (NvmOpcode::VERIFY, 92, false),
+        (NvmOpcode::ZONE_APPEND, 100, true),
+        (NvmOpcode::ZONE_APPEND, 93, false),
+        (NvmOpcode::ZONE_MANAGEMENT_SEND, 100, true),
+        (NvmOpcode::ZONE_MANAGEMENT_RECEIVE, 108, false),
+    ] {
+        assert_eq!(fails(&by_place, &command(opcode, 1, slba)).is_some(), hit, "{opcode} at {slba}");
+    }
 
     let third: Vec<bool> = verdicts("error 2/81 every 3", 7, 0).iter().map(|one| one.failure.is_some()).collect();
     assert_eq!(third, [false, false, true, false, false, true, false]);
@@ -255,6 +269,16 @@ fn a_reset_hits_the_connections_of_its_time_once() {
     let mut second = Faults::<u32>::new(&engine);
     assert_eq!((first.reset(), second.reset()), (Some(Reset::Controller), None));
     assert_eq!((first.reset(), first.due()), (None, None));
+}
+
+#[test]
+fn what_a_host_has_reset_meanwhile_is_not_reset_again() {
+    let engine = Engine::new(Script::parse("reset controller at 5ms").unwrap(), None).unwrap();
+    let mut faults = Faults::<u32>::new(&engine);
+    assert!(matches!(take(&mut faults, 1), Fate::Held));
+    std::thread::sleep(Duration::from_millis(6));
+    faults.skip_resets();
+    assert_eq!(faults.reset(), None);
 }
 
 #[test]

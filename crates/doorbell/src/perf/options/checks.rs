@@ -17,7 +17,7 @@ pub fn metadata(text: &str) -> Result<(Protect, Vec<String>), String> {
     if text.is_empty() || text.ends_with(separator) {
         return Err("a KEY=VALUE pair is expected at the end".into());
     }
-    let (mut protect, mut unknown) = (Protect::default(), Vec::new());
+    let (mut protect, mut unknown, mut known) = (Protect::default(), Vec::new(), Vec::new());
     for pair in text.split(separator).filter(|pair| !pair.is_empty()) {
         let (key, value) = match pair.split_once('=') {
             Some((key, value)) if !value.is_empty() => (key, value),
@@ -26,6 +26,10 @@ pub fn metadata(text: &str) -> Result<(Protect, Vec<String>), String> {
         if key.len() > 31 || value.len() > 1023 {
             return Err("a key has at most 31 characters, a value 1023".into());
         }
+        if known.contains(&key) {
+            return Err(format!("{key} is said twice"));
+        }
+        known.push(key);
         let wrong = || format!("{key} cannot be \"{value}\"");
         match key {
             "PRACT" if matches!(value, "0" | "1") => protect.by_controller = value == "1",
@@ -100,7 +104,9 @@ mod tests {
         let checks = control::PRCHK_GUARD | control::PRCHK_APP;
         assert_eq!(protect, Protect { by_controller: true, checks });
         let long = format!("{}=1", "k".repeat(32));
-        for bad in ["", "PRACT", "PRACT=", "PRACT=1,", "PRACT=yes", "PRCHK=GARD", "PRCHK=GUARD|", &long] {
+        for bad in
+            ["", "PRACT", "PRACT=", "PRACT=1,", "PRACT=yes", "PRCHK=GARD", "PRCHK=GUARD|", "PRACT=1,PRACT=0", &long]
+        {
             assert!(metadata(bad).is_err(), "{bad}");
         }
     }

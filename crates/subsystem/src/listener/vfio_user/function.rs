@@ -377,6 +377,9 @@ impl Function {
     /// Carries out a write to CC.
     pub(super) fn configure(&mut self, cc: Cc, memory: Memory<'_>, context: &mut Context) {
         let starts = cc.en() && !self.admin.is_enabled();
+        if let Some(faults) = self.faults.as_mut().filter(|_| starts) {
+            faults.skip_resets();
+        }
         let has_queue = starts && self.open_admin_queues(memory);
         let mut aborted = std::mem::take(&mut context.aborted);
         self.admin.configure(cc, has_queue, &mut aborted);
