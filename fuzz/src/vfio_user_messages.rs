@@ -300,7 +300,13 @@ impl<'a> Host<'a> {
                 _ => self.unmap(0, DATA),
             },
             record::CONFIGURE if a & 1 == 0 => self.store(register::CC.into(), &[0; 4]),
-            record::CONFIGURE => self.enable(),
+            record::CONFIGURE => {
+                // As hosts do, so that the device is done with the queues' memory; what it waits to write there comes all the same.
+                self.store(register::CC.into(), &[0; 4]);
+                self.run(PASSES);
+                self.is_wild |= !self.held.is_empty();
+                self.enable();
+            }
             _ => self.holds = !self.holds,
         }
     }
