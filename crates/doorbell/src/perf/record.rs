@@ -16,7 +16,7 @@ use doorbell_result::{
     },
 };
 
-use super::{machine, options::Options, show};
+use super::{machine, options::Options};
 
 /// A document of this program, of which nothing is known but how it was called.
 pub fn begin(program: &str, arguments: &[OsString]) -> Document {
@@ -135,6 +135,14 @@ fn of_file(file: &File) -> Path {
     }
 }
 
+/// Why nothing was measured.
+pub const NOTHING: &str = "no I/O was issued and completed within the window";
+
+/// Whether anything was measured.
+pub fn has_measured(result: &RunResult) -> bool {
+    result.contexts.iter().any(|context| context.completed() > 0)
+}
+
 /// Adds what was measured.
 pub fn add_result(document: &mut Document, result: &RunResult) {
     document.exit.reason = match (result.end, result.contexts.is_empty()) {
@@ -145,8 +153,8 @@ pub fn add_result(document: &mut Document, result: &RunResult) {
         (EndReason::Count, _) => ExitReason::Count,
     };
     document.exit.errors.extend(result.problems.iter().cloned());
-    if !show::has_measured(result) {
-        document.exit.errors.push(show::NOTHING.into());
+    if !has_measured(result) {
+        document.exit.errors.push(NOTHING.into());
     }
     document.results = Results::of(result);
     let measured = result.contexts.iter().filter(|context| context.window_ticks > 0);

@@ -16,6 +16,7 @@ use doorbell_result::{Document, RunResult, audit::holds};
 use super::{
     options::{LatencyOutput, Options},
     outputs::Outputs,
+    record,
 };
 use crate::output::{show as out, tell};
 
@@ -76,14 +77,6 @@ impl<'a> Live<'a> {
     }
 }
 
-/// Why nothing was measured.
-pub const NOTHING: &str = "no I/O was issued and completed within the window";
-
-/// Whether anything was measured.
-pub fn has_measured(result: &RunResult) -> bool {
-    result.contexts.iter().any(|context| context.completed() > 0)
-}
-
 /// Shows the result; returns whether it is that of a run in which everything went well.
 pub fn result(result: &RunResult, document: &Document, options: &Options) -> bool {
     if options.transport_stats {
@@ -107,9 +100,9 @@ pub fn result(result: &RunResult, document: &Document, options: &Options) -> boo
     failures::failures(result).lines().for_each(tell);
     telemetry::lines(&document.drives).lines().for_each(tell);
     audit::lines(&document.audit).lines().for_each(tell);
-    let measured = has_measured(result);
+    let measured = record::has_measured(result);
     if !measured {
-        tell(format!("Nothing was measured: {NOTHING}"));
+        tell(format!("Nothing was measured: {}", record::NOTHING));
     }
     let failed = result.contexts.iter().any(|context| context.failed() > 0);
     let trusted = !options.strict || holds(&document.audit);
