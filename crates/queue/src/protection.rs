@@ -54,8 +54,7 @@ impl Layout {
     #[inline]
     pub fn generate(&self, region: &Region, blocks: Blocks, application: u16, mut tags: u128) {
         for (data, metadata) in self.places(blocks) {
-            self.ask_ahead(region, blocks, data);
-            let guard = self.guard(region, data, metadata);
+            let guard = self.guard(region, blocks, data, metadata);
             let bytes = self.format.encode(Information { guard, application, tags });
             let at = metadata + u64::from(self.format.offset);
             // Of known lengths, which costs less than a call.
@@ -80,14 +79,13 @@ impl Layout {
         mut wrong: impl FnMut(u32, Mismatch),
     ) {
         for (number, (data, metadata)) in (0..).zip(self.places(blocks)) {
-            self.ask_ahead(region, blocks, data);
             let (at, mut bytes) = (metadata + u64::from(self.format.offset), [0; MOST_BYTES]);
             match self.format.guard.size() {
                 8 => region.read(at, &mut bytes[..8]),
                 _ => region.read(at, &mut bytes),
             }
             let found = self.format.decode(&bytes);
-            if let Err(mismatch) = self.format.check(&found, &expected, || self.guard(region, data, metadata)) {
+            if let Err(mismatch) = self.format.check(&found, &expected, || self.guard(region, blocks, data, metadata)) {
                 wrong(number, mismatch);
             }
             expected.tags = self.format.next(expected.tags);
@@ -117,7 +115,8 @@ impl Layout {
     }
 
     #[inline]
-    fn guard(&self, region: &Region, data: u64, metadata: u64) -> u64 {
+    fn guard(&self, region: &Region, blocks: Blocks, data: u64, metadata: u64) -> u64 {
+        self.ask_ahead(region, blocks, data);
         let (data, covered) = (Range { offset: data, len: self.block_size }, self.format.covered.into());
         // One piece costs less than two.
         let (data, covered) = match self.extended {
